@@ -1,0 +1,55 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+#
+# Every command first makes .venv, or repairs it; see .ci/setup. ARGS="..." is passed on to what a command runs,
+# PYTHON=... names the interpreter to start from, SPE10=... the folder or file with SPE10 data for the demo.
+
+# One thread a process: the ranks of an MPI run share the cores.
+export OMP_NUM_THREADS ?= 1
+
+RANKS ?= 2 3 4
+PY := .venv/bin/python
+
+.PHONY: help venv demo test test-parallel lint types bench lock clean
+
+help:
+	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
+	@echo "make test           run the tests"
+	@echo "make test-parallel  run the tests on $(RANKS) MPI ranks (RANKS=\"2 4\" chooses)"
+	@echo "make lint, types    check style and formatting, check types"
+	@echo "make bench          measure time and memory"
+	@echo "make venv           only make .venv, with all of the above needs"
+	@echo "make lock           renew requirements.lock"
+	@echo "make clean          remove .venv and everything that is made from the sources"
+
+venv:
+	@sh .ci/setup
+
+demo: venv
+	$(PY) demos/demo_spe10.py $(ARGS)
+
+test: venv
+	$(PY) -m pytest $(ARGS)
+
+# A deadlock has to end, so the time is limited.
+test-parallel: venv
+	set -e; for n in $(RANKS); do \
+	  timeout 300 .venv/bin/mpiexec -n $$n $(PY) -m pytest tests -x -q -m "not serial" $(ARGS) </dev/null; \
+	done
+
+lint: venv
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+types: venv
+	$(PY) -m mypy
+
+bench: venv
+	$(PY) benchmarks/bench_space.py $(ARGS)
+
+lock:
+	@sh .ci/lock
+
+clean:
+	rm -rf .venv build dist docs/_build .ci/log .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases."""
+
+# mpi4py comes first: the binary wheel of DOLFINx needs it loaded.
+from mpi4py import MPI as _MPI  # noqa: F401
+
+from dolfinx_msnn._compat import check_environment as _check_environment
+
+_check_environment()
+
+from dolfinx_msnn import fields  # noqa: E402
+from dolfinx_msnn._version import __version__  # noqa: E402
+from dolfinx_msnn.bases import LocalBasis, LocalModes, SpectralBasis  # noqa: E402
+from dolfinx_msnn.coarse import CoarseGrid  # noqa: E402
+from dolfinx_msnn.functionspace import (  # noqa: E402
+    MultiscaleFunctionSpace,
+    multiscale_functionspace,
+)
+from dolfinx_msnn.local import LocalProblem  # noqa: E402
+
+__all__ = [
+    "CoarseGrid",
+    "LocalBasis",
+    "LocalModes",
+    "LocalProblem",
+    "MultiscaleFunctionSpace",
+    "SpectralBasis",
+    "__version__",
+    "fields",
+    "multiscale_functionspace",
+]

@@ -1,0 +1,102 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The environment that dolfinx_msnn runs in.
+
+This is the only module that knows DOLFINx versions: which are tested, and where they differ.
+"""
+
+import importlib
+import re
+import warnings
+
+import numpy as np
+
+TESTED = (0, 11)
+"""The DOLFINx release series that dolfinx_msnn is tested with: (major, minor)."""
+
+_HOW_TO_INSTALL = (
+    'pip install "dolfinx-msnn[wheels]" (Linux x86_64), '
+    "conda install -c conda-forge fenics-dolfinx slepc4py, or the Docker image dolfinx/dolfinx"
+)
+
+_checked = False
+
+
+def check_environment() -> None:
+    """Check that DOLFINx, petsc4py and slepc4py are there, and that DOLFINx is a tested version.
+
+    Not collective. ``mpi4py.MPI`` is imported before anything that is linked to MPI: the libraries
+    of the binary wheel find theirs only once it is loaded. Nothing happens from the second call on.
+
+    Raises:
+        ImportError: If a package is missing or cannot be loaded, or if DOLFINx was built without
+            petsc4py. The message says what to install.
+    """
+    global _checked
+    if _checked:
+        return
+    for name in ("mpi4py.MPI", "dolfinx", "petsc4py.PETSc", "slepc4py.SLEPc"):
+        _import(name)
+    _check_version(importlib.import_module("dolfinx").__version__)
+    _checked = True
+
+
+def require_real() -> None:
+    """Check that PETSc was built for real numbers.
+
+    Not collective.
+
+    Raises:
+        RuntimeError: If PETSc's scalars are complex.
+    """
+    from petsc4py import PETSc
+
+    if np.issubdtype(PETSc.ScalarType, np.complexfloating):
+        raise RuntimeError(
+            f"dolfinx_msnn needs PETSc built for real numbers, and the scalars of this PETSc are "
+            f"{np.dtype(PETSc.ScalarType).name}: use a real build of DOLFINx and petsc4py."
+        )
+
+
+def _import(name: str) -> None:
+    """Import a required module, or raise an ImportError that says what to install."""
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, name):
+            raise ImportError(_broken(package, error), name=package) from error
+        raise ImportError(
+            "dolfinx_msnn needs DOLFINx with mpi4py, petsc4py and slepc4py, and "
+            f"{package} is not installed: {_HOW_TO_INSTALL}.",
+            name=package,
+        ) from error
+    except ImportError as error:
+        raise ImportError(_broken(package, error), name=package) from error
+    except AssertionError as error:
+        # How DOLFINx 0.11 answers when petsc4py is there and it was built without.
+        raise ImportError(
+            "dolfinx_msnn needs a DOLFINx that was built with petsc4py, and this one was not: "
+            f"{_HOW_TO_INSTALL}.",
+            name=package,
+        ) from error
+
+
+def _broken(package: str, error: ImportError) -> str:
+    """Say that a package is installed and does not load."""
+    return (
+        f"dolfinx_msnn needs {package}, which is installed but does not load ({error}): "
+        f"install it anew, by {_HOW_TO_INSTALL}."
+    )
+
+
+def _check_version(version: str) -> None:
+    """Warn if this version of DOLFINx is not a tested one."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) != TESTED:
+        tested = ".".join(map(str, TESTED))
+        warnings.warn(
+            f"dolfinx_msnn is tested with DOLFINx {tested}.x, and this is DOLFINx {version}.",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,5 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The version of dolfinx_msnn; the one place that states it."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Where local bases come from."""
+
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
+from dolfinx_msnn.bases.spectral import SpectralBasis
+
+__all__ = ["LocalBasis", "LocalModes", "SpectralBasis"]

@@ -1,0 +1,38 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What a local basis is: local problems in, modes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from dolfinx_msnn.local import LocalProblem
+
+
+class LocalModes(NamedTuple):
+    """The modes of one neighbourhood.
+
+    Attributes:
+        values: Eigenvalues or Ritz values λ, ascending, shape ``(num_modes,)``.
+        vectors: Modes φ_j at the dofs of the neighbourhood, shape ``(num_modes, n_i)``.
+    """
+
+    values: npt.NDArray[np.float64]
+    vectors: npt.NDArray[np.float64]
+
+
+@runtime_checkable
+class LocalBasis(Protocol):
+    """Anything that turns local problems into modes.
+
+    A basis knows nothing of meshes or MPI. It is called with a few problems at a time, on each
+    rank separately, a different number of times on different ranks: it must not communicate.
+    """
+
+    def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
+        """The modes of each problem, in the order given."""
+        ...

@@ -1,0 +1,245 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Modes computed by SLEPc: the eigenvectors of smallest eigenvalue of each local pencil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mpi4py import MPI
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from petsc4py import PETSc
+from slepc4py import SLEPc
+
+from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.local import LocalProblem
+
+
+class SpectralBasis:
+    """The modes of smallest λ of A_i φ = λ S_i φ, by Krylov-Schur with shift-and-invert.
+
+    The generalised eigenproblem of GMsFEM (Efendiev, Galvis, Hou, J. Comput. Phys. 251, 2013,
+    Sect. 3) or, without a form ``s``, of GenEO (Spillane et al., Numer. Math. 126, 2014). A_i is
+    singular, so the shift is negative: a small fraction of the Rayleigh quotient of the
+    coordinate functions.
+
+    Args:
+        num_modes: Number of modes in each neighbourhood. Default 8, unless ``threshold`` is given.
+        threshold: Keep the modes with λ < ``threshold`` (at least one) instead of a fixed number.
+        max_modes: With ``threshold``: keep at most this many. Default 32.
+        tol: Relative residual at which an eigenpair counts as converged.
+        petsc_options_prefix: Prefix of the SLEPc and PETSc options of the local solves, e.g.
+            ``-msnn_spectral_eps_ncv 40``, ``-msnn_spectral_st_pc_factor_mat_solver_type mumps``.
+        petsc_options: Options under that prefix, as a mapping.
+
+    Raises:
+        ValueError: If the arguments contradict each other or are out of range.
+    """
+
+    def __init__(
+        self,
+        num_modes: int | None = None,
+        *,
+        threshold: float | None = None,
+        max_modes: int | None = None,
+        tol: float = 1e-9,
+        petsc_options_prefix: str = "msnn_spectral_",
+        petsc_options: Mapping[str, object] | None = None,
+    ) -> None:
+        if threshold is not None and num_modes is not None:
+            raise ValueError(
+                f"Give num_modes or threshold, not both (got num_modes={num_modes!r}, "
+                f"threshold={threshold!r})."
+            )
+        if threshold is None and max_modes is not None:
+            raise ValueError(f"max_modes={max_modes!r} needs a threshold; use num_modes instead.")
+        if threshold is not None and not (np.isfinite(threshold) and threshold > 0):
+            raise ValueError(f"threshold must be a positive number, got {threshold!r}.")
+        if not 0 < tol < 1:
+            raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
+        if threshold is None:
+            num_modes = 8 if num_modes is None else num_modes
+        else:
+            num_modes = 32 if max_modes is None else max_modes
+        if not isinstance(num_modes, int | np.integer) or num_modes < 1:
+            name = "num_modes" if threshold is None else "max_modes"
+            raise ValueError(f"{name} must be a positive integer, got {num_modes!r}.")
+        self.num_modes = int(num_modes)
+        self.threshold = threshold
+        self.tol = tol
+        self.petsc_options_prefix = petsc_options_prefix
+        self.petsc_options = dict(petsc_options or {})
+
+    def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
+        """The eigenpairs of smallest eigenvalue of each problem.
+
+        Not collective.
+
+        Raises:
+            ValueError: If a neighbourhood has fewer dofs than modes are asked for.
+            RuntimeError: If SLEPc converged fewer eigenpairs than asked for.
+        """
+        results: list[LocalModes | None] = [None] * len(problems)
+        solver: _Eigensolver | None = None
+        try:
+            # Equal sparsity patterns share one symbolic factorisation.
+            for k in sorted(range(len(problems)), key=lambda k: problems[k].pattern):
+                problem = problems[k]
+                if self.threshold is None and self.num_modes > problem.num_dofs:
+                    raise ValueError(
+                        f"num_modes={self.num_modes} is larger than {problem.name}, which has "
+                        f"{problem.num_dofs} degrees of freedom."
+                    )
+                if solver is None or solver.pattern != problem.pattern:
+                    if solver is not None:
+                        solver.destroy()
+                    solver = _Eigensolver(problem, self)
+                results[k] = self._solve(solver, problem)
+        finally:
+            if solver is not None:
+                solver.destroy()
+        return [result for result in results if result is not None]
+
+    def _solve(self, solver: _Eigensolver, problem: LocalProblem) -> LocalModes:
+        if self.threshold is None:
+            return solver.solve(problem, self.num_modes)
+        num = min(8, self.num_modes, problem.num_dofs)
+        while True:
+            modes = solver.solve(problem, num)
+            top = min(self.num_modes, problem.num_dofs)
+            if modes.values[-1] >= self.threshold or num == top:
+                keep = max(1, int(np.count_nonzero(modes.values < self.threshold)))
+                return LocalModes(modes.values[:keep], modes.vectors[:keep])
+            num = min(2 * num, top)
+
+
+class _Eigensolver:
+    """SLEPc and PETSc objects for problems of one sparsity pattern."""
+
+    def __init__(self, problem: LocalProblem, basis: SpectralBasis) -> None:
+        self.pattern = problem.pattern
+        self._A, self._a = _shared_matrix(problem.A)
+        self._S, self._s = _shared_matrix(problem.S)
+        self._fresh = True
+        self._eps = eps = SLEPc.EPS().create(MPI.COMM_SELF)
+        eps.setOptionsPrefix(basis.petsc_options_prefix)
+        eps.setOperators(self._A, self._S)
+        eps.setProblemType(SLEPc.EPS.ProblemType.GHEP)
+        eps.setTolerances(basis.tol, 200)
+        eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
+        st = eps.getST()
+        st.setType(SLEPc.ST.Type.SINVERT)
+        # A_i and S_i have the same pattern here, which saves merging them for every factorisation.
+        st.setMatStructure(PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        ksp = st.getKSP()
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        pc = ksp.getPC()
+        pc.setType(PETSc.PC.Type.CHOLESKY)
+        # Measured: PETSc's own factorisation is faster in 2D, MUMPS (if built in) in 3D.
+        mumps = problem.gdim == 3 and PETSc.Sys.hasExternalPackage("mumps")
+        pc.setFactorSolverType("mumps" if mumps else "petsc")
+        options = PETSc.Options()
+        options.prefixPush(basis.petsc_options_prefix)
+        try:
+            for name, value in basis.petsc_options.items():
+                options[name] = value
+            eps.setFromOptions()
+        finally:
+            for name in basis.petsc_options:
+                del options[name]
+            options.prefixPop()
+        self._vector = self._A.createVecRight()
+
+    def solve(self, problem: LocalProblem, num: int) -> LocalModes:
+        """Eigenpairs of smallest eigenvalue, S-orthonormal vectors."""
+        n = problem.num_dofs
+        if 2 * num + 15 >= n:
+            return _dense(problem, num)
+        if not self._fresh:
+            self._a[:] = problem.A.data
+            self._s[:] = problem.S.data
+            self._A.assemble()
+            self._S.assemble()
+            self._eps.setOperators(self._A, self._S)
+        self._fresh = False
+        eps = self._eps
+        eps.setDimensions(num, max(2 * num, num + 15))
+        eps.setTarget(-1e-2 * _rayleigh_scale(problem))
+        eps.solve()
+        converged = eps.getConverged()
+        if converged < num:
+            reason = eps.getConvergedReason()
+            raise RuntimeError(
+                f"SLEPc converged {converged} of {num} eigenpairs of {problem.name} in "
+                f"{eps.getIterationNumber()} iterations (reason {reason}); raise tol or ncv, or "
+                "check the coefficient."
+            )
+        values = np.array([eps.getEigenvalue(k).real for k in range(num)])
+        vectors = np.empty((num, n))
+        for k in range(num):
+            eps.getEigenvector(k, self._vector)
+            vectors[k] = self._vector.array_r
+        order = np.argsort(values, kind="stable")
+        return LocalModes(values[order], _fix_signs(vectors[order]))
+
+    def destroy(self) -> None:
+        """Free the SLEPc and PETSc objects."""
+        for item in (self._eps, self._A, self._S, self._vector):
+            item.destroy()
+
+
+def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, npt.NDArray[np.float64]]:
+    """A sequential AIJ matrix and the array that holds its values."""
+    data = matrix.data.copy()
+    indptr = matrix.indptr.astype(PETSc.IntType, copy=False)
+    indices = matrix.indices.astype(PETSc.IntType, copy=False)
+    mat = PETSc.Mat().createAIJWithArrays(
+        matrix.shape, (indptr, indices, data), comm=MPI.COMM_SELF
+    )
+    mat.assemble()
+    mat.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+    mat.setOption(PETSc.Mat.Option.SPD, False)
+    return mat, data
+
+
+def _rayleigh_scale(problem: LocalProblem) -> float:
+    """Smallest Rayleigh quotient of the coordinate functions: the scale of the wanted λ."""
+    x = problem.x - problem.x.mean(axis=0)
+    energy = np.einsum("ik,ik->k", x, problem.A @ x)
+    mass = np.einsum("ik,ik->k", x, problem.S @ x)
+    quotients = energy[mass > 0] / mass[mass > 0]
+    scale = float(quotients[quotients > 0].min(initial=np.inf))
+    if not np.isfinite(scale):
+        scale = float(problem.A.diagonal().sum() / problem.S.diagonal().sum()) * 1e-6
+    return scale
+
+
+def _dense(problem: LocalProblem, num: int) -> LocalModes:
+    """Small problems, where a Krylov space would be the whole space: LAPACK.
+
+    The pencil (S, A + S) is definite even if S is singular; its eigenvalues are 1/(λ + 1).
+    """
+    from scipy.linalg import eigh
+
+    A, S = problem.A.toarray(), problem.S.toarray()
+    scale = _rayleigh_scale(problem)
+    n = len(A)
+    theta, vectors = eigh(scale * S, A + scale * S, subset_by_index=[n - num, n - 1])
+    theta, vectors = theta[::-1], vectors[:, ::-1]
+    if theta[-1] <= 1e-14:
+        finite = int(np.count_nonzero(theta > 1e-14))
+        raise RuntimeError(
+            f"{problem.name} has {finite} finite eigenvalues, {num} modes were asked for."
+        )
+    norms = np.sqrt(np.einsum("ik,ik->k", vectors, S @ vectors))
+    return LocalModes(scale * (1 / theta - 1), _fix_signs((vectors / norms).T.copy()))
+
+
+def _fix_signs(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Make the entry of largest magnitude of each row positive."""
+    largest = np.argmax(np.abs(vectors), axis=1)
+    sign = np.sign(vectors[np.arange(len(vectors)), largest])
+    return vectors * sign[:, None]

@@ -1,0 +1,247 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Element matrices of any bilinear form, and the checks that a form must pass first.
+
+The arguments of the form are replaced by those of the same element made discontinuous. The
+assembled "broken" matrix is then block diagonal, one block a cell, and the blocks are the element
+matrices, exterior-facet terms included. Any neighbourhood's matrix is a sum of such blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+import basix
+import basix.ufl
+import ufl
+from dolfinx import fem
+from dolfinx_msnn._mpi import collective_errors
+
+_ALLOWED_INTEGRALS = ("cell", "exterior_facet")
+
+
+def check_space(V: fem.FunctionSpace) -> None:
+    """Refuse spaces that the multiscale construction does not cover.
+
+    Raises:
+        ValueError: Unless ``V`` is a continuous scalar or vector Lagrange space. Not collective;
+            the outcome is the same on every rank.
+    """
+    if not isinstance(V, fem.FunctionSpace):
+        raise ValueError(f"Expected a dolfinx.fem.FunctionSpace, got {type(V).__name__}.")
+    element = V.ufl_element()
+    scalar = _scalar_element(element)
+    name = getattr(scalar, "element_family", None)
+    if name != basix.ElementFamily.P or scalar.degree < 1 or scalar.discontinuous:
+        raise ValueError(
+            "Expected a continuous Lagrange space of degree >= 1 (scalar or vector), got "
+            f"{element}."
+        )
+    if V.mesh.geometry.x.dtype != np.float64:
+        raise ValueError(
+            f"Expected a mesh with float64 coordinates, got {V.mesh.geometry.x.dtype}."
+        )
+
+
+def check_form(form: ufl.Form, V: fem.FunctionSpace, name: str) -> None:
+    """Refuse forms that are not bilinear forms on ``V`` by cell and exterior-facet integrals.
+
+    Args:
+        form: UFL form.
+        V: Fine space.
+        name: What the user calls the form, for the message.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective; the outcome is the
+            same on every rank.
+    """
+    if not isinstance(form, ufl.Form):
+        raise ValueError(f"{name} must be a UFL bilinear form, got {type(form).__name__}.")
+    arguments = form.arguments()
+    if len(arguments) != 2:
+        raise ValueError(
+            f"{name} must be a bilinear form (a trial and a test function), got a form with "
+            f"{len(arguments)} arguments."
+        )
+    kinds = sorted({integral.integral_type() for integral in form.integrals()})
+    refused = [kind for kind in kinds if kind not in _ALLOWED_INTEGRALS]
+    if refused:
+        raise ValueError(
+            f"{name} contains {' and '.join(refused)} integrals; only cell (dx) and exterior "
+            "facet (ds) integrals can be split into element matrices."
+        )
+    if any(domain != V.mesh.ufl_domain() for domain in form.ufl_domains()):
+        raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
+    if any(arg.ufl_function_space() != V for arg in arguments):
+        raise ValueError(
+            f"The arguments of {name} are on another function space than V; expected "
+            "TrialFunction(V) and TestFunction(V)."
+        )
+
+
+def check_bcs(bcs: Sequence[fem.DirichletBC], V: fem.FunctionSpace) -> None:
+    """Refuse boundary conditions that are not on ``V`` or a component of it.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective.
+    """
+    for k, bc in enumerate(bcs):
+        if not isinstance(bc, fem.DirichletBC):
+            raise ValueError(
+                f"bcs[{k}] must be a dolfinx.fem.DirichletBC, got {type(bc).__name__}."
+            )
+        if not V._cpp_object.contains(bc.function_space):
+            raise ValueError(
+                f"bcs[{k}] is on another function space than V; expected a condition on V or one "
+                "of its components."
+            )
+
+
+def _scalar_element(element: basix.ufl._ElementBase) -> basix.ufl._ElementBase:
+    """The element of one component of a blocked element."""
+    return element.sub_elements[0] if element.block_size > 1 else element
+
+
+def broken_space(V: fem.FunctionSpace) -> fem.FunctionSpace:
+    """The space of the same element made discontinuous. Collective."""
+    element = V.ufl_element()
+    scalar = _scalar_element(element)
+    shape = None if element.block_size == 1 else element.reference_value_shape
+    broken = basix.ufl.element(
+        scalar.element_family,
+        scalar.cell_type,
+        scalar.degree,
+        lagrange_variant=scalar.lagrange_variant,
+        dpc_variant=scalar.dpc_variant,
+        discontinuous=True,
+        shape=shape,
+        dtype=scalar.basix_element.dtype,
+    )
+    return fem.functionspace(V.mesh, broken)
+
+
+def element_matrices(
+    form: ufl.Form,
+    broken: fem.FunctionSpace,
+    out: npt.NDArray[np.float64],
+    *,
+    form_compiler_options: dict[str, object] | None = None,
+    jit_options: dict[str, object] | None = None,
+) -> None:
+    """Compute the element matrices of ``form`` on the cells of this rank.
+
+    Args:
+        form: Bilinear form, checked by :func:`check_form`.
+        broken: Space from :func:`broken_space`.
+        out: Filled; shape ``(num_owned_cells, n_e, n_e)`` with ``n_e`` the unrolled dofs of a
+            cell in the order of the dof map (component fastest).
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Note:
+        Collective (the form may have to be compiled).
+    """
+    test, trial = form.arguments()
+    compiled = fem.form(
+        ufl.replace(
+            form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}
+        ),
+        form_compiler_options=form_compiler_options,
+        jit_options=jit_options,
+    )
+    matrix = fem.assemble_matrix(compiled)
+    _extract_blocks(matrix, broken, out)
+
+
+def _extract_blocks(
+    matrix: fem.la.MatrixCSR, broken: fem.FunctionSpace, out: npt.NDArray[np.float64]
+) -> None:
+    """Copy the diagonal blocks of a broken matrix to ``out``, in dof-map order."""
+    num_cells = len(out)
+    bs = broken.dofmap.index_map_bs
+    dofs = broken.dofmap.list[:num_cells].astype(np.int64)
+    width = dofs.shape[1]
+    # A row of the broken matrix holds exactly the dofs of its own cell, ascending.
+    position = np.argsort(np.argsort(dofs, axis=1), axis=1)
+    blocks = matrix.data.reshape(-1, bs, bs) if bs > 1 else matrix.data.reshape(-1, 1, 1)
+    view = out.reshape(num_cells, width, bs, width, bs)
+    start = matrix.indptr[dofs]
+    for i in range(width):
+        for j in range(width):
+            view[:, i, :, j, :] = blocks[start[:, i] + position[:, j]]
+
+
+def check_element_matrices(
+    broken: fem.FunctionSpace, A: npt.NDArray[np.float64], S: npt.NDArray[np.float64] | None
+) -> None:
+    """Refuse element matrices that cannot come from a coercive symmetric form.
+
+    Raises:
+        ValueError: If an entry is not finite, the matrices of ``a`` are not symmetric or have a
+            non-positive diagonal (a zero or negative coefficient), or those of ``s`` are not
+            symmetric or have a negative diagonal.
+
+    Note:
+        Collective; the same exception on every rank.
+    """
+    with collective_errors(broken.mesh.comm):
+        _check_blocks(A, broken, "a", strict=True)
+        if S is not None:
+            _check_blocks(S, broken, "s", strict=False)
+
+
+def _check_blocks(
+    blocks: npt.NDArray[np.float64], broken: fem.FunctionSpace, name: str, *, strict: bool
+) -> None:
+    def where(bad: npt.NDArray[np.bool_]) -> str:
+        cell = int(np.argmax(bad))
+        msh = broken.mesh
+        x = msh.geometry.x[msh.geometry.dofmap[cell]].mean(axis=0)[: msh.geometry.dim]
+        place = ", ".join(f"{v:.4g}" for v in x)
+        return f"in the cell at ({place}) and {int(bad.sum()) - 1} others of its rank"
+
+    if len(blocks) == 0:
+        return
+    # The sum of absolute values propagates NaN and inf without a temporary of the full size.
+    size = np.einsum("cii->ci", blocks)
+    magnitude = np.abs(blocks).sum(axis=(1, 2)) if len(blocks) < 4096 else _chunked_norm(blocks)
+    bad = ~np.isfinite(magnitude)
+    if bad.any():
+        raise ValueError(
+            f"The form {name} has a NaN or infinite element matrix {where(bad)}; expected finite "
+            "coefficients."
+        )
+    bad = (size <= 0).any(axis=1) if strict else (size < 0).any(axis=1)
+    if bad.any():
+        wanted = "positive" if strict else "non-negative"
+        raise ValueError(
+            f"The form {name} is not coercive: its element matrix has a diagonal entry "
+            f"{size[bad].min():.4g} {where(bad)}; expected {wanted} coefficients."
+        )
+    bad = _asymmetry(blocks) > 1e-10 * magnitude
+    if bad.any():
+        raise ValueError(
+            f"The form {name} is not symmetric {where(bad)}; non-symmetric forms are not "
+            "supported."
+        )
+
+
+def _chunks(n: int, size: int = 65536) -> list[slice]:
+    return [slice(k, min(k + size, n)) for k in range(0, n, size)]
+
+
+def _chunked_norm(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    parts = [np.abs(blocks[c]).sum(axis=(1, 2)) for c in _chunks(len(blocks))]
+    return np.concatenate(parts)
+
+
+def _asymmetry(blocks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Largest entry of |K - K^T| of each block."""
+    parts = [
+        np.abs(blocks[c] - blocks[c].transpose(0, 2, 1)).max(axis=(1, 2))
+        for c in _chunks(len(blocks))
+    ]
+    return np.concatenate(parts)

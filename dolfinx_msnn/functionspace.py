@@ -1,0 +1,398 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The multiscale function space: what is left when the local problems have been solved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from mpi4py import MPI
+
+import numpy as np
+import numpy.typing as npt
+from petsc4py import PETSc
+
+import ufl
+from dolfinx import fem
+from dolfinx_msnn import elements
+from dolfinx_msnn._compat import require_real
+from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn.bases.protocol import LocalBasis
+from dolfinx_msnn.coarse import CoarseGrid
+from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
+from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
+
+
+class MultiscaleFunctionSpace:
+    """A coarse subspace of a fine space, spanned by local basis functions ψ_ij = χ_i φ_j.
+
+    Create it with :func:`multiscale_functionspace` or :meth:`load`. It owns PETSc matrices: call
+    :meth:`destroy` or use it as a context manager.
+
+    Attributes:
+        V: The fine space.
+        vertex: Coarse vertex (neighbourhood) of each coarse dof of this rank, shape
+            ``(num_local_dofs,)``.
+        mode: Mode of that neighbourhood that each coarse dof of this rank came from.
+        eigenvalues: For each neighbourhood of this rank (key: coarse vertex) the eigenvalues λ of
+            all its modes, ascending; with kept and dropped ones.
+        dirichlet: Which owned fine dofs (unrolled) carry a Dirichlet condition; all basis
+            functions vanish there.
+        timings: Seconds that each stage of the construction took on this rank.
+    """
+
+    def __init__(
+        self,
+        V: fem.FunctionSpace,
+        P: PETSc.Mat,
+        dofs: CoarseDofs,
+        dirichlet: npt.NDArray[np.bool_],
+        timings: Timings,
+    ) -> None:
+        self.V = V
+        self._P: PETSc.Mat | None = P
+        self._R: PETSc.Mat | None = None
+        self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
+        self.dirichlet = dirichlet
+        self.timings = timings.seconds
+        comm = V.mesh.comm
+        self.num_dropped: int = comm.allreduce(dofs.num_dropped)
+        self.num_neighbourhoods: int = comm.allreduce(len(dofs.eigenvalues))
+
+    @property
+    def comm(self) -> MPI.Comm:
+        """Communicator of the fine mesh."""
+        return self.V.mesh.comm
+
+    @property
+    def P(self) -> PETSc.Mat:
+        """Prolongation, N_f × N_c; columns are basis functions. Owned by the space."""
+        if self._P is None:
+            raise RuntimeError("This multiscale space has been destroyed.")
+        return self._P
+
+    @property
+    def R(self) -> PETSc.Mat:
+        """Restriction R = Pᵀ, N_c × N_f, formed when first asked for. Owned by the space.
+
+        Collective the first time.
+        """
+        P = self.P
+        if self._R is None:
+            self._R = PETSc.Mat()
+            P.transpose(self._R)
+        return self._R
+
+    @property
+    def num_dofs(self) -> int:
+        """N_c, the number of coarse dofs on all ranks together."""
+        return int(self.P.getSize()[1])
+
+    @property
+    def num_local_dofs(self) -> int:
+        """Coarse dofs of this rank."""
+        return len(self.vertex)
+
+    @property
+    def dof_range(self) -> tuple[int, int]:
+        """Global numbers of this rank's coarse dofs: first, and one past the last."""
+        return self.P.getOwnershipRangeColumn()
+
+    def neighbourhood_dofs(self, vertex: int) -> npt.NDArray[np.int64]:
+        """Global coarse dofs of a neighbourhood; empty if another rank computed it.
+
+        Args:
+            vertex: Coarse vertex.
+        """
+        return self.dof_range[0] + np.flatnonzero(self.vertex == vertex)
+
+    def prolong(self, coefficients: PETSc.Vec, u: fem.Function | None = None) -> fem.Function:
+        """The fine function P c.
+
+        Args:
+            coefficients: Coarse vector c, from ``P.createVecRight()``.
+            u: Where to put it; created if not given.
+
+        Note:
+            Collective.
+        """
+        u = fem.Function(self.V) if u is None else u
+        fine = self.P.createVecLeft()
+        try:
+            self.P.mult(coefficients, fine)
+            set_function(u, fine)
+        finally:
+            fine.destroy()
+        return u
+
+    def match_type(self, A: PETSc.Mat) -> None:
+        """Move P to the PETSc type of a fine matrix (from a host type to a device type).
+
+        Raises:
+            ValueError: If P is of a device type and A of another: nothing is ever moved to a host
+                type silently.
+
+        Note:
+            Collective.
+        """
+        wanted, given = A.getType(), self.P.getType()
+        if wanted == given:
+            return
+        if given not in ("seqaij", "mpiaij"):
+            raise ValueError(
+                f"The multiscale space has P of PETSc type {given}, the fine matrix is {wanted}; "
+                "expected the same type (give mat_type to one of them)."
+            )
+        self.P.convert(wanted)
+        if self._R is not None:
+            self._R.destroy()
+            self._R = None
+
+    def coefficients(self, f: fem.Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
+        """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
+
+        Args:
+            f: A function in ``V``.
+            M: Fine symmetric matrix; default the identity.
+
+        Returns:
+            Coarse vector. The caller destroys it.
+
+        Note:
+            Collective.
+        """
+        from dolfinx_msnn.petsc import create_coarse_solver
+
+        P = self.P
+        gram = P.transposeMatMult(P) if M is None else M.ptap(P)
+        fine, image = P.createVecLeft(), P.createVecLeft()
+        right, c = P.createVecRight(), P.createVecRight()
+        solver = create_coarse_solver(gram, "msnn_projection_")
+        try:
+            fine.array_w[:] = f.x.array[: fine.getLocalSize()]
+            if M is not None:
+                M.mult(fine, image)
+            P.multTranspose(fine if M is None else image, right)
+            solver.solve(right, c)
+        finally:
+            for item in (solver, gram, fine, image, right):
+                item.destroy()
+        return c
+
+    def interpolate(self, f: fem.Function) -> fem.Function:
+        """The member of the space that is closest to ``f`` at the fine nodes (least squares).
+
+        Members of the space come back unchanged.
+
+        Args:
+            f: A function in ``V``.
+
+        Returns:
+            A new function in ``V``.
+
+        Note:
+            Collective.
+        """
+        with collective_errors(self.comm):
+            self.check_member(f)
+        coefficients = self.coefficients(f)
+        try:
+            return self.prolong(coefficients)
+        finally:
+            coefficients.destroy()
+
+    def project(self, f: fem.Function, m: ufl.Form | None = None) -> fem.Function:
+        """The orthogonal projection of ``f`` onto the space.
+
+        Args:
+            f: A function in ``V``.
+            m: Bilinear form of the inner product; default L2, ``inner(u, v)*dx``. With the ``a``
+                of the problem this is the best approximation in energy (up to boundary values).
+
+        Returns:
+            A new function in ``V``.
+
+        Note:
+            Collective.
+        """
+        with collective_errors(self.comm):
+            self.check_member(f)
+            if m is None:
+                m = ufl.inner(ufl.TrialFunction(self.V), ufl.TestFunction(self.V)) * ufl.dx
+            elements.check_form(m, self.V, "m")
+        from dolfinx.fem.petsc import assemble_matrix
+
+        M = assemble_matrix(fem.form(m), kind=self.P.getType())
+        try:
+            M.assemble()
+            coefficients = self.coefficients(f, M)
+        finally:
+            M.destroy()
+        try:
+            return self.prolong(coefficients)
+        finally:
+            coefficients.destroy()
+
+    def check_member(self, f: fem.Function) -> None:
+        """Raise a ``ValueError`` unless ``f`` is a function in ``V``. Not collective."""
+        if not isinstance(f, fem.Function) or f.function_space != self.V:
+            raise ValueError(
+                "Expected a dolfinx.fem.Function in the fine space V of this multiscale space, "
+                f"got {type(f).__name__}."
+            )
+
+    def save(
+        self, path: str | os.PathLike[str], a: ufl.Form, *, s: ufl.Form | None = None
+    ) -> None:
+        """Write the space to an HDF5 file.
+
+        Args:
+            path: File to write; it is replaced.
+            a: The form that the space was built from; :meth:`load` checks that it is given the
+                same one.
+            s: The right-hand form it was built with, if any.
+
+        Note:
+            Collective; the ranks write in turn, each its own part.
+        """
+        from dolfinx_msnn.storage import save
+
+        save(self, path, a, s)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        V: fem.FunctionSpace,
+        a: ufl.Form,
+        *,
+        s: ufl.Form | None = None,
+        bcs: Sequence[fem.DirichletBC] = (),
+        mat_type: str | None = None,
+    ) -> Self:
+        """Read a space that :meth:`save` wrote, on any number of ranks.
+
+        Args:
+            path: File to read.
+            V: The fine space; same mesh and element as when the space was saved.
+            a: Bilinear form; same coefficients as when the space was saved.
+            s: Right-hand form, if the space was built with one.
+            bcs: Dirichlet conditions; the same dofs must be constrained.
+            mat_type: PETSc type of P; default ``aij``.
+
+        Raises:
+            ValueError: If the file is not such a file, is damaged, or belongs to another mesh,
+                element, form, coefficient or set of constrained dofs.
+            FileNotFoundError: If there is no such file.
+
+        Note:
+            Collective.
+        """
+        from dolfinx_msnn.storage import load
+
+        return cls(*load(path, V, a, s, bcs, mat_type))
+
+    def destroy(self) -> None:
+        """Free the PETSc matrices. Collective; calling it again does nothing."""
+        for item in (self._P, self._R):
+            if item is not None:
+                item.destroy()
+        self._P = self._R = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.destroy()
+
+
+def set_function(u: fem.Function, vector: PETSc.Vec) -> None:
+    """Copy a fine PETSc vector (owned part) to a function and update its ghosts. Collective."""
+    u.x.array[: vector.getLocalSize()] = vector.array_r
+    u.x.scatter_forward()
+
+
+def multiscale_functionspace(
+    V: fem.FunctionSpace,
+    coarse: CoarseGrid,
+    basis: LocalBasis,
+    a: ufl.Form,
+    s: ufl.Form | None = None,
+    bcs: Sequence[fem.DirichletBC] = (),
+    *,
+    mat_type: str | None = None,
+    form_compiler_options: dict[str, object] | None = None,
+    jit_options: dict[str, object] | None = None,
+) -> MultiscaleFunctionSpace:
+    """Build a multiscale coarse space of ``V``.
+
+    Args:
+        V: Fine space: continuous Lagrange, scalar or vector, any degree.
+        coarse: Coarse grid on the mesh of ``V``.
+        basis: Where the local modes come from, e.g. :class:`SpectralBasis`.
+        a: Symmetric coercive bilinear form of the problem, by cell (``dx``) and exterior-facet
+            (``ds``) integrals, with coefficients of any kind.
+        s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
+            ``kappa*u*v*dx``. Without it D_i A_i D_i with D_i = diag(χ_i) is used.
+        bcs: Dirichlet conditions (their dofs matter here, their values do not).
+        mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Returns:
+        The space. The caller destroys it.
+
+    Raises:
+        ValueError: With one sentence that says what was given and what was expected; the same on
+            every rank.
+        RuntimeError: If a local eigenproblem did not converge, or PETSc is a complex build.
+
+    Note:
+        Collective on the communicator of the mesh.
+    """
+    require_real()
+    comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
+    with collective_errors(comm):
+        elements.check_space(V)
+        if not isinstance(coarse, CoarseGrid):
+            raise ValueError(f"Expected a CoarseGrid, got {type(coarse).__name__}.")
+        if coarse.fine is not V.mesh and coarse.fine._cpp_object is not V.mesh._cpp_object:
+            raise ValueError(
+                "The coarse grid was made for another mesh than that of V; expected the same mesh."
+            )
+        if not isinstance(basis, LocalBasis):
+            raise ValueError(
+                f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
+            )
+        elements.check_form(a, V, "a")
+        if s is not None:
+            elements.check_form(s, V, "s")
+        elements.check_bcs(bcs, V)
+
+    timings = Timings()
+    begin = time.perf_counter()
+    problems = LocalProblems(
+        V,
+        coarse,
+        a,
+        s,
+        bcs,
+        timings,
+        form_compiler_options=form_compiler_options,
+        jit_options=jit_options,
+    )
+    P, dofs = create_prolongation(V, problems, basis, timings, mat_type=mat_type)
+    timings.add("total", begin)
+    owned = V.dofmap.index_map.size_local
+    return MultiscaleFunctionSpace(
+        V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings
+    )

@@ -1,0 +1,299 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Local problems: the pencil (A_i, S_i) of every neighbourhood that this rank computes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mpi4py import MPI
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+import ufl
+from dolfinx import fem, la
+from dolfinx_msnn import elements
+from dolfinx_msnn.coarse import CoarseGrid, Hats, find_neighbourhoods
+from dolfinx_msnn.halo import Halo
+
+
+@dataclass(frozen=True)
+class LocalProblem:
+    """The eigenproblem A_i φ = λ S_i φ on one neighbourhood, natural boundary all around.
+
+    Dofs are unrolled (component fastest) and sorted by their position in space, so neighbourhoods
+    of one shape have the same numbering and the same sparsity pattern at any number of ranks.
+
+    Attributes:
+        vertex: Number of the coarse vertex.
+        A: Sum of the element matrices of ``a``, shape ``(n_i, n_i)``; symmetric positive
+            semi-definite.
+        s: Sum of the element matrices of ``s``, or ``None`` if the user gave none.
+        chi: Partition of unity χ_i at the dofs, shape ``(n_i,)``.
+        x: Coordinates of the dofs, shape ``(n_i, gdim)``.
+        dofs: Global numbers of the dofs in the fine space, shape ``(n_i,)``, int64.
+        dirichlet: Which dofs carry a Dirichlet condition, shape ``(n_i,)``, bool.
+        block_size: Components of a dof block.
+        pattern: Equal for problems whose matrices have the same sparsity pattern.
+        place: Coordinates of the coarse vertex, for messages; shape ``(gdim,)``.
+    """
+
+    vertex: int
+    A: sp.csr_matrix
+    s: sp.csr_matrix | None
+    chi: npt.NDArray[np.float64]
+    x: npt.NDArray[np.float64]
+    dofs: npt.NDArray[np.int64]
+    dirichlet: npt.NDArray[np.bool_]
+    block_size: int
+    pattern: bytes
+    place: npt.NDArray[np.float64]
+
+    @property
+    def num_dofs(self) -> int:
+        """n_i, the number of dofs of the neighbourhood."""
+        return len(self.dofs)
+
+    @property
+    def gdim(self) -> int:
+        """Dimension of space."""
+        return self.x.shape[1]
+
+    @cached_property
+    def S(self) -> sp.csr_matrix:
+        """Right-hand matrix: the user's ``s``, or D A_i D with D = diag(χ_i) (GenEO)."""
+        if self.s is not None:
+            return self.s
+        rows = np.repeat(self.chi, np.diff(self.A.indptr))
+        data = self.A.data * rows * self.chi[self.A.indices]
+        return sp.csr_matrix((data, self.A.indices, self.A.indptr), shape=self.A.shape)
+
+    @property
+    def name(self) -> str:
+        """How messages call this neighbourhood."""
+        place = ", ".join(f"{v:.4g}" for v in self.place)
+        return f"neighbourhood {self.vertex} at ({place})"
+
+    @property
+    def nbytes(self) -> int:
+        """Rough memory of the problem in bytes."""
+        return 2 * self.A.data.nbytes + self.A.indices.nbytes + 6 * self.x.nbytes
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Where the entries of a neighbourhood's element matrices go in its CSR matrix."""
+
+    key: bytes
+    indptr: npt.NDArray[np.int32]
+    indices: npt.NDArray[np.int32]
+    slot: npt.NDArray[np.int64]
+
+    @classmethod
+    def create(cls, key: bytes, cell_dofs: npt.NDArray[np.int32], n: int) -> _Pattern:
+        """Sort the (row, column) pairs of all element matrices and number the distinct ones."""
+        width = cell_dofs.shape[1]
+        # Stable sorts of 16-bit integers are radix sorts.
+        small = cell_dofs.astype(np.uint16) if n <= np.iinfo(np.uint16).max else cell_dofs
+        rows = np.repeat(small, width, axis=1).reshape(-1)
+        cols = np.tile(small, (1, width)).reshape(-1)
+        order = np.argsort(cols, kind="stable")
+        order = order[np.argsort(rows[order], kind="stable")]
+        rows, cols = rows[order], cols[order]
+        new = np.empty(len(order), dtype=bool)
+        new[:1] = True
+        new[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+        slot = np.empty(len(order), dtype=np.int64)
+        slot[order] = np.cumsum(new) - 1
+        indptr = np.zeros(n + 1, dtype=np.int32)
+        np.cumsum(np.bincount(rows[new], minlength=n), out=indptr[1:])
+        return cls(key, indptr, cols[new].astype(np.int32), slot)
+
+    def sum(self, blocks: npt.NDArray[np.float64]) -> sp.csr_matrix:
+        """Sum element matrices, shape ``(num_cells, n_e, n_e)``, to a neighbourhood's matrix."""
+        data = np.bincount(self.slot, weights=blocks.reshape(-1), minlength=len(self.indices))
+        n = len(self.indptr) - 1
+        return sp.csr_matrix((data, self.indices, self.indptr), shape=(n, n))
+
+
+@dataclass
+class Timings:
+    """Wall-clock seconds of the stages of building a space, on this rank."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, start: float) -> float:
+        """Book the time since ``start`` on ``stage``; returns the time now."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - start
+        return now
+
+
+class LocalProblems:
+    """All local problems of this rank, built one by one as they are iterated over.
+
+    Args:
+        V: Fine space.
+        coarse: Coarse grid on the mesh of ``V``.
+        a: Bilinear form of the problem.
+        s: Bilinear form of the right-hand matrix, or ``None``.
+        bcs: Dirichlet conditions.
+        timings: Stage times are booked here.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Attributes:
+        num_total: Neighbourhoods of all ranks together.
+
+    Note:
+        Creation is collective; iterating is not.
+    """
+
+    def __init__(
+        self,
+        V: fem.FunctionSpace,
+        coarse: CoarseGrid,
+        a: ufl.Form,
+        s: ufl.Form | None,
+        bcs: Sequence[fem.DirichletBC],
+        timings: Timings,
+        *,
+        form_compiler_options: dict[str, object] | None = None,
+        jit_options: dict[str, object] | None = None,
+    ) -> None:
+        start = time.perf_counter()
+        self._timings, self._coarse = timings, coarse
+        self._bs: int = V.dofmap.index_map_bs
+        x = V.tabulate_dof_coordinates()
+        hats = coarse.hats(x)
+        self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
+        self.num_total = self._neighbourhoods.num_total
+        start = timings.add("neighbourhoods", start)
+
+        halo = Halo(V, self._neighbourhoods)
+        gdim = V.mesh.geometry.dim
+        self._x = halo.extend_dofs(np.ascontiguousarray(x[:, :gdim]))
+        self._hats = Hats(*(halo.extend_dofs(part) for part in hats))
+        self._dirichlet = halo.extend_dofs(dirichlet_mask(V, bcs))
+        self._dofs, self._cell_dofs, self._cells = halo.dofs, halo.cell_dofs, halo.cells
+        start = timings.add("exchange", start)
+
+        broken = elements.broken_space(V)
+        self._blocks: list[npt.NDArray[np.float64]] = []
+        width = self._cell_dofs.shape[1] * self._bs
+        for form in [a] if s is None else [a, s]:
+            blocks = np.empty((halo.num_cells, width, width))
+            elements.element_matrices(
+                form,
+                broken,
+                blocks[: halo.num_own_cells],
+                form_compiler_options=form_compiler_options,
+                jit_options=jit_options,
+            )
+            self._blocks.append(blocks)
+        own = [blocks[: halo.num_own_cells] for blocks in self._blocks]
+        elements.check_element_matrices(broken, own[0], own[1] if s is not None else None)
+        start = timings.add("element matrices", start)
+        for blocks in self._blocks:
+            halo.extend_cells(blocks)
+        halo.destroy()
+        # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
+        self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
+        self._lookup = np.empty(len(self._dofs), dtype=np.int32)
+        self._patterns: dict[bytes, _Pattern] = {}
+        low = self._x.min(axis=0) if len(self._x) else np.zeros(gdim)
+        high = self._x.max(axis=0) if len(self._x) else np.ones(gdim)
+        bounds = np.concatenate([low, -high])
+        V.mesh.comm.Allreduce(MPI.IN_PLACE, bounds, op=MPI.MIN)
+        self._low, self._scale = bounds[:gdim], -bounds[gdim:] - bounds[:gdim]
+        timings.add("exchange", start)
+
+    def __len__(self) -> int:
+        return len(self._neighbourhoods.vertices)
+
+    def __iter__(self) -> Iterator[LocalProblem]:
+        for k in self._order:
+            start = time.perf_counter()
+            problem = self._create(int(k))
+            self._timings.add("local matrices", start)
+            yield problem
+
+    def batches(self, nbytes: int) -> Iterator[list[LocalProblem]]:
+        """Local problems in lists of about ``nbytes`` bytes each."""
+        batch: list[LocalProblem] = []
+        used = 0
+        for problem in self:
+            batch.append(problem)
+            used += problem.nbytes
+            if used >= nbytes:
+                yield batch
+                batch, used = [], 0
+        if batch:
+            yield batch
+
+    def _create(self, k: int) -> LocalProblem:
+        vertex = int(self._neighbourhoods.vertices[k])
+        cells = self._cells[self._neighbourhoods.offsets[k] : self._neighbourhoods.offsets[k + 1]]
+        flat = self._cell_dofs[cells].reshape(-1)
+        # Distinct dofs without sorting: the last cell to write its position keeps the dof.
+        count = np.arange(len(flat), dtype=np.int32)
+        self._lookup[flat] = count
+        dofs = flat[self._lookup[flat] == count]
+        dofs = dofs[np.argsort(self._position_keys(dofs), kind="stable")]
+        self._lookup[dofs] = np.arange(len(dofs), dtype=np.int32)
+        local = self._lookup[flat].reshape(len(cells), -1)
+        order = np.lexsort((local[:, 2], local[:, 1], local[:, 0]))
+        cells, local = cells[order], local[order]
+
+        bs = self._bs
+        n = bs * len(dofs)
+        key = hashlib.blake2b(local.tobytes(), digest_size=16).digest() + bytes([bs])
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            unrolled = (bs * local[:, :, None] + np.arange(bs, dtype=np.int32)).reshape(
+                len(cells), -1
+            )
+            pattern = _Pattern.create(key, unrolled, n)
+            if len(self._patterns) >= 16:
+                self._patterns.pop(next(iter(self._patterns)))
+            self._patterns[key] = pattern
+        matrices = [pattern.sum(blocks[cells]) for blocks in self._blocks]
+        chi = ((self._hats.vertices[dofs] == vertex) * self._hats.values[dofs]).sum(axis=1)
+        return LocalProblem(
+            vertex=vertex,
+            A=matrices[0],
+            s=matrices[1] if len(matrices) > 1 else None,
+            chi=np.repeat(chi, bs),
+            x=np.repeat(self._x[dofs], bs, axis=0),
+            dofs=(bs * self._dofs[dofs][:, None] + np.arange(bs)).reshape(-1),
+            dirichlet=self._dirichlet[dofs].reshape(-1),
+            block_size=bs,
+            pattern=key,
+            place=self._coarse.vertex_coordinates(np.array([vertex]))[0],
+        )
+
+    def _position_keys(self, dofs: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Integers that sort dofs by their coordinates, x fastest, blind to rounding errors."""
+        bits = 63 // self._x.shape[1]
+        grid = np.rint((self._x[dofs] - self._low) / self._scale * (2**bits - 1)).astype(np.int64)
+        return (grid << (bits * np.arange(self._x.shape[1]))).sum(axis=1)
+
+
+def dirichlet_mask(
+    V: fem.FunctionSpace, bcs: Sequence[fem.DirichletBC]
+) -> npt.NDArray[np.bool_]:
+    """Which dofs of ``V`` carry a Dirichlet condition, shape ``(num_local_dofs, bs)``."""
+    bs = V.dofmap.index_map_bs
+    mark = la.vector(V.dofmap.index_map, bs=bs)
+    for bc in bcs:
+        mark.array[bc.dof_indices()[0]] = 1.0
+    # A dof may be listed on a rank that only ghosts it.
+    mark.scatter_reverse(la.InsertMode.add)
+    mark.scatter_forward()
+    return np.asarray(mark.array > 0).reshape(-1, bs)
