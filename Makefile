@@ -9,6 +9,8 @@ export OMP_NUM_THREADS ?= 1
 
 RANKS ?= 2 3 4
 PY := .venv/bin/python
+# A deadlock has to end, so the time is limited (macOS has no timeout of its own).
+LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 300)
 
 .PHONY: help venv demo test test-parallel lint types bench lock clean
 
@@ -31,10 +33,9 @@ demo: venv
 test: venv
 	$(PY) -m pytest $(ARGS)
 
-# A deadlock has to end, so the time is limited.
 test-parallel: venv
 	set -e; for n in $(RANKS); do \
-	  timeout 300 .venv/bin/mpiexec -n $$n $(PY) -m pytest tests -x -q -m "not serial" $(ARGS) </dev/null; \
+	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest tests -x -q -m "not serial" $(ARGS) </dev/null; \
 	done
 
 lint: venv

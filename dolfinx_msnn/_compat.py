@@ -71,7 +71,8 @@ def _import(name: str) -> None:
             f"{package} is not installed: {_HOW_TO_INSTALL}.",
             name=package,
         ) from error
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        # RuntimeError is what the mpi4py wheel raises if it finds no MPI library.
         raise ImportError(_broken(package, error), name=package) from error
     except AssertionError as error:
         # How DOLFINx 0.11 answers when petsc4py is there and it was built without.
@@ -82,10 +83,11 @@ def _import(name: str) -> None:
         ) from error
 
 
-def _broken(package: str, error: ImportError) -> str:
+def _broken(package: str, error: Exception) -> str:
     """Say that a package is installed and does not load."""
+    reason = str(error).partition("\n")[0]
     return (
-        f"dolfinx_msnn needs {package}, which is installed but does not load ({error}): "
+        f"dolfinx_msnn needs {package}, which is installed but does not load ({reason}): "
         f"install it anew, by {_HOW_TO_INSTALL}."
     )
 

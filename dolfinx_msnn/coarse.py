@@ -263,7 +263,7 @@ class _MeshCoarseGrid(CoarseGrid):
         weights = _snap(self._reference_hats(points, corners))
         source, (vertices, values) = route(
             self.coarse.comm,
-            np.asarray(place.dest_owners),
+            np.asarray(place.dest_owner),
             self._nodes[nodes].reshape(weights.shape),
             weights,
         )
@@ -383,11 +383,9 @@ def _share_rows(V: fem.FunctionSpace, rows: sp.csr_matrix) -> sp.csr_matrix:
     row = np.concatenate([pairs.row, (dof - first).astype(pairs.row.dtype)])
     col = np.concatenate([pairs.col, vertex.astype(pairs.col.dtype)])
     union = sp.csr_matrix((data, (row, col)), shape=rows.shape)
-    destinations = index_map.index_to_dest_ranks()
-    fan_out = np.diff(destinations.offsets)
+    sharer, (dof,) = route(comm, index_map.owners, index_map.ghosts)
     shared = sp.csr_matrix(
-        (np.ones(len(destinations.array), np.int32), destinations.array, destinations.offsets),
-        shape=(len(fan_out), comm.size),
+        (np.ones(len(dof), np.int32), (dof - first, sharer)), shape=(size, comm.size)
     )
     # Every owned shared dof goes to each rank that ghosts it, with its whole row.
     pairs = union[:size].tocoo()

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from mpi4py import MPI
-
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -19,7 +17,7 @@ import scipy.sparse as sp
 import ufl
 from dolfinx import fem, la
 from dolfinx_msnn import elements
-from dolfinx_msnn.coarse import CoarseGrid, Hats, find_neighbourhoods
+from dolfinx_msnn.coarse import CoarseGrid, Hats, bounding_box, find_neighbourhoods
 from dolfinx_msnn.halo import Halo
 
 
@@ -168,7 +166,7 @@ class LocalProblems:
         jit_options: dict[str, object] | None = None,
     ) -> None:
         start = time.perf_counter()
-        self._timings, self._coarse = timings, coarse
+        self._timings = timings
         self._bs: int = V.dofmap.index_map_bs
         x = V.tabulate_dof_coordinates()
         hats = coarse.hats(x)
@@ -181,7 +179,8 @@ class LocalProblems:
         self._x = halo.extend_dofs(np.ascontiguousarray(x[:, :gdim]))
         self._hats = Hats(*(halo.extend_dofs(part) for part in hats))
         self._dirichlet = halo.extend_dofs(dirichlet_mask(V, bcs))
-        self._dofs, self._cell_dofs, self._cells = halo.dofs, halo.cell_dofs, halo.cells
+        self._dofs, self._cell_dofs = halo.dofs, halo.cell_dofs
+        self._sort(V, halo.cells)
         start = timings.add("exchange", start)
 
         broken = elements.broken_space(V)
@@ -207,11 +206,7 @@ class LocalProblems:
         self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
         self._lookup = np.empty(len(self._dofs), dtype=np.int32)
         self._patterns: dict[bytes, _Pattern] = {}
-        low = self._x.min(axis=0) if len(self._x) else np.zeros(gdim)
-        high = self._x.max(axis=0) if len(self._x) else np.ones(gdim)
-        bounds = np.concatenate([low, -high])
-        V.mesh.comm.Allreduce(MPI.IN_PLACE, bounds, op=MPI.MIN)
-        self._low, self._scale = bounds[:gdim], -bounds[gdim:] - bounds[:gdim]
+        self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
         timings.add("exchange", start)
 
     def __len__(self) -> int:
@@ -240,16 +235,13 @@ class LocalProblems:
     def _create(self, k: int) -> LocalProblem:
         vertex = int(self._neighbourhoods.vertices[k])
         cells = self._cells[self._neighbourhoods.offsets[k] : self._neighbourhoods.offsets[k + 1]]
-        flat = self._cell_dofs[cells].reshape(-1)
-        # Distinct dofs without sorting: the last cell to write its position keeps the dof.
+        flat = self._cell_dofs.take(cells, axis=0).reshape(-1)
+        # Distinct dofs: the last cell to write its position keeps the dof.
         count = np.arange(len(flat), dtype=np.int32)
         self._lookup[flat] = count
-        dofs = flat[self._lookup[flat] == count]
-        dofs = dofs[np.argsort(self._position_keys(dofs), kind="stable")]
+        dofs = np.sort(flat[self._lookup[flat] == count])
         self._lookup[dofs] = np.arange(len(dofs), dtype=np.int32)
         local = self._lookup[flat].reshape(len(cells), -1)
-        order = np.lexsort((local[:, 2], local[:, 1], local[:, 0]))
-        cells, local = cells[order], local[order]
 
         bs = self._bs
         n = bs * len(dofs)
@@ -263,8 +255,9 @@ class LocalProblems:
             if len(self._patterns) >= 16:
                 self._patterns.pop(next(iter(self._patterns)))
             self._patterns[key] = pattern
-        matrices = [pattern.sum(blocks[cells]) for blocks in self._blocks]
-        chi = ((self._hats.vertices[dofs] == vertex) * self._hats.values[dofs]).sum(axis=1)
+        matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
+        mine = self._hats.vertices.take(dofs, axis=0) == vertex
+        chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
         return LocalProblem(
             vertex=vertex,
             A=matrices[0],
@@ -275,14 +268,32 @@ class LocalProblems:
             dirichlet=self._dirichlet[dofs].reshape(-1),
             block_size=bs,
             pattern=key,
-            place=self._coarse.vertex_coordinates(np.array([vertex]))[0],
+            place=self._places[k],
         )
 
-    def _position_keys(self, dofs: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Integers that sort dofs by their coordinates, x fastest, blind to rounding errors."""
-        bits = 63 // self._x.shape[1]
-        grid = np.rint((self._x[dofs] - self._low) / self._scale * (2**bits - 1)).astype(np.int64)
-        return (grid << (bits * np.arange(self._x.shape[1]))).sum(axis=1)
+    def _sort(self, V: fem.FunctionSpace, cells: npt.NDArray[np.int32]) -> None:
+        """Number dofs by position (x fastest), order each neighbourhood's cells by their dofs.
+
+        Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
+        """
+        low, high = bounding_box(V.mesh)
+        # Integer coordinates, blind to rounding errors.
+        bits = 63 // len(low)
+        grid = np.rint((self._x - low) / (high - low) * (2**bits - 1)).astype(np.int64)
+        order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
+        self._x, self._dofs = self._x[order], self._dofs[order]
+        self._hats = Hats(*(part[order] for part in self._hats))
+        self._dirichlet = self._dirichlet[order]
+        number = np.empty(len(order), dtype=np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+        self._cell_dofs = number[self._cell_dofs]
+
+        first = np.lexsort(self._cell_dofs[:, 2::-1].T)
+        position = np.empty(len(first), dtype=np.int32)
+        position[first] = np.arange(len(first), dtype=np.int32)
+        offsets = self._neighbourhoods.offsets
+        neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
 def dirichlet_mask(

@@ -83,26 +83,42 @@ def orthonormalise(
     Returns:
         Orthonormal rows, shape ``(num_kept, n)``, and which input rows they come from.
     """
-    kept: list[int] = []
     rows = functions * weight
+    norms = np.sqrt(np.einsum("in,in->i", rows, rows))
+    nonzero = np.flatnonzero(norms > 0)
+    rows = rows[nonzero] / norms[nonzero, None]
+    # Well-conditioned (nearly always): Cholesky of the Gram matrix, twice. einsum stays clear of
+    # multithreaded BLAS, which is slow at this size on busy cores.
+    try:
+        basis = rows
+        for _ in range(2):
+            factor = np.linalg.cholesky(np.einsum("in,jn->ij", basis, basis))
+            if factor.diagonal().min(initial=1.0) < 1e-4:
+                raise np.linalg.LinAlgError
+            basis = np.einsum("ij,jn->in", np.linalg.inv(factor), basis)
+        return basis / weight, nonzero
+    except np.linalg.LinAlgError:
+        kept, basis = _gram_schmidt(rows)
+        return basis / weight, nonzero[kept]
+
+
+def _gram_schmidt(
+    rows: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Classical Gram-Schmidt, twice; rows of norm one that depend on earlier ones are dropped."""
+    kept: list[int] = []
     basis = np.empty_like(rows)
     for k, row in enumerate(rows):
-        norm = np.linalg.norm(row)
-        if norm == 0:
-            continue
-        row = row / norm
         q = basis[: len(kept)]
-        # Classical Gram-Schmidt, twice: as stable as Householder, and small enough to stay clear
-        # of multithreaded BLAS, which is slow at this size on busy cores.
-        row -= (q @ row) @ q
-        rest = np.linalg.norm(row)
-        if rest <= DROP_TOLERANCE:
+        rest = row - (q @ row) @ q
+        size = np.linalg.norm(rest)
+        if size <= DROP_TOLERANCE:
             continue
-        row /= rest
-        row -= (q @ row) @ q
-        basis[len(kept)] = row / np.linalg.norm(row)
+        rest /= size
+        rest -= (q @ rest) @ q
+        basis[len(kept)] = rest / np.linalg.norm(rest)
         kept.append(k)
-    return basis[: len(kept)] / weight, np.array(kept, dtype=np.int64)
+    return np.array(kept, dtype=np.int64), basis[: len(kept)]
 
 
 def check_modes(problem: LocalProblem, modes: LocalModes) -> None:

@@ -63,13 +63,15 @@ def test_names_the_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) -
     [
         ImportError("libmpi.so.12: cannot open shared object file"),
         ModuleNotFoundError("No module named 'basix'", name="basix"),
+        RuntimeError("cannot load MPI library\nlibmpi.so: cannot open shared object file"),
     ],
 )
-def test_broken_is_not_missing(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
+def test_broken_is_not_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     refuse(monkeypatch, "dolfinx", error)
     with pytest.raises(ImportError, match="dolfinx, which is installed but does not") as caught:
         _compat.check_environment()
-    assert str(error) in str(caught.value)
+    assert str(error).partition("\n")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("unchecked")
