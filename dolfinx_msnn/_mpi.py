@@ -29,7 +29,9 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
     first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
     if first == comm.size:
         return
-    kind, message = comm.bcast((type(error), str(error)) if comm.rank == first else None, root=first)
+    kind, message = comm.bcast(
+        (type(error), str(error)) if comm.rank == first else None, root=first
+    )
     if error is not None and type(error) is kind and str(error) == message:
         raise error
     try:

@@ -117,9 +117,7 @@ class CoarseGrid:
         self.oversampling = int(oversampling)
 
     @classmethod
-    def from_mesh(
-        cls, fine: mesh.Mesh, coarse: mesh.Mesh, *, oversampling: int = 0
-    ) -> CoarseGrid:
+    def from_mesh(cls, fine: mesh.Mesh, coarse: mesh.Mesh, *, oversampling: int = 0) -> CoarseGrid:
         """The hat functions of a coarse mesh, nested in the fine one or not.
 
         Args:
@@ -228,9 +226,7 @@ class _MeshCoarseGrid(CoarseGrid):
     def hats(self, x: npt.NDArray[np.float64]) -> Hats:
         """As :meth:`CoarseGrid.hats`. Collective."""
         coarse, comm = self.coarse, self.coarse.comm
-        cells = np.arange(
-            coarse.topology.index_map(coarse.topology.dim).size_local, dtype=np.int32
-        )
+        cells = np.arange(coarse.topology.index_map(coarse.topology.dim).size_local, dtype=np.int32)
         width = coarse.h(coarse.topology.dim, cells).max() if len(cells) else 0.0
         padding = comm.allreduce(width, op=MPI.MAX)
         points = np.ascontiguousarray(x, dtype=np.float64)
@@ -261,7 +257,7 @@ class _MeshCoarseGrid(CoarseGrid):
         nodes = self.coarse.geometry.dofmap[np.asarray(place.dest_cells)]
         corners = self.coarse.geometry.x[nodes][:, :, : self.coarse.geometry.dim]
         weights = _snap(self._reference_hats(points, corners))
-        source, (vertices, values) = route(
+        _, (vertices, values) = route(
             self.coarse.comm,
             np.asarray(place.dest_owner),
             self._nodes[nodes].reshape(weights.shape),
@@ -355,9 +351,7 @@ def find_neighbourhoods(V: fem.FunctionSpace, coarse: CoarseGrid, hats: Hats) ->
     )
 
 
-def _incidence(
-    dofs: npt.NDArray[np.int32], num_cells: int, num_dofs: int
-) -> sp.csr_matrix:
+def _incidence(dofs: npt.NDArray[np.int32], num_cells: int, num_dofs: int) -> sp.csr_matrix:
     """Cell-dof incidence of the first ``num_cells`` cells, shape ``(num_cells, num_dofs)``."""
     width = dofs.shape[1]
     indices = dofs[:num_cells].reshape(-1)

@@ -146,9 +146,7 @@ def element_matrices(
     """
     test, trial = form.arguments()
     compiled = fem.form(
-        ufl.replace(
-            form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}
-        ),
+        ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}),
         form_compiler_options=form_compiler_options,
         jit_options=jit_options,
     )
@@ -227,8 +225,7 @@ def _check_blocks(
     bad = asymmetry > 1e-10 * magnitude
     if bad.any():
         raise ValueError(
-            f"The form {name} is not symmetric {where(bad)}; non-symmetric forms are not "
-            "supported."
+            f"The form {name} is not symmetric {where(bad)}; non-symmetric forms are not supported."
         )
 
 

@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from mpi4py import MPI
+from petsc4py import PETSc
 
 import numpy as np
 import numpy.typing as npt
-from petsc4py import PETSc
 
 import ufl
 from dolfinx import fem
@@ -245,9 +245,7 @@ class MultiscaleFunctionSpace:
                 f"got {type(f).__name__}."
             )
 
-    def save(
-        self, path: str | os.PathLike[str], a: ufl.Form, *, s: ufl.Form | None = None
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], a: ufl.Form, *, s: ufl.Form | None = None) -> None:
         """Write the space to an HDF5 file.
 
         Args:
@@ -393,6 +391,4 @@ def multiscale_functionspace(
     P, dofs = create_prolongation(V, problems, basis, timings, mat_type=mat_type)
     timings.add("total", begin)
     owned = V.dofmap.index_map.size_local
-    return MultiscaleFunctionSpace(
-        V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings
-    )
+    return MultiscaleFunctionSpace(V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings)

@@ -9,9 +9,10 @@ forest (``PETSc.SF``) for cells and one for dofs then bring any cell or dof data
 
 from __future__ import annotations
 
+from petsc4py import PETSc
+
 import numpy as np
 import numpy.typing as npt
-from petsc4py import PETSc
 
 from dolfinx import fem
 from dolfinx_msnn._mpi import mpi_type
@@ -41,9 +42,7 @@ class Halo:
         own_dofs = V.dofmap.list[: self.num_own_cells]
 
         foreign = neighbourhoods.cell_rank != comm.rank
-        remote = np.stack(
-            [neighbourhoods.cell_rank[foreign], neighbourhoods.cell[foreign]], axis=1
-        )
+        remote = np.stack([neighbourhoods.cell_rank[foreign], neighbourhoods.cell[foreign]], axis=1)
         remote, where = np.unique(remote, axis=0, return_inverse=True)
         self.cells = neighbourhoods.cell.copy()
         self.cells[foreign] = self.num_own_cells + where.reshape(-1)

@@ -296,9 +296,7 @@ class LocalProblems:
         self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
-def dirichlet_mask(
-    V: fem.FunctionSpace, bcs: Sequence[fem.DirichletBC]
-) -> npt.NDArray[np.bool_]:
+def dirichlet_mask(V: fem.FunctionSpace, bcs: Sequence[fem.DirichletBC]) -> npt.NDArray[np.bool_]:
     """Which dofs of ``V`` carry a Dirichlet condition, shape ``(num_local_dofs, bs)``."""
     bs = V.dofmap.index_map_bs
     mark = la.vector(V.dofmap.index_map, bs=bs)

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from mpi4py import MPI
+from petsc4py import PETSc
 
 import numpy as np
-from petsc4py import PETSc
 
 import ufl
 from dolfinx import fem, la

@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mpi4py import MPI
+from petsc4py import PETSc
 
 import numpy as np
 import numpy.typing as npt
-from petsc4py import PETSc
 
 from dolfinx import fem
 from dolfinx_msnn._mpi import collective_errors

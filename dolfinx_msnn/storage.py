@@ -29,11 +29,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
+from petsc4py import PETSc
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-from petsc4py import PETSc
 
 import ufl
 from dolfinx import fem
@@ -317,9 +317,7 @@ def _match_points(
         holder, (own_key, number, place) = route(
             comm, dest[1], keys[1], numbers[open_own], open_own
         )
-        both, inverse = np.unique(
-            np.concatenate([saved_key, own_key]), axis=0, return_inverse=True
-        )
+        both, inverse = np.unique(np.concatenate([saved_key, own_key]), axis=0, return_inverse=True)
         inverse = inverse.reshape(-1)
         partner = np.full(len(both), -1, dtype=np.int64)
         partner[inverse[len(saved_key) :]] = np.arange(len(own_key))

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mpi4py import MPI
+from petsc4py import PETSc
+from slepc4py import SLEPc
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from petsc4py import PETSc
-from slepc4py import SLEPc
 
 from dolfinx_msnn.bases.protocol import LocalModes
 from dolfinx_msnn.local import LocalProblem
@@ -128,7 +128,6 @@ class _Eigensolver:
         eps.setOptionsPrefix(basis.petsc_options_prefix)
         eps.setOperators(self._A, self._S)
         eps.setProblemType(SLEPc.EPS.ProblemType.GHEP)
-        eps.setTolerances(basis.tol, 200)
         eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
         st = eps.getST()
         st.setType(SLEPc.ST.Type.SINVERT)
@@ -147,16 +146,27 @@ class _Eigensolver:
             for name, value in basis.petsc_options.items():
                 options[name] = value
             eps.setFromOptions()
+            self._ncv = options.getInt("eps_ncv", 0)
+            self._tol = options.getReal("eps_tol", basis.tol)
+            self._max_it = options.getInt("eps_max_it", 200)
         finally:
             for name in basis.petsc_options:
                 del options[name]
             options.prefixPop()
         self._vector = self._A.createVecRight()
+        # The same start for every neighbourhood of this size, whatever was solved before it.
+        start = np.random.default_rng(problem.num_dofs).standard_normal(problem.num_dofs)
+        self._start = PETSc.Vec().createWithArray(start, comm=MPI.COMM_SELF)
 
     def solve(self, problem: LocalProblem, num: int) -> LocalModes:
-        """Eigenpairs of smallest eigenvalue, S-orthonormal vectors."""
-        n = problem.num_dofs
-        if 2 * num + 15 >= n:
+        """Eigenpairs of smallest eigenvalue, S-orthonormal vectors.
+
+        A Krylov space started with one vector holds one copy of a multiple eigenvalue; rounding
+        errors may or may not bring the others. So the rigid motions in the kernel are taken out
+        first, and afterwards a short run in the complement of what was found looks for missed
+        copies, until there are none.
+        """
+        if 2 * num + 15 >= problem.num_dofs:
             return _dense(problem, num)
         if not self._fresh:
             self._a[:] = problem.A.data
@@ -165,29 +175,59 @@ class _Eigensolver:
             self._S.assemble()
             self._eps.setOperators(self._A, self._S)
         self._fresh = False
-        eps = self._eps
-        eps.setDimensions(num, max(2 * num, num + 15))
-        eps.setTarget(-1e-2 * _rayleigh_scale(problem))
-        eps.solve()
+        scale = _rayleigh_scale(problem)
+        self._eps.setTarget(-1e-2 * scale)
+        vectors = kernel(problem)
+        values = np.zeros(len(vectors))
+        missing = num - len(values)
+        if missing <= 0:
+            return LocalModes(values[:num], _fix_signs(vectors[:num]))
+        found = self._run(problem, vectors, missing, self._ncv or max(2 * missing, missing + 15))
+        values, vectors = _merge(values, vectors, found)
+        for _ in range(num):
+            probe = self._run(problem, vectors, 1, 8, tol=1e-2)
+            if probe.values[0] >= values[num - 1] - 1e-3 * (abs(values[num - 1]) + 1e-2 * scale):
+                break
+            found = self._run(problem, vectors, 1, 16)
+            values, vectors = _merge(values, vectors, found)
+        return LocalModes(values[:num], _fix_signs(vectors[:num]))
+
+    def _run(
+        self,
+        problem: LocalProblem,
+        deflate: npt.NDArray[np.float64],
+        num: int,
+        ncv: int,
+        tol: float | None = None,
+    ) -> LocalModes:
+        """The ``num`` smallest eigenpairs S-orthogonal to the rows of ``deflate``."""
+        eps, n = self._eps, problem.num_dofs
+        eps.setTolerances(self._tol if tol is None else tol, self._max_it)
+        eps.setDimensions(num, min(ncv, n - len(deflate)))
+        space = [PETSc.Vec().createWithArray(row.copy(), comm=MPI.COMM_SELF) for row in deflate]
+        try:
+            eps.setDeflationSpace(space)
+            eps.setInitialSpace([self._start])
+            eps.solve()
+        finally:
+            for item in space:
+                item.destroy()
         converged = eps.getConverged()
         if converged < num:
-            reason = eps.getConvergedReason()
             raise RuntimeError(
                 f"SLEPc converged {converged} of {num} eigenpairs of {problem.name} in "
-                f"{eps.getIterationNumber()} iterations (reason {reason}); raise tol or ncv, or "
-                "check the coefficient."
+                f"{eps.getIterationNumber()} iterations (reason {eps.getConvergedReason()}); "
+                "raise tol or eps_max_it, or check the coefficient."
             )
-        values = np.array([eps.getEigenvalue(k).real for k in range(num)])
-        vectors = np.empty((num, n))
+        values, vectors = np.empty(num), np.empty((num, n))
         for k in range(num):
-            eps.getEigenvector(k, self._vector)
+            values[k] = eps.getEigenpair(k, self._vector).real
             vectors[k] = self._vector.array_r
-        order = np.argsort(values, kind="stable")
-        return LocalModes(values[order], _fix_signs(vectors[order]))
+        return LocalModes(values, vectors)
 
     def destroy(self) -> None:
         """Free the SLEPc and PETSc objects."""
-        for item in (self._eps, self._A, self._S, self._vector):
+        for item in (self._eps, self._A, self._S, self._vector, self._start):
             item.destroy()
 
 
@@ -196,13 +236,48 @@ def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, npt.NDArray[np.flo
     data = matrix.data.copy()
     indptr = matrix.indptr.astype(PETSc.IntType, copy=False)
     indices = matrix.indices.astype(PETSc.IntType, copy=False)
-    mat = PETSc.Mat().createAIJWithArrays(
-        matrix.shape, (indptr, indices, data), comm=MPI.COMM_SELF
-    )
+    mat = PETSc.Mat().createAIJWithArrays(matrix.shape, (indptr, indices, data), comm=MPI.COMM_SELF)
     mat.assemble()
     mat.setOption(PETSc.Mat.Option.SYMMETRIC, True)
     mat.setOption(PETSc.Mat.Option.SPD, False)
     return mat, data
+
+
+def kernel(problem: LocalProblem) -> npt.NDArray[np.float64]:
+    """Rigid motions that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``.
+
+    Candidates are the constants of each component and, for as many components as dimensions, the
+    infinitesimal rotations; each is tested against A_i itself.
+    """
+    bs, n, gdim = problem.block_size, problem.num_dofs, problem.gdim
+    component = np.arange(n) % bs
+    candidates = [(component == k).astype(np.float64) for k in range(bs)]
+    if bs == gdim:
+        x = problem.x - problem.x.mean(axis=0)
+        for i in range(gdim):
+            for j in range(i):
+                candidates.append((component == i) * x[:, j] - (component == j) * x[:, i])
+    size = abs(problem.A)
+    found: list[npt.NDArray[np.float64]] = []
+    for z in candidates:
+        if np.any(np.abs(problem.A @ z) > 1e-12 * (size @ np.abs(z))):
+            continue
+        for _ in range(2):
+            for q in found:
+                z = z - (q @ (problem.S @ z)) * q
+        norm = np.sqrt(z @ (problem.S @ z))
+        if norm > 0:
+            found.append(z / norm)
+    return np.array(found).reshape(-1, n)
+
+
+def _merge(
+    values: npt.NDArray[np.float64], vectors: npt.NDArray[np.float64], new: LocalModes
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Add eigenpairs and sort by eigenvalue."""
+    values = np.concatenate([values, new.values])
+    order = np.argsort(values, kind="stable")
+    return values[order], np.concatenate([vectors, new.vectors])[order]
 
 
 def _rayleigh_scale(problem: LocalProblem) -> float:
