@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mpi4py import MPI
 
 import numpy as np
 import numpy.typing as npt
+
+from dolfinx_msnn._typing import IntArray
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def mpi_type(array: npt.NDArray[np.generic]) -> MPI.Datatype:
 
 def route(
     comm: MPI.Comm, dest: npt.NDArray[np.integer], *arrays: npt.NDArray[np.generic]
-) -> tuple[npt.NDArray[np.int32], list[npt.NDArray[np.generic]]]:
+) -> tuple[IntArray, list[npt.NDArray[Any]]]:
     """Send row ``k`` of every array to rank ``dest[k]``.
 
     Args:
@@ -67,7 +70,7 @@ def route(
     send = np.bincount(dest, minlength=comm.size).astype(np.int64)
     recv = np.empty_like(send)
     comm.Alltoall(send, recv)
-    received: list[npt.NDArray[np.generic]] = []
+    received: list[npt.NDArray[Any]] = []
     for array in arrays:
         out = np.ascontiguousarray(array[order])
         into = np.empty((int(recv.sum()), *array.shape[1:]), dtype=array.dtype)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 import basix
-from dolfinx import fem, geometry, mesh
+from dolfinx import geometry, mesh
 from dolfinx_msnn._mpi import collective_errors, route
+from dolfinx_msnn._typing import FloatArray, FunctionSpace, IntArray, LongArray, Mesh
 
 #: Hat values below this are taken as zero, so that a rounding error in a coordinate does not pull
 #: a whole layer of cells into a neighbourhood.
@@ -30,11 +31,11 @@ class Hats(NamedTuple):
         values: χ of those vertices, shape ``(num_points, m)``, float64; rows sum to one.
     """
 
-    vertices: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    vertices: LongArray
+    values: FloatArray
 
 
-def _snap(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _snap(weights: FloatArray) -> FloatArray:
     """Remove negative and negligible weights and make the rows sum to one again."""
     weights = np.where(weights < HAT_TOLERANCE, 0.0, weights)
     return weights / weights.sum(axis=1, keepdims=True)
@@ -64,7 +65,7 @@ class CoarseGrid:
 
     def __init__(
         self,
-        fine: mesh.Mesh,
+        fine: Mesh,
         n: Sequence[int],
         *,
         box: npt.ArrayLike | None = None,
@@ -91,7 +92,7 @@ class CoarseGrid:
             corners = bounding_box(fine)
         self.n: tuple[int, ...] = tuple(int(k) for k in shape)
         self.lower, self.upper = corners
-        self.box_size: npt.NDArray[np.float64] = (self.upper - self.lower) / shape
+        self.box_size: FloatArray = (self.upper - self.lower) / shape
         mean = _mean_cell_extent(fine)
         if np.any(self.box_size < (1 - 1e-10) * mean):
             raise ValueError(
@@ -100,7 +101,7 @@ class CoarseGrid:
                 f"expected boxes at least as large as cells (got n={self.n})."
             )
 
-    def _init_common(self, fine: mesh.Mesh, oversampling: int) -> None:
+    def _init_common(self, fine: Mesh, oversampling: int) -> None:
         with collective_errors(getattr(fine, "comm", MPI.COMM_SELF)):
             if not isinstance(fine, mesh.Mesh):
                 raise ValueError(f"Expected a dolfinx.mesh.Mesh, got {type(fine).__name__}.")
@@ -117,7 +118,7 @@ class CoarseGrid:
         self.oversampling = int(oversampling)
 
     @classmethod
-    def from_mesh(cls, fine: mesh.Mesh, coarse: mesh.Mesh, *, oversampling: int = 0) -> CoarseGrid:
+    def from_mesh(cls, fine: Mesh, coarse: Mesh, *, oversampling: int = 0) -> CoarseGrid:
         """The hat functions of a coarse mesh, nested in the fine one or not.
 
         Args:
@@ -137,12 +138,12 @@ class CoarseGrid:
         """Number of coarse vertices, on all ranks together."""
         return int(np.prod(np.asarray(self.n) + 1))
 
-    def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> FloatArray:
         """Coordinates of coarse vertices, shape ``(len(vertices), gdim)``. Not collective."""
         index = np.unravel_index(vertices, np.asarray(self.n)[::-1] + 1)[::-1]
-        return self.lower + self.box_size * np.stack(index, axis=-1)
+        return np.asarray(self.lower + self.box_size * np.stack(index, axis=-1))
 
-    def hats(self, x: npt.NDArray[np.float64]) -> Hats:
+    def hats(self, x: FloatArray) -> Hats:
         """Evaluate the hat functions.
 
         Args:
@@ -170,7 +171,7 @@ class CoarseGrid:
 class _MeshCoarseGrid(CoarseGrid):
     """Hat functions of a coarse DOLFINx mesh, located through its bounding-box trees."""
 
-    def __init__(self, fine: mesh.Mesh, coarse: mesh.Mesh, oversampling: int) -> None:
+    def __init__(self, fine: Mesh, coarse: Mesh, oversampling: int) -> None:
         self._init_common(fine, oversampling)
         with collective_errors(fine.comm):
             if not isinstance(coarse, mesh.Mesh):
@@ -202,7 +203,7 @@ class _MeshCoarseGrid(CoarseGrid):
         self.coarse = coarse
         self._nodes = coarse.geometry.input_global_indices.astype(np.int64)
         top = int(self._nodes.max()) if len(self._nodes) else -1
-        self._num_vertices = coarse.comm.allreduce(top, op=MPI.MAX) + 1
+        self._num_vertices: int = coarse.comm.allreduce(top, op=MPI.MAX) + 1
         self._element = basix.create_element(
             basix.ElementFamily.P, basix.CellType[coarse.topology.cell_type.name], 1
         )
@@ -212,7 +213,7 @@ class _MeshCoarseGrid(CoarseGrid):
         """Number of coarse vertices, on all ranks together."""
         return self._num_vertices
 
-    def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> FloatArray:
         """Coordinates of coarse vertices of this rank's part of the coarse mesh; NaN elsewhere."""
         order = np.argsort(self._nodes)
         found = np.searchsorted(self._nodes[order], vertices)
@@ -223,7 +224,7 @@ class _MeshCoarseGrid(CoarseGrid):
             x[hit] = self.coarse.geometry.x[found[hit], : x.shape[1]]
         return x
 
-    def hats(self, x: npt.NDArray[np.float64]) -> Hats:
+    def hats(self, x: FloatArray) -> Hats:
         """As :meth:`CoarseGrid.hats`. Collective."""
         coarse, comm = self.coarse, self.coarse.comm
         cells = np.arange(coarse.topology.index_map(coarse.topology.dim).size_local, dtype=np.int32)
@@ -251,7 +252,7 @@ class _MeshCoarseGrid(CoarseGrid):
                 )
         return hats
 
-    def _evaluate(self, place: geometry.PointOwnershipData, owner: npt.NDArray[np.int32]) -> Hats:
+    def _evaluate(self, place: geometry.PointOwnershipData[np.float64], owner: IntArray) -> Hats:
         """Hats at located points, computed where the cells are and sent back. Collective."""
         points = np.asarray(place.dest_points)[:, : self.coarse.geometry.dim]
         nodes = self.coarse.geometry.dofmap[np.asarray(place.dest_cells)]
@@ -271,14 +272,12 @@ class _MeshCoarseGrid(CoarseGrid):
         hats.vertices[back], hats.values[back] = vertices, values
         return hats
 
-    def _reference_hats(
-        self, points: npt.NDArray[np.float64], corners: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float64]:
+    def _reference_hats(self, points: FloatArray, corners: FloatArray) -> FloatArray:
         """Nodal basis of each point's cell at the point (clipped to the cell), by Newton."""
         dim = points.shape[1]
         X = np.full_like(points, 1.0 / (dim + 1))
         for _ in range(20):
-            table = self._element.tabulate(1, X)[:, :, :, 0]
+            table = np.asarray(self._element.tabulate(1, X))[:, :, :, 0]
             gap = points - np.einsum("pv,pvd->pd", table[0], corners)
             J = np.einsum("kpv,pvd->pdk", table[1:], corners)
             step = np.linalg.solve(J, gap[:, :, None])[:, :, 0]
@@ -290,7 +289,7 @@ class _MeshCoarseGrid(CoarseGrid):
             X /= np.maximum(1.0, X.sum(axis=1, keepdims=True))
         else:
             X = np.clip(X, 0.0, 1.0)
-        return self._element.tabulate(0, X)[0, :, :, 0]
+        return np.asarray(self._element.tabulate(0, X))[0, :, :, 0]
 
 
 class Neighbourhoods(NamedTuple):
@@ -304,14 +303,14 @@ class Neighbourhoods(NamedTuple):
         num_total: Number of neighbourhoods that hold cells, on all ranks together.
     """
 
-    vertices: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
-    cell_rank: npt.NDArray[np.int32]
-    cell: npt.NDArray[np.int32]
+    vertices: LongArray
+    offsets: LongArray
+    cell_rank: IntArray
+    cell: IntArray
     num_total: int
 
 
-def find_neighbourhoods(V: fem.FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Neighbourhoods:
+def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Neighbourhoods:
     """Distribute the neighbourhoods over the ranks and tell each owner its cells.
 
     A cell belongs to ω_i if χ_i is positive at one of its degrees of freedom (plus
@@ -351,7 +350,7 @@ def find_neighbourhoods(V: fem.FunctionSpace, coarse: CoarseGrid, hats: Hats) ->
     )
 
 
-def _incidence(dofs: npt.NDArray[np.int32], num_cells: int, num_dofs: int) -> sp.csr_matrix:
+def _incidence(dofs: IntArray, num_cells: int, num_dofs: int) -> sp.csr_matrix:
     """Cell-dof incidence of the first ``num_cells`` cells, shape ``(num_cells, num_dofs)``."""
     width = dofs.shape[1]
     indices = dofs[:num_cells].reshape(-1)
@@ -361,7 +360,7 @@ def _incidence(dofs: npt.NDArray[np.int32], num_cells: int, num_dofs: int) -> sp
     )
 
 
-def _share_rows(V: fem.FunctionSpace, rows: sp.csr_matrix) -> sp.csr_matrix:
+def _share_rows(V: FunctionSpace, rows: sp.csr_matrix) -> sp.csr_matrix:
     """Union over ranks of (dof, neighbourhood) pairs at the dofs they share. Collective."""
     comm, index_map = V.mesh.comm, V.dofmap.index_map
     size, (first, _) = index_map.size_local, index_map.local_range
@@ -398,9 +397,7 @@ def _share_rows(V: fem.FunctionSpace, rows: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(row), np.int32), (row, col)), shape=rows.shape)
 
 
-def _balance(
-    comm: MPI.Comm, vertex: npt.NDArray[np.int64], dim: int
-) -> tuple[npt.NDArray[np.int32], int]:
+def _balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> tuple[IntArray, int]:
     """Choose an owner for each neighbourhood. Collective; the same answer on every rank.
 
     Each goes to the rank that owns most of its cells; then border ones move from the busiest rank
@@ -444,7 +441,7 @@ def _balance(
     return table, len(present)
 
 
-def bounding_box(msh: mesh.Mesh) -> npt.NDArray[np.float64]:
+def bounding_box(msh: Mesh) -> FloatArray:
     """Lower and upper corner of a mesh, shape ``(2, gdim)``. Collective."""
     x = msh.geometry.x[:, : msh.geometry.dim]
     low = x.min(axis=0) if len(x) else np.full(msh.geometry.dim, np.inf)
@@ -454,14 +451,14 @@ def bounding_box(msh: mesh.Mesh) -> npt.NDArray[np.float64]:
     return np.stack([low, high])
 
 
-def _mean_cell_extent(msh: mesh.Mesh) -> npt.NDArray[np.float64]:
+def _mean_cell_extent(msh: Mesh) -> FloatArray:
     """Mean extent of the cells in each direction, shape ``(gdim,)``. Collective."""
     num = msh.topology.index_map(msh.topology.dim).size_local
     x = msh.geometry.x[msh.geometry.dofmap[:num]][:, :, : msh.geometry.dim]
     extent = np.ptp(x, axis=1).sum(axis=0) if num else np.zeros(msh.geometry.dim)
     total = msh.comm.allreduce(extent, op=MPI.SUM)
-    return total / msh.comm.allreduce(num, op=MPI.SUM)
+    return np.asarray(total / msh.comm.allreduce(num, op=MPI.SUM))
 
 
-def _fmt(values: npt.NDArray[np.float64]) -> str:
+def _fmt(values: FloatArray) -> str:
     return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

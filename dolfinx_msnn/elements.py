@@ -10,20 +10,21 @@ matrices, exterior-facet terms included. Any neighbourhood's matrix is a sum of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import basix
 import basix.ufl
 import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import BoolArray, CompilerOptions, DirichletBC, FloatArray, FunctionSpace
 
 _ALLOWED_INTEGRALS = ("cell", "exterior_facet")
 
 
-def check_space(V: fem.FunctionSpace) -> None:
+def check_space(V: FunctionSpace) -> None:
     """Refuse spaces that the multiscale construction does not cover.
 
     Raises:
@@ -46,7 +47,7 @@ def check_space(V: fem.FunctionSpace) -> None:
         )
 
 
-def check_form(form: ufl.Form, V: fem.FunctionSpace, name: str) -> None:
+def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
     """Refuse forms that are not bilinear forms on ``V`` by cell and exterior-facet integrals.
 
     Args:
@@ -82,7 +83,7 @@ def check_form(form: ufl.Form, V: fem.FunctionSpace, name: str) -> None:
         )
 
 
-def check_bcs(bcs: Sequence[fem.DirichletBC], V: fem.FunctionSpace) -> None:
+def check_bcs(bcs: Sequence[DirichletBC], V: FunctionSpace) -> None:
     """Refuse boundary conditions that are not on ``V`` or a component of it.
 
     Raises:
@@ -100,12 +101,12 @@ def check_bcs(bcs: Sequence[fem.DirichletBC], V: fem.FunctionSpace) -> None:
             )
 
 
-def _scalar_element(element: basix.ufl._ElementBase) -> basix.ufl._ElementBase:
+def _scalar_element(element: basix.ufl._ElementBase) -> Any:
     """The element of one component of a blocked element."""
     return element.sub_elements[0] if element.block_size > 1 else element
 
 
-def broken_space(V: fem.FunctionSpace) -> fem.FunctionSpace:
+def broken_space(V: FunctionSpace) -> FunctionSpace:
     """The space of the same element made discontinuous. Collective."""
     element = V.ufl_element()
     scalar = _scalar_element(element)
@@ -125,11 +126,11 @@ def broken_space(V: fem.FunctionSpace) -> fem.FunctionSpace:
 
 def element_matrices(
     form: ufl.Form,
-    broken: fem.FunctionSpace,
-    out: npt.NDArray[np.float64],
+    broken: FunctionSpace,
+    out: FloatArray,
     *,
-    form_compiler_options: dict[str, object] | None = None,
-    jit_options: dict[str, object] | None = None,
+    form_compiler_options: CompilerOptions | None = None,
+    jit_options: CompilerOptions | None = None,
 ) -> None:
     """Compute the element matrices of ``form`` on the cells of this rank.
 
@@ -155,7 +156,7 @@ def element_matrices(
 
 
 def _extract_blocks(
-    matrix: la.MatrixCSR, broken: fem.FunctionSpace, out: npt.NDArray[np.float64]
+    matrix: la.MatrixCSR[np.float64], broken: FunctionSpace, out: FloatArray
 ) -> None:
     """Copy the diagonal blocks of a broken matrix to ``out``, in dof-map order."""
     num_cells = len(out)
@@ -176,9 +177,7 @@ def _extract_blocks(
             view[:, i, :, j, :] = blocks[start[:, i] + position[:, j]]
 
 
-def check_element_matrices(
-    broken: fem.FunctionSpace, A: npt.NDArray[np.float64], S: npt.NDArray[np.float64] | None
-) -> None:
+def check_element_matrices(broken: FunctionSpace, A: FloatArray, S: FloatArray | None) -> None:
     """Refuse element matrices that cannot come from a coercive symmetric form.
 
     Raises:
@@ -195,10 +194,8 @@ def check_element_matrices(
             _check_blocks(S, broken, "s", strict=False)
 
 
-def _check_blocks(
-    blocks: npt.NDArray[np.float64], broken: fem.FunctionSpace, name: str, *, strict: bool
-) -> None:
-    def where(bad: npt.NDArray[np.bool_]) -> str:
+def _check_blocks(blocks: FloatArray, broken: FunctionSpace, name: str, *, strict: bool) -> None:
+    def where(bad: BoolArray) -> str:
         cell = int(np.argmax(bad))
         msh = broken.mesh
         x = msh.geometry.x[msh.geometry.dofmap[cell]].mean(axis=0)[: msh.geometry.dim]
@@ -230,8 +227,8 @@ def _check_blocks(
 
 
 def _measure(
-    blocks: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    blocks: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
     """Sum of |K| (NaN or inf if an entry is) and largest entry of |K - K^T|, for each block."""
     magnitude, asymmetry = np.empty(len(blocks)), np.empty(len(blocks))
     # Pieces that stay in cache.

@@ -809,15 +809,15 @@ def _grey_images(path: Path) -> list[Array]:
     if path.suffix in (".npy", ".npz"):
         loaded = np.load(path)
         if isinstance(loaded, np.ndarray):
-            return [loaded]
+            return [loaded.astype(np.float64)]
         with loaded:
             _require(len(loaded.files) == 1, "The arrays in the file", loaded.files, "one")
-            return [loaded[loaded.files[0]]]
+            return [loaded[loaded.files[0]].astype(np.float64)]
     try:
         from PIL import Image, ImageSequence
     except ImportError:
         raise ImportError(f"Reading the image {path} needs Pillow: pip install pillow.") from None
-    grey = ("1", "L", "I", "I;16", "F")
+    grey = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
     with Image.open(path) as image:
         frames = [
             f.copy() if f.mode in grey else f.convert("L") for f in ImageSequence.Iterator(image)

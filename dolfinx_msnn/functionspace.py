@@ -14,16 +14,24 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-import numpy.typing as npt
 
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._compat import require_real
 from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import (
+    BoolArray,
+    CompilerOptions,
+    DirichletBC,
+    Function,
+    FunctionSpace,
+    LongArray,
+)
 from dolfinx_msnn.bases.protocol import LocalBasis
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
+from dolfinx_msnn.operators import create_coarse_solver
 from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
 
 
@@ -47,10 +55,10 @@ class MultiscaleFunctionSpace:
 
     def __init__(
         self,
-        V: fem.FunctionSpace,
+        V: FunctionSpace,
         P: PETSc.Mat,
         dofs: CoarseDofs,
-        dirichlet: npt.NDArray[np.bool_],
+        dirichlet: BoolArray,
         timings: Timings,
     ) -> None:
         self.V = V
@@ -64,9 +72,10 @@ class MultiscaleFunctionSpace:
         self.num_neighbourhoods: int = comm.allreduce(len(dofs.eigenvalues))
 
     @property
-    def comm(self) -> MPI.Comm:
+    def comm(self) -> MPI.Intracomm:
         """Communicator of the fine mesh."""
-        return self.V.mesh.comm
+        comm: MPI.Intracomm = self.V.mesh.comm
+        return comm
 
     @property
     def P(self) -> PETSc.Mat:
@@ -100,9 +109,10 @@ class MultiscaleFunctionSpace:
     @property
     def dof_range(self) -> tuple[int, int]:
         """Global numbers of this rank's coarse dofs: first, and one past the last."""
-        return self.P.getOwnershipRangeColumn()
+        first, last = self.P.getOwnershipRangeColumn()
+        return int(first), int(last)
 
-    def neighbourhood_dofs(self, vertex: int) -> npt.NDArray[np.int64]:
+    def neighbourhood_dofs(self, vertex: int) -> LongArray:
         """Global coarse dofs of a neighbourhood; empty if another rank computed it.
 
         Args:
@@ -110,7 +120,7 @@ class MultiscaleFunctionSpace:
         """
         return self.dof_range[0] + np.flatnonzero(self.vertex == vertex)
 
-    def prolong(self, coefficients: PETSc.Vec, u: fem.Function | None = None) -> fem.Function:
+    def prolong(self, coefficients: PETSc.Vec, u: Function | None = None) -> Function:
         """The fine function P c.
 
         Args:
@@ -152,7 +162,7 @@ class MultiscaleFunctionSpace:
             self._R.destroy()
             self._R = None
 
-    def coefficients(self, f: fem.Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
+    def coefficients(self, f: Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
         """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
 
         Args:
@@ -165,8 +175,6 @@ class MultiscaleFunctionSpace:
         Note:
             Collective.
         """
-        from dolfinx_msnn.petsc import create_coarse_solver
-
         P = self.P
         gram = P.transposeMatMult(P) if M is None else M.ptap(P)
         fine, image = P.createVecLeft(), P.createVecLeft()
@@ -183,7 +191,7 @@ class MultiscaleFunctionSpace:
                 item.destroy()
         return c
 
-    def interpolate(self, f: fem.Function) -> fem.Function:
+    def interpolate(self, f: Function) -> Function:
         """The member of the space that is closest to ``f`` at the fine nodes (least squares).
 
         Members of the space come back unchanged.
@@ -205,7 +213,7 @@ class MultiscaleFunctionSpace:
         finally:
             coefficients.destroy()
 
-    def project(self, f: fem.Function, m: ufl.Form | None = None) -> fem.Function:
+    def project(self, f: Function, m: ufl.Form | None = None) -> Function:
         """The orthogonal projection of ``f`` onto the space.
 
         Args:
@@ -237,7 +245,7 @@ class MultiscaleFunctionSpace:
         finally:
             coefficients.destroy()
 
-    def check_member(self, f: fem.Function) -> None:
+    def check_member(self, f: Function) -> None:
         """Raise a ``ValueError`` unless ``f`` is a function in ``V``. Not collective."""
         if not isinstance(f, fem.Function) or f.function_space != self.V:
             raise ValueError(
@@ -265,11 +273,11 @@ class MultiscaleFunctionSpace:
     def load(
         cls,
         path: str | os.PathLike[str],
-        V: fem.FunctionSpace,
+        V: FunctionSpace,
         a: ufl.Form,
         *,
         s: ufl.Form | None = None,
-        bcs: Sequence[fem.DirichletBC] = (),
+        bcs: Sequence[DirichletBC] = (),
         mat_type: str | None = None,
     ) -> Self:
         """Read a space that :meth:`save` wrote, on any number of ranks.
@@ -313,23 +321,23 @@ class MultiscaleFunctionSpace:
         self.destroy()
 
 
-def set_function(u: fem.Function, vector: PETSc.Vec) -> None:
+def set_function(u: Function, vector: PETSc.Vec) -> None:
     """Copy a fine PETSc vector (owned part) to a function and update its ghosts. Collective."""
     u.x.array[: vector.getLocalSize()] = vector.array_r
     u.x.scatter_forward()
 
 
 def multiscale_functionspace(
-    V: fem.FunctionSpace,
+    V: FunctionSpace,
     coarse: CoarseGrid,
     basis: LocalBasis,
     a: ufl.Form,
     s: ufl.Form | None = None,
-    bcs: Sequence[fem.DirichletBC] = (),
+    bcs: Sequence[DirichletBC] = (),
     *,
     mat_type: str | None = None,
-    form_compiler_options: dict[str, object] | None = None,
-    jit_options: dict[str, object] | None = None,
+    form_compiler_options: CompilerOptions | None = None,
+    jit_options: CompilerOptions | None = None,
 ) -> MultiscaleFunctionSpace:
     """Build a multiscale coarse space of ``V``.
 

@@ -9,13 +9,16 @@ forest (``PETSc.SF``) for cells and one for dofs then bring any cell or dof data
 
 from __future__ import annotations
 
+from typing import Any
+
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx import fem
 from dolfinx_msnn._mpi import mpi_type
+from dolfinx_msnn._typing import FunctionSpace, IntArray
 from dolfinx_msnn.coarse import Neighbourhoods
 
 
@@ -35,7 +38,7 @@ class Halo:
         Creation is collective. Call :meth:`destroy` when done.
     """
 
-    def __init__(self, V: fem.FunctionSpace, neighbourhoods: Neighbourhoods) -> None:
+    def __init__(self, V: FunctionSpace, neighbourhoods: Neighbourhoods) -> None:
         msh, index_map = V.mesh, V.dofmap.index_map
         comm = msh.comm
         self.num_own_cells = msh.topology.index_map(msh.topology.dim).size_local
@@ -72,7 +75,7 @@ class Halo:
         """Fill the foreign rows of cell data, shape ``(num_cells, ...)``. Collective."""
         _broadcast(self._cell_sf, data, self.num_own_cells)
 
-    def extend_dofs(self, data: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def extend_dofs(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Append the foreign rows to dof data of ``V``, shape ``(num_local_dofs, ...)``.
 
         Collective. Returns shape ``(num_dofs, ...)``.
@@ -88,7 +91,7 @@ class Halo:
         self._dof_sf.destroy()
 
 
-def _star_forest(comm: object, num_roots: int, remote: npt.NDArray[np.int32]) -> PETSc.SF:
+def _star_forest(comm: MPI.Comm, num_roots: int, remote: IntArray) -> PETSc.SF:
     sf = PETSc.SF().create(comm)
     sf.setGraph(num_roots, None, np.ascontiguousarray(remote, dtype=PETSc.IntType).reshape(-1))
     return sf
@@ -96,8 +99,6 @@ def _star_forest(comm: object, num_roots: int, remote: npt.NDArray[np.int32]) ->
 
 def _broadcast(sf: PETSc.SF, data: npt.NDArray[np.generic], num_own: int) -> None:
     """Fill ``data[num_own:]`` from other ranks' own rows, a row as one contiguous MPI type."""
-    from mpi4py import MPI
-
     if sf.comm.size == 1:
         return
     row = mpi_type(data)

@@ -9,14 +9,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 import ufl
-from dolfinx import fem, la
+from dolfinx import la
 from dolfinx_msnn import elements
+from dolfinx_msnn._typing import (
+    BoolArray,
+    CompilerOptions,
+    DirichletBC,
+    FloatArray,
+    FunctionSpace,
+    IntArray,
+    LongArray,
+)
 from dolfinx_msnn.coarse import CoarseGrid, Hats, bounding_box, find_neighbourhoods
 from dolfinx_msnn.halo import Halo
 
@@ -45,23 +55,23 @@ class LocalProblem:
     vertex: int
     A: sp.csr_matrix
     s: sp.csr_matrix | None
-    chi: npt.NDArray[np.float64]
-    x: npt.NDArray[np.float64]
-    dofs: npt.NDArray[np.int64]
-    dirichlet: npt.NDArray[np.bool_]
+    chi: FloatArray
+    x: FloatArray
+    dofs: LongArray
+    dirichlet: BoolArray
     block_size: int
     pattern: bytes
-    place: npt.NDArray[np.float64]
+    place: FloatArray
 
     @property
     def num_dofs(self) -> int:
         """n_i, the number of dofs of the neighbourhood."""
-        return len(self.dofs)
+        return int(self.A.shape[0])
 
     @property
     def gdim(self) -> int:
         """Dimension of space."""
-        return self.x.shape[1]
+        return int(self.x.shape[1])
 
     @cached_property
     def S(self) -> sp.csr_matrix:
@@ -81,7 +91,7 @@ class LocalProblem:
     @property
     def nbytes(self) -> int:
         """Rough memory of the problem in bytes."""
-        return 2 * self.A.data.nbytes + self.A.indices.nbytes + 6 * self.x.nbytes
+        return int(2 * self.A.data.nbytes + self.A.indices.nbytes + 6 * self.x.nbytes)
 
 
 @dataclass(frozen=True)
@@ -89,16 +99,18 @@ class _Pattern:
     """Where the entries of a neighbourhood's element matrices go in its CSR matrix."""
 
     key: bytes
-    indptr: npt.NDArray[np.int32]
-    indices: npt.NDArray[np.int32]
-    slot: npt.NDArray[np.int64]
+    indptr: IntArray
+    indices: IntArray
+    slot: LongArray
 
     @classmethod
-    def create(cls, key: bytes, cell_dofs: npt.NDArray[np.int32], n: int) -> _Pattern:
+    def create(cls, key: bytes, cell_dofs: IntArray, n: int) -> _Pattern:
         """Sort the (row, column) pairs of all element matrices and number the distinct ones."""
         width = cell_dofs.shape[1]
         # Stable sorts of 16-bit integers are radix sorts.
-        small = cell_dofs.astype(np.uint16) if n <= np.iinfo(np.uint16).max else cell_dofs
+        small: npt.NDArray[Any] = cell_dofs
+        if n <= np.iinfo(np.uint16).max:
+            small = cell_dofs.astype(np.uint16)
         rows = np.repeat(small, width, axis=1).reshape(-1)
         cols = np.tile(small, (1, width)).reshape(-1)
         order = np.argsort(cols, kind="stable")
@@ -113,7 +125,7 @@ class _Pattern:
         np.cumsum(np.bincount(rows[new], minlength=n), out=indptr[1:])
         return cls(key, indptr, cols[new].astype(np.int32), slot)
 
-    def sum(self, blocks: npt.NDArray[np.float64]) -> sp.csr_matrix:
+    def sum(self, blocks: FloatArray) -> sp.csr_matrix:
         """Sum element matrices, shape ``(num_cells, n_e, n_e)``, to a neighbourhood's matrix."""
         data = np.bincount(self.slot, weights=blocks.reshape(-1), minlength=len(self.indices))
         n = len(self.indptr) - 1
@@ -155,15 +167,15 @@ class LocalProblems:
 
     def __init__(
         self,
-        V: fem.FunctionSpace,
+        V: FunctionSpace,
         coarse: CoarseGrid,
         a: ufl.Form,
         s: ufl.Form | None,
-        bcs: Sequence[fem.DirichletBC],
+        bcs: Sequence[DirichletBC],
         timings: Timings,
         *,
-        form_compiler_options: dict[str, object] | None = None,
-        jit_options: dict[str, object] | None = None,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
     ) -> None:
         start = time.perf_counter()
         self._timings = timings
@@ -184,7 +196,7 @@ class LocalProblems:
         start = timings.add("exchange", start)
 
         broken = elements.broken_space(V)
-        self._blocks: list[npt.NDArray[np.float64]] = []
+        self._blocks: list[FloatArray] = []
         width = self._cell_dofs.shape[1] * self._bs
         for form in [a] if s is None else [a, s]:
             blocks = np.empty((halo.num_cells, width, width))
@@ -271,7 +283,7 @@ class LocalProblems:
             place=self._places[k],
         )
 
-    def _sort(self, V: fem.FunctionSpace, cells: npt.NDArray[np.int32]) -> None:
+    def _sort(self, V: FunctionSpace, cells: IntArray) -> None:
         """Number dofs by position (x fastest), order each neighbourhood's cells by their dofs.
 
         Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
@@ -282,7 +294,7 @@ class LocalProblems:
         grid = np.rint((self._x - low) / (high - low) * (2**bits - 1)).astype(np.int64)
         order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
         self._x, self._dofs = self._x[order], self._dofs[order]
-        self._hats = Hats(*(part[order] for part in self._hats))
+        self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
         self._dirichlet = self._dirichlet[order]
         number = np.empty(len(order), dtype=np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)
@@ -296,7 +308,7 @@ class LocalProblems:
         self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
-def dirichlet_mask(V: fem.FunctionSpace, bcs: Sequence[fem.DirichletBC]) -> npt.NDArray[np.bool_]:
+def dirichlet_mask(V: FunctionSpace, bcs: Sequence[DirichletBC]) -> BoolArray:
     """Which dofs of ``V`` carry a Dirichlet condition, shape ``(num_local_dofs, bs)``."""
     bs = V.dofmap.index_map_bs
     mark = la.vector(V.dofmap.index_map, bs=bs)
@@ -306,3 +318,24 @@ def dirichlet_mask(V: fem.FunctionSpace, bcs: Sequence[fem.DirichletBC]) -> npt.
     mark.scatter_reverse(la.InsertMode.add)
     mark.scatter_forward()
     return np.asarray(mark.array > 0).reshape(-1, bs)
+
+
+def rigid_motions(x: FloatArray, block_size: int) -> FloatArray:
+    """Constants of each component and, in elasticity, the infinitesimal rotations.
+
+    Args:
+        x: Positions of the dof blocks, shape ``(n, gdim)``.
+        block_size: Components; if there are as many as dimensions, rotations are included.
+
+    Returns:
+        One motion a row, unrolled with the component fastest, shape ``(num, n * block_size)``.
+    """
+    n, gdim = x.shape
+    motions = [np.tile(np.eye(block_size)[k], n) for k in range(block_size)]
+    if block_size == gdim:
+        for i in range(gdim):
+            for j in range(i):
+                rotation = np.zeros((n, gdim))
+                rotation[:, i], rotation[:, j] = x[:, j], -x[:, i]
+                motions.append(rotation.reshape(-1))
+    return np.array(motions)

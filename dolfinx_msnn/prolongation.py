@@ -12,8 +12,8 @@ from petsc4py import PETSc
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx import fem
 from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import FloatArray, FunctionSpace, IntArray, LongArray
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
 
@@ -36,9 +36,9 @@ class CoarseDofs:
         num_dropped: Dependent basis functions that were dropped on this rank.
     """
 
-    vertex: npt.NDArray[np.int64]
-    mode: npt.NDArray[np.int32]
-    eigenvalues: dict[int, npt.NDArray[np.float64]]
+    vertex: LongArray
+    mode: IntArray
+    eigenvalues: dict[int, FloatArray]
     num_dropped: int
 
 
@@ -46,11 +46,11 @@ class CoarseDofs:
 class _Columns:
     """Basis functions of this rank, gathered neighbourhood by neighbourhood."""
 
-    rows: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    values: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    rows: list[LongArray] = field(default_factory=list)
+    values: list[FloatArray] = field(default_factory=list)
     vertex: list[int] = field(default_factory=list)
-    mode: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    eigenvalues: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+    mode: list[IntArray] = field(default_factory=list)
+    eigenvalues: dict[int, FloatArray] = field(default_factory=dict)
     num_dropped: int = 0
 
     def add(self, problem: LocalProblem, modes: LocalModes) -> None:
@@ -67,9 +67,7 @@ class _Columns:
         self.num_dropped += len(modes.vectors) - len(kept)
 
 
-def orthonormalise(
-    functions: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
     """Orthonormalise rows in the inner product Σ w² f g, in order, dropping dependent ones.
 
     The first k kept rows span the same space as the input rows they come from and those before.
@@ -101,8 +99,8 @@ def orthonormalise(
 
 
 def _gram_schmidt(
-    rows: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    rows: FloatArray,
+) -> tuple[LongArray, FloatArray]:
     """Classical Gram-Schmidt, twice; rows of norm one that depend on earlier ones are dropped."""
     kept: list[int] = []
     basis = np.empty_like(rows)
@@ -136,7 +134,7 @@ def check_modes(problem: LocalProblem, modes: LocalModes) -> None:
 
 
 def create_prolongation(
-    V: fem.FunctionSpace,
+    V: FunctionSpace,
     problems: LocalProblems,
     basis: LocalBasis,
     timings: Timings,
@@ -188,7 +186,7 @@ def create_prolongation(
 
 
 def _assemble(
-    V: fem.FunctionSpace, columns: _Columns, num_local: int, mat_type: str | None
+    V: FunctionSpace, columns: _Columns, num_local: int, mat_type: str | None
 ) -> PETSc.Mat:
     comm = V.mesh.comm
     first = comm.exscan(num_local) or 0
@@ -212,11 +210,11 @@ def _assemble(
 
 
 def create_coo_matrix(
-    V: fem.FunctionSpace,
+    V: FunctionSpace,
     num_local: int,
     rows: npt.NDArray[np.integer],
     cols: npt.NDArray[np.integer],
-    data: npt.NDArray[np.float64],
+    data: FloatArray,
     mat_type: str | None,
 ) -> PETSc.Mat:
     """A matrix with the row layout of ``V`` and ``num_local`` columns on this rank, from COO.

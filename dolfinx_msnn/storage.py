@@ -40,6 +40,14 @@ from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._compat import require_real
 from dolfinx_msnn._mpi import collective_errors, route
+from dolfinx_msnn._typing import (
+    BoolArray,
+    DirichletBC,
+    FloatArray,
+    FunctionSpace,
+    IntArray,
+    LongArray,
+)
 from dolfinx_msnn._version import __version__
 from dolfinx_msnn.coarse import bounding_box
 from dolfinx_msnn.local import Timings, dirichlet_mask
@@ -126,12 +134,12 @@ def save(
 
 def load(
     path: str | os.PathLike[str],
-    V: fem.FunctionSpace,
+    V: FunctionSpace,
     a: ufl.Form,
     s: ufl.Form | None,
-    bcs: Sequence[fem.DirichletBC],
+    bcs: Sequence[DirichletBC],
     mat_type: str | None,
-) -> tuple[fem.FunctionSpace, PETSc.Mat, CoarseDofs, npt.NDArray[np.bool_], Timings]:
+) -> tuple[FunctionSpace, PETSc.Mat, CoarseDofs, BoolArray, Timings]:
     """Read a space; see :meth:`MultiscaleFunctionSpace.load`. Collective."""
     require_real()
     comm = V.mesh.comm
@@ -175,7 +183,7 @@ def load(
 
 def _local_rows(
     P: PETSc.Mat,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+) -> tuple[IntArray, IntArray, FloatArray]:
     """CSR of this rank's rows with global columns; device matrices go through a host copy."""
     host = P if P.getType() in ("seqaij", "mpiaij") else P.copy().convert(PETSc.Mat.Type.AIJ)
     try:
@@ -185,7 +193,7 @@ def _local_rows(
             host.destroy()
 
 
-def _energies(V: fem.FunctionSpace, forms: list[ufl.Form]) -> npt.NDArray[np.float64]:
+def _energies(V: FunctionSpace, forms: list[ufl.Form]) -> FloatArray:
     """a(f, f) for three fixed functions f of position, for each form. Collective."""
     low, high = bounding_box(V.mesh)
     f = fem.Function(V)
@@ -220,8 +228,8 @@ def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 def _check_header(
     path: str | os.PathLike[str],
     file: h5py.File,
-    V: fem.FunctionSpace,
-    energies: npt.NDArray[np.float64],
+    V: FunctionSpace,
+    energies: FloatArray,
 ) -> None:
     name = os.fspath(path)
     if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
@@ -285,9 +293,7 @@ def _slab(data: h5py.Dataset, comm: MPI.Comm) -> npt.NDArray[Any]:
     return data[n * comm.rank // comm.size : n * (comm.rank + 1) // comm.size]
 
 
-def _match_points(
-    path: str | os.PathLike[str], V: fem.FunctionSpace, points: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
+def _match_points(path: str | os.PathLike[str], V: FunctionSpace, points: FloatArray) -> LongArray:
     """New global block numbers of this rank's slab of saved points, found by position.
 
     Rounded positions are sent to a rank that their hash names, where saved and present ones meet.
@@ -336,9 +342,7 @@ def _match_points(
     return found
 
 
-def _lookup(
-    comm: MPI.Comm, table: npt.NDArray[np.int64], size: int, index: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _lookup(comm: MPI.Comm, table: LongArray, size: int, index: LongArray) -> LongArray:
     """Entries ``index`` of a table of which each rank holds its slab. Collective."""
     bounds = size * np.arange(comm.size + 1) // comm.size
     wanted, inverse = np.unique(index, return_inverse=True)
@@ -351,10 +355,10 @@ def _lookup(
 
 def _check_dirichlet(
     path: str | os.PathLike[str],
-    V: fem.FunctionSpace,
-    rows: npt.NDArray[np.int64],
+    V: FunctionSpace,
+    rows: LongArray,
     saved: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.bool_],
+    mask: BoolArray,
 ) -> None:
     """Refuse a file whose constrained dofs are not those of ``mask``. Collective."""
     comm, index_map = V.mesh.comm, V.dofmap.index_map
@@ -370,7 +374,7 @@ def _check_dirichlet(
             )
 
 
-def _spectra(file: h5py.File, comm: MPI.Comm) -> dict[int, npt.NDArray[np.float64]]:
+def _spectra(file: h5py.File, comm: MPI.Comm) -> dict[int, FloatArray]:
     """Eigenvalues of this rank's share of the neighbourhoods."""
     counts = file["eigen_count"][:]
     ends = np.cumsum(counts)

@@ -71,7 +71,7 @@ def ensemble(statistic, num_seeds):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("family", "on_mesh"), zip(FAMILIES, ON_MESH, strict=True))
+@pytest.mark.parametrize(("family", "on_mesh"), list(zip(FAMILIES, ON_MESH, strict=True)))
 def test_same_field_at_any_rank_count(family, on_mesh, cell):
     n = 24 if cell in FLAT else 8
     kappa = on_mesh(box_mesh(COMM, cell, n), 1e4, 3)
@@ -114,6 +114,7 @@ def test_box_maps_the_unit_box(family):
     np.testing.assert_allclose(values, field((x[:, :2] - lower) / (upper - lower)), rtol=1e-5)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dim", [2, 3])
 def test_seed_and_contrast(family, dim):
@@ -139,6 +140,7 @@ def test_float32_mesh():
     assert set(gathered(kappa)[1]) == {1.0, 1e3}
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_channels_cross_the_box(dim, axis):
@@ -153,6 +155,7 @@ def test_channels_cross_the_box(dim, axis):
         assert np.isin(labels, list(crossing)).sum() > 0.5 * high.sum()
 
 
+@pytest.mark.serial
 def test_channel_options():
     x = lattice(60, 2)
     assert np.all(fields.Channels(2, num_channels=0, num_inclusions=0)(x) == 1.0)
@@ -164,6 +167,7 @@ def test_channel_options():
     assert np.array_equal(turned, fields.Channels(2)(x))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize(
     "make",
@@ -182,6 +186,7 @@ def test_volume_fraction(make, dim):
     assert abs(mean - make(dim, 0).fraction) < 4 * error
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("shape", ["ball", "box"])
 def test_one_inclusion_has_the_size_asked(shape):
     x = lattice(400, 2)
@@ -198,6 +203,7 @@ def test_one_inclusion_has_the_size_asked(shape):
         pytest.fail("every inclusion was cut by the box")
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("length", [0.06, (0.05, 0.1), (0.1, 0.05, 0.08)])
 def test_gaussian_moments(length):
     dim = len(length) if isinstance(length, tuple) else 2
@@ -307,6 +313,7 @@ def test_lattice_on_its_own_mesh(cell):
     assert default.topology.cell_type in (CellType.quadrilateral, CellType.hexahedron)
 
 
+@pytest.mark.serial
 def test_lattice_crop():
     v = spread((6, 5, 4))
     field = fields.LatticeField(v, (2.0, 1.0, 0.5), (0.0, 10.0, 20.0))
@@ -345,6 +352,7 @@ def test_lattice_on_other_meshes():
     assert raised(lambda: field.create_mesh(COMM, CellType.hexahedron))[0] is ValueError
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("values", "options", "sentence"),
     [
@@ -387,7 +395,9 @@ def spe10(folder):
         path.parent.mkdir()
         with path.open("w", newline="") as file:
             # The official line breaking, and two others, with other white space.
-            for part, columns, sep, end in zip(k, (6, 8, 1), (" ", "\t", ""), "\n \n", strict=True):
+            for part, columns, sep, end in zip(
+                k, (6, 8, 60), (" ", "\t", "\n"), "\n \n", strict=True
+            ):
                 flat = part.transpose(2, 1, 0).ravel().reshape(-1, columns)
                 np.savetxt(file, flat, fmt="%.3f", delimiter=sep, newline=end + "\r\n")
     COMM.barrier()
@@ -413,12 +423,10 @@ def test_spe10_text(spe10):
     assert block.cell_size == (6.096, 3.048, 0.6096)
     assert block.origin == (0.0, 0.0, pytest.approx(83 * 0.6096))
     # The order of the file, spelt out: x fastest, then y, then layer, then component.
-    tokens = path.read_text().split()
-    for i, j, layer_number in ((0, 0, 1), (59, 0, 1), (7, 130, 36), (59, 219, 85)):
-        value = float(tokens[60 * 220 * 85 + i + 60 * (j + 220 * (layer_number - 1))])
-        y = fields.read_spe10(path, layer_number, component="y") if i == 7 else None
-        assert value == k[1, i, j, layer_number - 1]
-        assert y is None or y.values[i, j] == value
+    tokens = path.read_text().split() if COMM.rank == 0 else []
+    middle = fields.read_spe10(path, 36, component="y").values
+    for i, j in ((0, 0), (59, 0), (7, 130), (59, 219)) if tokens else ():
+        assert float(tokens[60 * 220 * 85 + i + 60 * (j + 220 * 35)]) == middle[i, j]
 
 
 def test_spe10_npz_agrees_with_text(spe10, folder):
@@ -524,7 +532,7 @@ def test_arrays_and_their_files(folder):
     np.testing.assert_allclose(affine.values[:, :, 0], 1.0 + a)
     table = fields.from_array(a, phases={0: 5.0, 1: 1e3, 2: 1.0, 4: 7.0}, cell_size=(1, 2))
     assert table.values.tolist() == [[5.0, 1e3, 1.0], [1.0, 1e3, 7.0]]
-    assert table.extent == (2.0, 6.0) and fields.from_array(a).extent == (2 / 3, 1.0)
+    assert table.extent == (2.0, 6.0) and fields.from_array(a + 1.0).extent == (2 / 3, 1.0)
 
 
 def test_images(folder, monkeypatch):

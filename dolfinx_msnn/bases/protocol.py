@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
+from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.local import LocalProblem
 
 
@@ -21,8 +19,8 @@ class LocalModes(NamedTuple):
         vectors: Modes φ_j at the dofs of the neighbourhood, shape ``(num_modes, n_i)``.
     """
 
-    values: npt.NDArray[np.float64]
-    vectors: npt.NDArray[np.float64]
+    values: FloatArray
+    vectors: FloatArray
 
 
 @runtime_checkable

@@ -11,11 +11,11 @@ from petsc4py import PETSc
 from slepc4py import SLEPc
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
+from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.bases.protocol import LocalModes
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn.local import LocalProblem, rigid_motions
 
 
 class SpectralBasis:
@@ -195,7 +195,7 @@ class _Eigensolver:
     def _run(
         self,
         problem: LocalProblem,
-        deflate: npt.NDArray[np.float64],
+        deflate: FloatArray,
         num: int,
         ncv: int,
         tol: float | None = None,
@@ -231,7 +231,7 @@ class _Eigensolver:
             item.destroy()
 
 
-def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, npt.NDArray[np.float64]]:
+def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, FloatArray]:
     """A sequential AIJ matrix and the array that holds its values."""
     data = matrix.data.copy()
     indptr = matrix.indptr.astype(PETSc.IntType, copy=False)
@@ -243,22 +243,15 @@ def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, npt.NDArray[np.flo
     return mat, data
 
 
-def kernel(problem: LocalProblem) -> npt.NDArray[np.float64]:
+def kernel(problem: LocalProblem) -> FloatArray:
     """Rigid motions that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``.
 
-    Candidates are the constants of each component and, for as many components as dimensions, the
-    infinitesimal rotations; each is tested against A_i itself.
+    Each candidate is tested against A_i itself.
     """
-    bs, n, gdim = problem.block_size, problem.num_dofs, problem.gdim
-    component = np.arange(n) % bs
-    candidates = [(component == k).astype(np.float64) for k in range(bs)]
-    if bs == gdim:
-        x = problem.x - problem.x.mean(axis=0)
-        for i in range(gdim):
-            for j in range(i):
-                candidates.append((component == i) * x[:, j] - (component == j) * x[:, i])
+    x = problem.x[:: problem.block_size]
+    candidates = rigid_motions(x - x.mean(axis=0), problem.block_size)
     size = abs(problem.A)
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for z in candidates:
         if np.any(np.abs(problem.A @ z) > 1e-12 * (size @ np.abs(z))):
             continue
@@ -268,12 +261,12 @@ def kernel(problem: LocalProblem) -> npt.NDArray[np.float64]:
         norm = np.sqrt(z @ (problem.S @ z))
         if norm > 0:
             found.append(z / norm)
-    return np.array(found).reshape(-1, n)
+    return np.array(found).reshape(-1, problem.num_dofs)
 
 
 def _merge(
-    values: npt.NDArray[np.float64], vectors: npt.NDArray[np.float64], new: LocalModes
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    values: FloatArray, vectors: FloatArray, new: LocalModes
+) -> tuple[FloatArray, FloatArray]:
     """Add eigenpairs and sort by eigenvalue."""
     values = np.concatenate([values, new.values])
     order = np.argsort(values, kind="stable")
@@ -313,7 +306,7 @@ def _dense(problem: LocalProblem, num: int) -> LocalModes:
     return LocalModes(scale * (1 / theta - 1), _fix_signs((vectors / norms).T.copy()))
 
 
-def _fix_signs(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _fix_signs(vectors: FloatArray) -> FloatArray:
     """Make the entry of largest magnitude of each row positive."""
     largest = np.argmax(np.abs(vectors), axis=1)
     sign = np.sign(vectors[np.arange(len(vectors)), largest])

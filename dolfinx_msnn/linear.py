@@ -1,0 +1,259 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Linear problems in a multiscale space: A_0 u_0 = R(b − A g), u = P u_0 + g."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from petsc4py import PETSc
+
+import numpy as np
+
+import ufl
+from dolfinx import fem, la
+from dolfinx.fem.petsc import assemble_matrix, create_matrix
+from dolfinx_msnn import elements
+from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
+from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
+from dolfinx_msnn.kernel import Kernel
+from dolfinx_msnn.local import dirichlet_mask
+from dolfinx_msnn.operators import (
+    assemble_coarse_matrix,
+    assemble_coarse_vector,
+    create_coarse_matrix,
+    create_coarse_solver,
+)
+
+
+class LinearProblem:
+    """Solve a(u, v) = L(v) in a multiscale space: A_0 u_0 = R(b − A g), u = P u_0 + g.
+
+    Mirrors :class:`dolfinx.fem.petsc.LinearProblem`. The operator is assembled and factored once,
+    when it is first needed; further right-hand sides cost one restriction, one coarse solve and
+    one prolongation.
+
+    Args:
+        a: Bilinear form.
+        L: Linear form. More can be given to :meth:`solve`.
+        W: Multiscale space.
+        petsc_options_prefix: Prefix of the coarse solver's options. Mandatory, the same on all
+            ranks.
+        bcs: Dirichlet conditions, on the dofs that ``W`` was built for; any values.
+        u: Solution; created if not given.
+        petsc_options: Options of the coarse KSP. Default: a direct solve.
+        mat_type: PETSc type of the fine matrix, and so of all else. Default: that of ``W.P``.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Raises:
+        ValueError: If an argument does not fit ``W``.
+
+    Note:
+        Creation is collective. Without Dirichlet conditions, rigid motions (constants; for as many
+        components as dimensions, rotations too) in the kernel of A are found: the right-hand side
+        is then made compatible, and the solution is L2-orthogonal to them (mean zero).
+    """
+
+    def __init__(
+        self,
+        a: ufl.Form,
+        L: ufl.Form,
+        W: MultiscaleFunctionSpace,
+        *,
+        petsc_options_prefix: str,
+        bcs: Sequence[DirichletBC] = (),
+        u: Function | None = None,
+        petsc_options: Mapping[str, object] | None = None,
+        mat_type: str | None = None,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
+    ) -> None:
+        self._solver: PETSc.KSP = None
+        self._owned: list[PETSc.Object] = []
+        if not isinstance(W, MultiscaleFunctionSpace):
+            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+        self._compile = partial(
+            fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
+        )
+        with collective_errors(W.comm):
+            if not isinstance(petsc_options_prefix, str) or petsc_options_prefix == "":
+                raise ValueError(
+                    "petsc_options_prefix must be a non-empty string, got "
+                    f"{petsc_options_prefix!r}."
+                )
+            elements.check_form(a, W.V, "a")
+            _check_linear_form(L, W)
+            elements.check_bcs(bcs, W.V)
+            if u is not None:
+                W.check_member(u)
+        mask = dirichlet_mask(W.V, bcs)[: W.V.dofmap.index_map.size_local].reshape(-1)
+        with collective_errors(W.comm):
+            if not np.array_equal(mask, W.dirichlet):
+                raise ValueError(
+                    f"bcs constrain {int(mask.sum())} dofs of this rank, the multiscale space was "
+                    f"built for {int(W.dirichlet.sum())}, and they are not the same ones; expected "
+                    "conditions on the dofs given to multiscale_functionspace."
+                )
+        self.W, self.bcs = W, list(bcs)
+        self.u: Function = fem.Function(W.V) if u is None else u
+        self._a: Form = self._compile(a)
+        self._L: Form = self._compile(L)
+        self._prefix, self._options = petsc_options_prefix, dict(petsc_options or {})
+        kind = W.P.getType() if mat_type is None else mat_type
+        self._A = self._own(create_matrix(self._a, kind=kind))
+        self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
+        self._A0: PETSc.Mat = None
+        self._kernel: Kernel | None = None
+        self._nullspace: PETSc.NullSpace = None
+        self._b = self._own(self._A.createVecLeft())
+        self._fine = self._own(self._A.createVecRight())
+        self._b0: PETSc.Vec = None
+        self._x0: PETSc.Vec = None
+
+    def _own(self, item: PETSc.Object) -> PETSc.Object:
+        self._owned.append(item)
+        return item
+
+    @property
+    def a(self) -> Form:
+        """The compiled bilinear form."""
+        return self._a
+
+    @property
+    def L(self) -> Form:
+        """The compiled linear form that was solved for last."""
+        return self._L
+
+    @property
+    def A(self) -> PETSc.Mat:
+        """The fine matrix, Dirichlet rows and columns zeroed. Owned by the problem."""
+        return self._A
+
+    @property
+    def A0(self) -> PETSc.Mat:
+        """The coarse matrix PᵀAP; assembled if it is not yet (collective then)."""
+        if self._A0 is None:
+            self.assemble()
+        return self._A0
+
+    @property
+    def b(self) -> PETSc.Vec:
+        """The fine right-hand side b − A g of the last solve. Owned by the problem."""
+        return self._b
+
+    @property
+    def solver(self) -> PETSc.KSP:
+        """The coarse solver; set up if it is not yet (collective then)."""
+        if self._solver is None:
+            self.assemble()
+        return self._solver
+
+    def assemble(self) -> None:
+        """Assemble A and A_0, for the first time or after a coefficient of ``a`` has changed.
+
+        Collective. Keeps the symbolic product and the basis.
+        """
+        A = self._A
+        A.zeroEntries()
+        # The registered overload for a given matrix is not in its annotations.
+        assemble_matrix(A, self._a, bcs=self.bcs)  # type: ignore[misc, arg-type]
+        A.assemble()
+        if self._A0 is None:
+            self._A0 = self._own(create_coarse_matrix(A, self.W))
+            self._A0.setOptionsPrefix(f"{self._prefix}A0_")
+            self._b0 = self._own(self._A0.createVecLeft())
+            self._x0 = self._own(self._A0.createVecRight())
+        else:
+            assemble_coarse_matrix(self._A0, A, self.W)
+        if self._solver is not None:
+            self._solver.setOperators(self._A0)
+            return
+        if not self.bcs:
+            self._kernel = Kernel.find(A, self.W.V, self._compile)
+            if self._kernel is not None:
+                self._nullspace = self._own(self._kernel.coarse_nullspace(self.W))
+                self._A0.setNullSpace(self._nullspace)
+        self._solver = self._own(create_coarse_solver(self._A0, self._prefix, self._options))
+
+    def solve(self, L: ufl.Form | Form | None = None) -> Function:
+        """Solve, for the right-hand side ``L`` if given, else for the last one.
+
+        Args:
+            L: Linear form, UFL or compiled.
+
+        Returns:
+            The solution in the fine space (always the same function, ``u``).
+
+        Raises:
+            RuntimeError: If the coarse solver did not converge; ``u`` is left as it was.
+
+        Note:
+            Collective.
+        """
+        if L is not None and not isinstance(L, fem.Form):
+            with collective_errors(self.W.comm):
+                _check_linear_form(L, self.W)
+            self._L = self._compile(L)
+        elif L is not None:
+            self._L = L
+        if self._solver is None:
+            self.assemble()
+        load = fem.assemble_vector(self._L)
+        fem.apply_lifting(load.array, [self._a], bcs=[self.bcs])
+        load.scatter_reverse(la.InsertMode.add)
+        size = self._b.getLocalSize()
+        with self._b as array:
+            array[:] = load.array[:size]
+            array[self.W.dirichlet] = 0.0
+        assemble_coarse_vector(self._b, self.W, self._b0)
+        if self._kernel is not None:
+            self._nullspace.remove(self._b0)
+        self._solver.solve(self._b0, self._x0)
+        reason = self._solver.getConvergedReason()
+        if reason < 0 or not np.isfinite(self._x0.norm()):
+            raise RuntimeError(
+                f"The coarse solver ({self._prefix}) did not converge: PETSc reason {reason} after "
+                f"{self._solver.getIterationNumber()} iterations."
+            )
+        self.W.P.mult(self._x0, self._fine)
+        set_function(self.u, self._fine)
+        if self._kernel is not None:
+            self._kernel.remove(self.u)
+        lift: Function = fem.Function(self.W.V)
+        for bc in self.bcs:
+            bc.set(lift.x.array)
+        lift.x.scatter_forward()
+        self.u.x.array[:] += lift.x.array
+        return self.u
+
+    def destroy(self) -> None:
+        """Free the PETSc objects of this problem (not those of ``W``). Collective."""
+        for item in reversed(self._owned):
+            item.destroy()
+        self._owned.clear()
+        self._solver = self._A0 = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.destroy()
+
+
+def _check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace) -> None:
+    if isinstance(L, ufl.Form) and len(L.arguments()) == 1:
+        if L.arguments()[0].ufl_function_space() == W.V:
+            return
+        raise ValueError("L has its test function on another space than V; expected V.")
+    given = f"{len(L.arguments())} arguments" if isinstance(L, ufl.Form) else type(L).__name__
+    raise ValueError(f"L must be a UFL linear form with one test function on V, got {given}.")
