@@ -334,11 +334,12 @@ def test_lattice_crop():
 def test_lattice_on_other_meshes():
     field = fields.LatticeField(spread((8, 4)))  # sides 1 and 1/2
     assert field.extent == (1.0, 0.5)
-    # Midpoints on lattice vertices belong to the upper cell, at any number of ranks.
-    msh = mesh.create_rectangle(COMM, [(0, 0), (1, 0.5)], [4, 2], CellType.quadrilateral)
-    x, values = gathered(field.interpolate(msh))
-    index = np.rint(x[:, :2] * 8).astype(int)
-    assert np.array_equal(values, field.values[tuple(index.T)])
+    # Midpoints on lattice vertices belong to the upper cell, whatever the round-off.
+    tenths = fields.LatticeField(spread((12, 6)), (0.1, 0.1))
+    msh = mesh.create_rectangle(COMM, [(0, 0), (1.2, 0.6)], [6, 3], CellType.quadrilateral)
+    x, values = gathered(tenths.interpolate(msh))
+    index = np.rint(x[:, :2] * 10).astype(int)
+    assert np.array_equal(values, tenths.values[tuple(index.T)])
     square = box_mesh(COMM, CellType.quadrilateral, 8)
     kind, message = raised(lambda: field.interpolate(square))
     assert kind is ValueError and message.startswith("The mesh without fit=True")

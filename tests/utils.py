@@ -272,32 +272,40 @@ class Reference:
     """A multiscale space without dolfinx_msnn, on COMM_SELF.
 
     Args:
-        V: Fine space on COMM_SELF.
+        kappa: DG0 coefficient, on COMM_SELF.
         chi: Hat functions at the dof blocks, shape ``(num_blocks, num_vertices)``.
-        forms: ``forms(V, indicator)`` returns ``a`` and ``s`` (or ``None``) with the integrands
-            multiplied by the indicator.
+        a: Form linear in ``kappa``: zeroing it on all other cells leaves a neighbourhood's matrix.
+        s: Right-hand form, linear in ``kappa``, or ``None``.
+        dirichlet: Constrained unrolled dofs.
         layers: Oversampling.
     """
 
-    def __init__(self, V, chi, forms, layers=0):
-        self.V, self.chi, self.layers = V, np.where(chi < 1e-10, 0.0, chi), layers
-        self.indicator = fem.Function(fem.functionspace(V.mesh, ("DG", 0)))
-        self.forms = [None if f is None else fem.form(f) for f in forms(V, self.indicator)]
+    def __init__(self, kappa, chi, a, s=None, dirichlet=(), layers=0):
+        self.V = a.arguments()[0].ufl_function_space()
+        self.chi, self.layers = np.where(chi < 1e-10, 0.0, chi), layers
+        self.kappa, self.values = kappa, kappa.x.array.copy()
+        self.forms = [fem.form(a), None if s is None else fem.form(s)]
+        self.num_dofs = self.V.dofmap.index_map.size_local * self.V.dofmap.index_map_bs
+        self.free = np.ones(self.num_dofs, bool)
+        self.free[np.asarray(dirichlet, dtype=int)] = False
 
     def cells(self, vertex):
         """Cells where χ is positive at a dof, and the layers around them."""
         dofs = self.V.dofmap.list
         members = (self.chi[:, vertex][dofs] > 0).any(axis=1)
         for _ in range(self.layers):
-            reached = set(dofs[members].reshape(-1).tolist())
-            members = np.array([not reached.isdisjoint(row) for row in dofs.tolist()])
+            members = np.isin(dofs, dofs[members]).any(axis=1)
         return np.flatnonzero(members)
 
-    def assemble(self, form, cells):
-        """The whole matrix of a form on some cells only."""
-        self.indicator.x.array[:] = 0.0
-        self.indicator.x.array[self.indicator.function_space.dofmap.list[cells, 0]] = 1.0
-        return fem.assemble_matrix(form).to_scipy().tocsr()
+    def assemble(self, form, cells=None):
+        """The matrix of a form on some cells only (default: all), natural boundary."""
+        keep = np.ones(len(self.values)) if cells is None else np.zeros(len(self.values))
+        if cells is not None:
+            keep[self.kappa.function_space.dofmap.list[cells, 0]] = 1.0
+        self.kappa.x.array[:] = self.values * keep
+        matrix = fem.assemble_matrix(form).to_scipy().tocsr()
+        self.kappa.x.array[:] = self.values
+        return matrix
 
     def local(self, vertex):
         """The pencil of one neighbourhood."""
@@ -313,6 +321,18 @@ class Reference:
         if S is None:
             S = chi[:, None] * A * chi
         return Local(cells, dofs, A, S, chi)
+
+    def basis(self, num_modes):
+        """Rows R of the space: for each vertex with cells, its functions and all eigenvalues."""
+        rows = {}
+        for vertex in range(self.chi.shape[1]):
+            if len(self.cells(vertex)):
+                local = self.local(vertex)
+                values, phi = pencil_eigh(local.A, local.S, num_modes + 1)
+                R = np.zeros((num_modes, self.num_dofs))
+                R[:, local.dofs] = local.chi * phi[:num_modes]
+                rows[vertex] = (R * self.free, values)
+        return rows
 
 
 def pencil_eigh(A, S, num):
