@@ -1,5 +1,3 @@
-# Copyright (C) 2026 The dolfinx_msnn developers
-# SPDX-License-Identifier: MIT
 # ---
 # jupyter:
 #   jupytext:
@@ -27,6 +25,8 @@
 # it: one from the smooth Tarbert formation on top, one from the channels of the Upper Ness below.
 
 # %%
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
 import os
 import re
 import time
@@ -271,8 +271,8 @@ def gather(f):
 # grid (and of the channels, if there are two values of $\kappa$ only), and the eigenvalues
 # $\lambda_{ij}$ of all neighbourhoods in grey, with their median. Modes left of the dashed line are
 # kept. The theory of these spaces (Efendiev, Galvis and Hou, J. Comput. Phys. 251, 2013) bounds the
-# energy error by a multiple of $\Lambda^{-1/2}$, with $\Lambda$ the smallest eigenvalue that is left
-# out: the steep part of the spectra should lie to the left.
+# energy error by a multiple of $\Lambda^{-1/2}$, where $\Lambda$ is the smallest eigenvalue that is
+# left out: the steep part of the spectra should lie to the left.
 
 # %%
 mpl.rcParams.update({"font.size": 13, "axes.titlesize": 14, "axes.linewidth": 0.8})
@@ -292,12 +292,12 @@ def draw(result, unit, file):
     boxes = np.array(result["boxes"])
     H = np.array([np.ptp(x), np.ptp(y)]) / boxes
     heights = np.ptp(y) / np.ptp(x), H[1] / H[0]
-    fig = Figure(figsize=(13, 3 * sum(heights) + 2.9), dpi=120, layout="compressed")
+    fig = Figure(figsize=(13, 3 * sum(heights) + 2.9), dpi=110, layout="compressed")
     maps, below = fig.subplots(2, 4, height_ratios=heights)
 
-    def show(axis, values, title, **options):
-        axis.set_title(title)
-        return axis.pcolormesh(x, y, values, shading="gouraud", **options)
+    def show(axis, values, title, low, high, cmap):
+        axis.set(title=title)
+        return axis.pcolormesh(x, y, values, vmin=low, vmax=high, cmap=cmap, shading="gouraud")
 
     def colorbar(image, axes, label, shrink=0.9, **options):
         fig.colorbar(image, ax=axes, location="bottom", label=label, shrink=shrink, **options)
@@ -309,16 +309,16 @@ def draw(result, unit, file):
         (maps[1], fine, f"fine: {fine.size:,} dofs"),
         (maps[2], coarse, f"multiscale: {result['N_c']:,} dofs"),
     ):
-        image = show(axis, values, title, vmin=0, vmax=1, cmap="viridis")
+        image = show(axis, values, title, 0, 1, cmap="viridis")
         axis.contour(x, y, values, np.arange(1, 20) / 20, colors="w", linewidths=0.6, alpha=0.8)
     colorbar(image, maps[1:3], "pressure / pressure drop", shrink=0.6)
-    image = show(maps[3], error, "difference", vmin=0, cmap="magma_r")
+    image = show(maps[3], error, "difference", 0, error.max(), cmap="magma_r")
     colorbar(image, maps[3], "|difference| / pressure drop", ticks=mpl.ticker.MaxNLocator(4))
 
     corner = np.array([x[0], y[0]]) + H * (boxes // 2 - 1.5)
     for j, (axis, values) in enumerate(zip(below[:3], basis, strict=True)):
         title = rf"basis function $\psi_{{i{j + 1}}}$"
-        image = show(axis, values, title, vmin=-1, vmax=1, cmap="RdBu_r")
+        image = show(axis, values, title, -1, 1, cmap="RdBu_r")
         if len(np.unique(kappa)) == 2:
             middle = np.sqrt(kappa.min() * kappa.max())
             axis.contour(*centres, kappa, [middle], colors="0.65", linewidths=1)
@@ -329,6 +329,8 @@ def draw(result, unit, file):
         axis.yaxis.set_major_formatter("{x:.3g}")
     colorbar(image, below[:3], "value / largest value", shrink=0.4, ticks=[-1, -0.5, 0, 0.5, 1])
 
+    for axis in maps:
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, steps=[1, 1.5, 2, 5, 10]))
     for row in (maps, below[:3]):
         for axis in row:
             axis.set(aspect="equal", xlabel=f"x ({unit})" if unit else "x")
@@ -352,23 +354,27 @@ def draw(result, unit, file):
 # %% [markdown]
 # ## The rock
 #
-# The channels conduct a thousand times better than the rock around them and run across the drop, so
-# that the pressure is nearly constant in a channel and falls between them. SPE10 layers are 60 x
-# 220 cells of 6.096 m x 3.048 m with the permeability as given, in millidarcy; a coarse box has
-# 10 x 10 of them. The last number of each case bounds the energy error with 8 modes, 20 % above
-# what was measured.
+# The generated channels conduct a thousand times better than the rock around them, and run along
+# the pressure drop. Their `seed` changes the numbers: over the seeds 0 to 9 the relative energy
+# error lies between 0.25 and 0.38 with 8 modes and between 0.08 and 0.15 with 12. With `axis=0` the
+# channels run across the drop. The pressure then falls in thin barriers, some of them at the ends
+# of the domain, which is harder: the errors lie between 0.23 and 0.67, and between 0.13 and 0.52.
+#
+# SPE10 layers are 60 x 220 cells of 6.096 m x 3.048 m with the permeability as given, in
+# millidarcy. A coarse box has 10 x 10 of them. A file with the layers 1 to 50 only will do: the
+# Upper Ness is then represented by layer 45. The last number of each case bounds the energy error
+# with 8 modes and is 20 % above what was measured.
+
 
 # %%
-SEED = int(os.environ.get("SEED", 2))
-
-
 def cases():
     """Name, permeability, coarse boxes, unit of length, and bound on the energy error."""
     path = os.environ.get("SPE10")
     if not path:
         msh = mesh.create_unit_square(comm, 100, 100, mesh.CellType.quadrilateral)
-        yield "channels", fields.channels(msh, contrast=1e3, seed=SEED), (5, 5), "", 0.28
+        yield "channels", fields.channels(msh, contrast=1e3, seed=0, axis=1), (5, 5), "", 0.38
         return
+    found = 0
     for formation, candidates in (("Tarbert", {10: 0.18}), ("Upper Ness", {85: 0.17, 45: 0.13})):
         for layer, bound in candidates.items():
             try:
@@ -376,16 +382,18 @@ def cases():
             except ValueError as error:
                 reason = error
                 continue
+            found += 1
             kappa = rock.interpolate(rock.create_mesh(comm))
             yield f"{formation}, layer {layer}", kappa, (6, 22), "m", bound
             break
-        else:
-            raise reason
+    if found == 0:
+        raise reason
 
 
 # %% [markdown]
-# The first run of a form waits for its compiler, so a small problem goes first, whose times nobody
-# sees.
+# The first use of a form waits for its compiler, so a small problem goes first, without a clock.
+# Then the cases follow, and we check that the energy error falls from row to row, as it must for
+# nested spaces.
 
 # %%
 small = mesh.create_unit_square(comm, 16, 16, mesh.CellType.quadrilateral)
@@ -396,7 +404,18 @@ for s in (warm_up.s, None):
 
 for name, kappa, boxes, unit, bound in cases():
     result = study(name, PressureDrop(kappa), boxes)
-    draw(result, unit, output / f"{'_'.join(re.findall(r'\w+', name.lower()))}.png")
+    draw(result, unit, output / f"{'_'.join(re.findall(r'[a-z0-9]+', name.lower()))}.png")
     energy = result["energy"]
     assert all(energy[n] < energy[m] for m, n in pairwise(MODES)), energy
     assert energy[SHOWN] < bound, (energy[SHOWN], bound)
+
+# %% [markdown]
+# The energy error falls from row to row, while $L^2$ and $H^1$ errors may rise for a while: the
+# Galerkin solution is the best one in energy, and in no other norm. With one mode the space holds
+# coarse bilinear functions only, which ignore the channels and yet must meet the Dirichlet values,
+# so that the error may exceed one.
+#
+# The times say plainly what such a space is not for. A direct solver needs less time for one fine
+# problem of this size than SLEPc needs for all the local ones. The space pays when it is used
+# again: the *solve* column is all that another right-hand side costs, and the *PtAP* column what a
+# new coefficient costs, as long as the channels stay where they are.

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases."""
 
+import importlib.util
+
 # mpi4py comes first: the binary wheel of DOLFINx needs it loaded.
 from mpi4py import MPI as _MPI  # noqa: F401
 
@@ -30,3 +32,19 @@ __all__ = [
     "fields",
     "multiscale_functionspace",
 ]
+
+#: Features that need torch, which is an optional dependency.
+_LEARNED = ("LearnedBasis",)
+
+
+def __getattr__(name: str) -> object:
+    """Say what is missing when a learned feature is asked for."""
+    if name in _LEARNED:
+        if importlib.util.find_spec("torch") is None:
+            raise ImportError(
+                f"dolfinx_msnn.{name} needs torch, which is not installed: "
+                'pip install "dolfinx-msnn[nn]".',
+                name="torch",
+            )
+        raise AttributeError(f"dolfinx_msnn {__version__} has no {name} yet.")
+    raise AttributeError(f"module 'dolfinx_msnn' has no attribute {name!r}")

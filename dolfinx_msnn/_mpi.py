@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pickle
+from types import TracebackType
 from typing import Any
 
 from mpi4py import MPI
@@ -16,33 +16,76 @@ import numpy.typing as npt
 from dolfinx_msnn._typing import IntArray
 
 
-@contextmanager
-def collective_errors(comm: MPI.Comm) -> Iterator[None]:
+class collective_errors:
     """Turn an exception on some ranks into one and the same exception on all ranks.
 
-    The body must not communicate: a rank that fails leaves it early. On exit the ranks agree
-    whether anything failed; the lowest failing rank's exception type and message are then raised
-    everywhere. Collective on ``comm``.
+    The body of the ``with`` statement must not communicate: a rank that fails leaves it early. On
+    exit the ranks agree whether anything failed; the lowest failing rank's exception type and
+    message are then raised everywhere. An exception that is not made from its message alone, or
+    whose type the other ranks may not know, becomes a ``RuntimeError`` that names it.
+
+    Args:
+        comm: Communicator. Leaving the body is collective.
     """
-    error: Exception | None = None
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+
+    def __enter__(self) -> None:
+        """Nothing is done before the body."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Not only Exception: SystemExit and UFL's ArityMismatch would leave the others waiting.
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            return
+        comm = self._comm
+        first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
+        if first == comm.size:
+            return
+        parcel = _pack(error) if error is not None and comm.rank == first else b""
+        common, message = pickle.loads(comm.bcast(parcel, root=first))
+        if kind is not common or str(error) != message:
+            raise common(message) from error
+
+
+def _pack(error: BaseException) -> bytes:
+    """An exception's type and message such that ``kind(message)`` says the same elsewhere."""
+    kind, message = type(error), str(error)
     try:
-        yield
-    except Exception as exc:
-        error = exc
-    first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
-    if first == comm.size:
-        return
-    kind, message = comm.bcast(
-        (type(error), str(error)) if comm.rank == first else None, root=first
-    )
-    if error is not None and type(error) is kind and str(error) == message:
-        raise error
-    try:
-        raised = kind(message)
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            parcel = pickle.dumps((kind, message))
+            if str(pickle.loads(parcel)[0](message)) == message:
+                return parcel
     except Exception:
-        # Exception types that need more than a message are reported by name.
-        raised = RuntimeError(f"{kind.__name__}: {message}")
-    raise raised from error
+        pass
+    return pickle.dumps((RuntimeError, f"{kind.__name__}: {message}"))
+
+
+def check_same(comm: MPI.Comm, **arguments: object) -> None:
+    """Refuse arguments that are not the same on all ranks, as told by their ``repr``.
+
+    Raises:
+        ValueError: With both values; the same on every rank.
+
+    Note:
+        Collective.
+    """
+    if comm.size == 1:
+        return
+    mine = {name: repr(value) for name, value in arguments.items()}
+    theirs = comm.bcast(mine, root=0)
+    with collective_errors(comm):
+        for name, text in mine.items():
+            if text != theirs[name]:
+                raise ValueError(
+                    f"{name} differs between the ranks: {theirs[name]} on rank 0, {text} on rank "
+                    f"{comm.rank}; expected the same on all of them."
+                )
 
 
 def mpi_type(array: npt.NDArray[np.generic]) -> MPI.Datatype:

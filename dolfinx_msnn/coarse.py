@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 import basix
 from dolfinx import geometry, mesh
-from dolfinx_msnn._mpi import collective_errors, route
+from dolfinx_msnn._mpi import check_same, collective_errors, route
 from dolfinx_msnn._typing import FloatArray, FunctionSpace, IntArray, LongArray, Mesh
 
 #: Hat values below this are taken as zero, so that a rounding error in a coordinate does not pull
@@ -74,7 +74,11 @@ class CoarseGrid:
         self._init_common(fine, oversampling)
         gdim = fine.geometry.dim
         with collective_errors(fine.comm):
-            shape = np.asarray(n)
+            try:
+                shape = np.asarray(n)
+            except ValueError:
+                # Ragged sequences.
+                shape = np.zeros(0)
             if shape.shape != (gdim,) or shape.dtype.kind not in "iu" or np.any(shape < 1):
                 raise ValueError(
                     f"n must be {gdim} positive integers (boxes in each direction of the "
@@ -82,14 +86,28 @@ class CoarseGrid:
                 )
             corners = None
             if box is not None:
-                corners = np.asarray(box, dtype=np.float64)
-                if corners.shape != (2, gdim) or not np.all(corners[1] > corners[0]):
+                try:
+                    corners = np.asarray(box, dtype=np.float64)
+                except (ValueError, TypeError):
+                    corners = np.zeros(0)
+                if (
+                    corners.shape != (2, gdim)
+                    or not np.isfinite(corners).all()
+                    or not np.all(corners[1] > corners[0])
+                ):
                     raise ValueError(
                         f"box must be two corners, shape (2, {gdim}), the second above the first, "
                         f"got {box!r}."
                     )
+        check_same(fine.comm, n=shape.tolist(), box=None if corners is None else corners.tolist())
+        low, high = extent = bounding_box(fine)
         if corners is None:
-            corners = bounding_box(fine)
+            corners = extent
+        elif np.any(corners[0] >= high) or np.any(corners[1] <= low):
+            raise ValueError(
+                f"box spans {_fmt(corners[0])} to {_fmt(corners[1])}, the mesh {_fmt(low)} to "
+                f"{_fmt(high)}; expected a box that overlaps the mesh."
+            )
         self.n: tuple[int, ...] = tuple(int(k) for k in shape)
         self.lower, self.upper = corners
         self.box_size: FloatArray = (self.upper - self.lower) / shape
@@ -110,10 +128,12 @@ class CoarseGrid:
                     "Expected a mesh of dimension 2 or 3 in a space of the same dimension, got "
                     f"dimension {fine.topology.dim} in {fine.geometry.dim}."
                 )
-            if not isinstance(oversampling, int | np.integer) or oversampling < 0:
+            whole = isinstance(oversampling, int | np.integer)
+            if not whole or isinstance(oversampling, bool) or oversampling < 0:
                 raise ValueError(
                     f"oversampling must be a number of cell layers >= 0, got {oversampling!r}."
                 )
+        check_same(fine.comm, oversampling=int(oversampling))
         self.fine = fine
         self.oversampling = int(oversampling)
 

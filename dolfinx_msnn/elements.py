@@ -10,6 +10,7 @@ matrices, exterior-facet terms included. Any neighbourhood's matrix is a sum of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._mpi import collective_errors
 from dolfinx_msnn._typing import BoolArray, CompilerOptions, DirichletBC, FloatArray, FunctionSpace
+from ufl.algorithms import extract_type
+from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
+from ufl.algorithms.apply_derivatives import apply_derivatives
+from ufl.algorithms.check_arities import ArityMismatch, check_integrand_arity
 
 _ALLOWED_INTEGRALS = ("cell", "exterior_facet")
 
@@ -36,6 +41,11 @@ def check_space(V: FunctionSpace) -> None:
     element = V.ufl_element()
     scalar = _scalar_element(element)
     name = getattr(scalar, "element_family", None)
+    if V.component():
+        raise ValueError(
+            f"Expected a whole function space, got component {V.component()} of one; collapse() "
+            "makes a space of it."
+        )
     if name != basix.ElementFamily.P or scalar.degree < 1 or scalar.discontinuous:
         raise ValueError(
             "Expected a continuous Lagrange space of degree >= 1 (scalar or vector), got "
@@ -67,6 +77,7 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
             f"{name} must be a bilinear form (a trial and a test function), got a form with "
             f"{len(arguments)} arguments."
         )
+    check_arity(form, name)
     kinds = sorted({integral.integral_type() for integral in form.integrals()})
     refused = [kind for kind in kinds if kind not in _ALLOWED_INTEGRALS]
     if refused:
@@ -74,7 +85,7 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
             f"{name} contains {' and '.join(refused)} integrals; only cell (dx) and exterior "
             "facet (ds) integrals can be split into element matrices."
         )
-    if any(domain != V.mesh.ufl_domain() for domain in form.ufl_domains()):
+    if any(domain != V.mesh.ufl_domain() for domain in _domains(form)):
         raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
     if any(arg.ufl_function_space() != V for arg in arguments):
         raise ValueError(
@@ -83,12 +94,47 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
         )
 
 
+def check_arity(form: ufl.Form, name: str) -> None:
+    """Refuse forms that are not linear in each argument. Not collective.
+
+    In parallel DOLFINx would hang on them: UFL's ArityMismatch is no ``Exception``.
+
+    Raises:
+        ValueError: With UFL's reason.
+    """
+    try:
+        for integral in apply_derivatives(apply_algebra_lowering(form)).integrals():
+            check_integrand_arity(integral.integrand(), form.arguments(), False)
+    except ArityMismatch as exc:
+        # Some of UFL's reasons hold the whole representation of the arguments.
+        reason = str(exc).rstrip(".") if len(str(exc)) < 120 else "not all terms have all of them"
+        raise ValueError(f"{name} must be linear in each of its arguments: {reason}.") from None
+
+
+def identify(form: ufl.Form | None) -> str:
+    """What a form is called where ranks compare theirs. Not collective."""
+    return "none" if form is None else f"form {form.signature()[:8]}"
+
+
+def _domains(form: ufl.Form) -> set[ufl.Mesh]:
+    """Meshes of the integrals, coefficients and geometric quantities of a form."""
+    domains = set(form.ufl_domains())
+    domains |= {c.ufl_function_space().ufl_domain() for c in form.coefficients()}
+    geometry = extract_type(form, ufl.classes.GeometricQuantity)
+    return domains | {quantity.ufl_domain() for quantity in geometry}
+
+
 def check_bcs(bcs: Sequence[DirichletBC], V: FunctionSpace) -> None:
     """Refuse boundary conditions that are not on ``V`` or a component of it.
 
     Raises:
         ValueError: With what was given and what was expected. Not collective.
     """
+    if not isinstance(bcs, Sequence) or isinstance(bcs, str):
+        raise ValueError(
+            "bcs must be a sequence of dolfinx.fem.DirichletBC (may be empty), got "
+            f"{type(bcs).__name__}."
+        )
     for k, bc in enumerate(bcs):
         if not isinstance(bc, fem.DirichletBC):
             raise ValueError(
@@ -103,14 +149,21 @@ def check_bcs(bcs: Sequence[DirichletBC], V: FunctionSpace) -> None:
 
 def _scalar_element(element: basix.ufl._ElementBase) -> Any:
     """The element of one component of a blocked element."""
-    return element.sub_elements[0] if element.block_size > 1 else element
+    return element.sub_elements[0] if _is_blocked(element) else element
+
+
+def _is_blocked(element: basix.ufl._ElementBase) -> bool:
+    """Whether an element is some copies (perhaps one) of another."""
+    return element.block_size > 1 or len(element.sub_elements) == 1
 
 
 def broken_space(V: FunctionSpace) -> FunctionSpace:
     """The space of the same element made discontinuous. Collective."""
     element = V.ufl_element()
     scalar = _scalar_element(element)
-    shape = None if element.block_size == 1 else element.reference_value_shape
+    shape = element.reference_value_shape if _is_blocked(element) else None
+    # Symmetric tensors have fewer blocks than components.
+    symmetric = len(element.reference_value_shape) == 2 and element.block_size != prod(shape or ())
     broken = basix.ufl.element(
         scalar.element_family,
         scalar.cell_type,
@@ -119,6 +172,7 @@ def broken_space(V: FunctionSpace) -> FunctionSpace:
         dpc_variant=scalar.dpc_variant,
         discontinuous=True,
         shape=shape,
+        symmetry=symmetric or None,
         dtype=scalar.basix_element.dtype,
     )
     return fem.functionspace(V.mesh, broken)
@@ -163,18 +217,22 @@ def _extract_blocks(
     bs = broken.dofmap.index_map_bs
     dofs = broken.dofmap.list[:num_cells].astype(np.int64)
     width = dofs.shape[1]
-    # A row of the broken matrix holds exactly the dofs of its own cell, ascending.
-    if np.array_equal(dofs.reshape(-1), np.arange(dofs.size)):
+    # A row of the broken matrix holds exactly the dofs of its own cell, ascending; or nothing, in
+    # cells that no integral covers.
+    covered = np.diff(matrix.indptr)[dofs[:, 0]] > 0
+    if covered.all() and np.array_equal(dofs.reshape(-1), np.arange(dofs.size)):
         data = matrix.data[: out.size].reshape(num_cells, width, width, bs, bs)
         out.reshape(num_cells, width, bs, width, bs)[:] = data.transpose(0, 1, 3, 2, 4)
         return
+    out[~covered] = 0.0
+    dofs = dofs[covered]
     position = np.argsort(np.argsort(dofs, axis=1), axis=1)
     blocks = matrix.data.reshape(-1, bs, bs) if bs > 1 else matrix.data.reshape(-1, 1, 1)
     view = out.reshape(num_cells, width, bs, width, bs)
     start = matrix.indptr[dofs]
     for i in range(width):
         for j in range(width):
-            view[:, i, :, j, :] = blocks[start[:, i] + position[:, j]]
+            view[covered, i, :, j, :] = blocks[start[:, i] + position[:, j]]
 
 
 def check_element_matrices(broken: FunctionSpace, A: FloatArray, S: FloatArray | None) -> None:

@@ -19,7 +19,8 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._compat import require_real
-from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._petsc import check_mat_type, is_aij, sweep
 from dolfinx_msnn._typing import (
     BoolArray,
     CompilerOptions,
@@ -31,7 +32,7 @@ from dolfinx_msnn._typing import (
 from dolfinx_msnn.bases.protocol import LocalBasis
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
-from dolfinx_msnn.operators import create_coarse_solver
+from dolfinx_msnn.operators import create_coarse_solver, solve_coarse
 from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
 
 
@@ -130,10 +131,20 @@ class MultiscaleFunctionSpace:
         Note:
             Collective.
         """
+        P = self.P
+        with collective_errors(self.comm):
+            if u is not None:
+                self.check_member(u)
+            if coefficients.getSizes() != (self.num_local_dofs, self.num_dofs):
+                raise ValueError(
+                    f"The vector has {coefficients.getSizes()[0]} entries of this rank and "
+                    f"{coefficients.getSize()} in all, expected the {self.num_local_dofs} and "
+                    f"{self.num_dofs} coarse dofs."
+                )
         u = fem.Function(self.V) if u is None else u
-        fine = self.P.createVecLeft()
+        fine = P.createVecLeft()
         try:
-            self.P.mult(coefficients, fine)
+            P.mult(coefficients, fine)
             set_function(u, fine)
         finally:
             fine.destroy()
@@ -152,6 +163,10 @@ class MultiscaleFunctionSpace:
         wanted, given = A.getType(), self.P.getType()
         if wanted == given:
             return
+        if not is_aij(wanted):
+            raise ValueError(
+                f"The fine matrix is of PETSc type {wanted}; expected one of the AIJ types."
+            )
         if given not in ("seqaij", "mpiaij"):
             raise ValueError(
                 f"The multiscale space has P of PETSc type {given}, the fine matrix is {wanted}; "
@@ -176,19 +191,26 @@ class MultiscaleFunctionSpace:
             Collective.
         """
         P = self.P
+        with collective_errors(self.comm):
+            self.check_member(f)
         gram = P.transposeMatMult(P) if M is None else M.ptap(P)
         fine, image = P.createVecLeft(), P.createVecLeft()
         right, c = P.createVecRight(), P.createVecRight()
-        solver = create_coarse_solver(gram, "msnn_projection_")
+        solver: PETSc.KSP = None
         try:
+            solver = create_coarse_solver(gram, "msnn_projection_")
             fine.array_w[:] = f.x.array[: fine.getLocalSize()]
             if M is not None:
                 M.mult(fine, image)
             P.multTranspose(fine if M is None else image, right)
-            solver.solve(right, c)
+            solve_coarse(solver, right, c)
+        except BaseException:
+            c.destroy()
+            raise
         finally:
             for item in (solver, gram, fine, image, right):
-                item.destroy()
+                if item is not None:
+                    item.destroy()
         return c
 
     def interpolate(self, f: Function) -> Function:
@@ -205,8 +227,6 @@ class MultiscaleFunctionSpace:
         Note:
             Collective.
         """
-        with collective_errors(self.comm):
-            self.check_member(f)
         coefficients = self.coefficients(f)
         try:
             return self.prolong(coefficients)
@@ -367,6 +387,7 @@ def multiscale_functionspace(
     """
     require_real()
     comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
+    owners = sweep(comm)
     with collective_errors(comm):
         elements.check_space(V)
         if not isinstance(coarse, CoarseGrid):
@@ -375,7 +396,7 @@ def multiscale_functionspace(
             raise ValueError(
                 "The coarse grid was made for another mesh than that of V; expected the same mesh."
             )
-        if not isinstance(basis, LocalBasis):
+        if not isinstance(basis, LocalBasis) or isinstance(basis, type):
             raise ValueError(
                 f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
             )
@@ -383,6 +404,13 @@ def multiscale_functionspace(
         if s is not None:
             elements.check_form(s, V, "s")
         elements.check_bcs(bcs, V)
+        check_mat_type(mat_type)
+    check_same(
+        comm,
+        a=elements.identify(a),
+        s=elements.identify(s),
+        mat_type=mat_type,
+    )
 
     timings = Timings()
     begin = time.perf_counter()
@@ -399,4 +427,6 @@ def multiscale_functionspace(
     P, dofs = create_prolongation(V, problems, basis, timings, mat_type=mat_type)
     timings.add("total", begin)
     owned = V.dofmap.index_map.size_local
-    return MultiscaleFunctionSpace(V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings)
+    W = MultiscaleFunctionSpace(V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings)
+    owners.add(W)
+    return W

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -17,7 +18,8 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn import elements
-from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._petsc import check_mat_type, check_options, check_prefix, sweep
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.kernel import Kernel
@@ -27,6 +29,7 @@ from dolfinx_msnn.operators import (
     assemble_coarse_vector,
     create_coarse_matrix,
     create_coarse_solver,
+    solve_coarse,
 )
 
 
@@ -75,22 +78,31 @@ class LinearProblem:
     ) -> None:
         self._solver: PETSc.KSP = None
         self._owned: list[PETSc.Object] = []
+        self._destroyed = False
         if not isinstance(W, MultiscaleFunctionSpace):
             raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
+        kind = W.P.getType() if mat_type is None else mat_type
+        owners = sweep(W.comm)
         with collective_errors(W.comm):
-            if not isinstance(petsc_options_prefix, str) or petsc_options_prefix == "":
-                raise ValueError(
-                    "petsc_options_prefix must be a non-empty string, got "
-                    f"{petsc_options_prefix!r}."
-                )
+            check_prefix(petsc_options_prefix)
+            check_options(petsc_options)
+            check_mat_type(mat_type)
             elements.check_form(a, W.V, "a")
             _check_linear_form(L, W)
             elements.check_bcs(bcs, W.V)
             if u is not None:
                 W.check_member(u)
+        check_same(
+            W.comm,
+            a=elements.identify(a),
+            L=elements.identify(L),
+            petsc_options_prefix=petsc_options_prefix,
+            petsc_options=dict(petsc_options or {}),
+            mat_type=mat_type,
+        )
         mask = dirichlet_mask(W.V, bcs)[: W.V.dofmap.index_map.size_local].reshape(-1)
         with collective_errors(W.comm):
             if not np.array_equal(mask, W.dirichlet):
@@ -100,11 +112,12 @@ class LinearProblem:
                     "conditions on the dofs given to multiscale_functionspace."
                 )
         self.W, self.bcs = W, list(bcs)
+        # A rank whose part of the boundary is free may have been given no condition.
+        self._constrained = bool(W.comm.allreduce(bool(mask.any()), op=MPI.LOR))
         self.u: Function = fem.Function(W.V) if u is None else u
         self._a: Form = self._compile(a)
         self._L: Form = self._compile(L)
         self._prefix, self._options = petsc_options_prefix, dict(petsc_options or {})
-        kind = W.P.getType() if mat_type is None else mat_type
         self._A = self._own(create_matrix(self._a, kind=kind))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._A0: PETSc.Mat = None
@@ -114,6 +127,11 @@ class LinearProblem:
         self._fine = self._own(self._A.createVecRight())
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
+        owners.add(self)
+
+    def _check_alive(self) -> None:
+        if self._destroyed:
+            raise RuntimeError("This linear problem has been destroyed.")
 
     def _own(self, item: PETSc.Object) -> PETSc.Object:
         self._owned.append(item)
@@ -132,6 +150,7 @@ class LinearProblem:
     @property
     def A(self) -> PETSc.Mat:
         """The fine matrix, Dirichlet rows and columns zeroed. Owned by the problem."""
+        self._check_alive()
         return self._A
 
     @property
@@ -144,6 +163,7 @@ class LinearProblem:
     @property
     def b(self) -> PETSc.Vec:
         """The fine right-hand side b − A g of the last solve. Owned by the problem."""
+        self._check_alive()
         return self._b
 
     @property
@@ -158,6 +178,7 @@ class LinearProblem:
 
         Collective. Keeps the symbolic product and the basis.
         """
+        self._check_alive()
         A = self._A
         A.zeroEntries()
         # The registered overload for a given matrix is not in its annotations.
@@ -173,7 +194,7 @@ class LinearProblem:
         if self._solver is not None:
             self._solver.setOperators(self._A0)
             return
-        if not self.bcs:
+        if not self._constrained:
             self._kernel = Kernel.find(A, self.W.V, self._compile)
             if self._kernel is not None:
                 self._nullspace = self._own(self._kernel.coarse_nullspace(self.W))
@@ -195,12 +216,17 @@ class LinearProblem:
         Note:
             Collective.
         """
-        if L is not None and not isinstance(L, fem.Form):
+        self._check_alive()
+        P = self.W.P
+        if isinstance(L, fem.Form):
+            with collective_errors(self.W.comm):
+                _check_compiled_form(L, self.W)
+            self._L = L
+        elif L is not None:
             with collective_errors(self.W.comm):
                 _check_linear_form(L, self.W)
+            check_same(self.W.comm, L=elements.identify(L))
             self._L = self._compile(L)
-        elif L is not None:
-            self._L = L
         if self._solver is None:
             self.assemble()
         load = fem.assemble_vector(self._L)
@@ -213,14 +239,8 @@ class LinearProblem:
         assemble_coarse_vector(self._b, self.W, self._b0)
         if self._kernel is not None:
             self._nullspace.remove(self._b0)
-        self._solver.solve(self._b0, self._x0)
-        reason = self._solver.getConvergedReason()
-        if reason < 0 or not np.isfinite(self._x0.norm()):
-            raise RuntimeError(
-                f"The coarse solver ({self._prefix}) did not converge: PETSc reason {reason} after "
-                f"{self._solver.getIterationNumber()} iterations."
-            )
-        self.W.P.mult(self._x0, self._fine)
+        solve_coarse(self._solver, self._b0, self._x0)
+        P.mult(self._x0, self._fine)
         set_function(self.u, self._fine)
         if self._kernel is not None:
             self._kernel.remove(self.u)
@@ -237,6 +257,7 @@ class LinearProblem:
             item.destroy()
         self._owned.clear()
         self._solver = self._A0 = None
+        self._destroyed = True
 
     def __enter__(self) -> Self:
         return self
@@ -253,7 +274,15 @@ class LinearProblem:
 def _check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace) -> None:
     if isinstance(L, ufl.Form) and len(L.arguments()) == 1:
         if L.arguments()[0].ufl_function_space() == W.V:
+            elements.check_arity(L, "L")
             return
         raise ValueError("L has its test function on another space than V; expected V.")
     given = f"{len(L.arguments())} arguments" if isinstance(L, ufl.Form) else type(L).__name__
     raise ValueError(f"L must be a UFL linear form with one test function on V, got {given}.")
+
+
+def _check_compiled_form(L: Form, W: MultiscaleFunctionSpace) -> None:
+    if L.rank != 1:
+        raise ValueError(f"L must be a linear form, got a compiled form of rank {L.rank}.")
+    if L.function_spaces[0] != W.V._cpp_object:
+        raise ValueError("L has its test function on another space than V; expected V.")

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 from petsc4py import PETSc
 
+import numpy as np
+
+from dolfinx_msnn._petsc import readable_errors, temporary_options
+
 if TYPE_CHECKING:
     from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+
+#: Relative residual above which a direct coarse solve counts as failed.
+SINGULAR_TOLERANCE = 1e-5
 
 
 def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
@@ -27,6 +34,11 @@ def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
     Note:
         Collective.
     """
+    if A.getSize() != (W.P.getSize()[0],) * 2:
+        raise ValueError(
+            f"The fine matrix is {A.getSize()[0]} x {A.getSize()[1]}, P has {W.P.getSize()[0]} "
+            "rows; expected a matrix on the fine space."
+        )
     W.match_type(A)
     options = PETSc.Options()
     # Measured: on one rank R (A P) with an explicit R is faster than PETSc's default, once and
@@ -103,20 +115,60 @@ def create_coarse_solver(
         defaults["mat_mumps_icntl_24"] = 1
     else:
         pc.setType(PETSc.PC.Type.REDUNDANT)
-    options = PETSc.Options()
-    options.prefixPush(petsc_options_prefix)
-    # What the user put under the prefix, in the database or here, wins over our defaults.
-    chosen = {k: v for k, v in defaults.items() if not options.hasName(k)} | dict(
-        petsc_options or {}
-    )
     try:
-        for name, value in chosen.items():
-            options[name] = value
-        solver.setFromOptions()
-        # Factor options are read when the factor is made.
-        solver.setUp()
-    finally:
-        for name in chosen:
-            del options[name]
-        options.prefixPop()
+        with (
+            readable_errors(f"The coarse solver ({petsc_options_prefix}) could not be set up"),
+            temporary_options(petsc_options_prefix, petsc_options or {}, defaults),
+        ):
+            solver.setFromOptions()
+            # Factor options are read when the factor is made.
+            solver.setUp()
+    except BaseException:
+        solver.destroy()
+        raise
     return solver
+
+
+def solve_coarse(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec) -> None:
+    """Solve a coarse system, and see that it was solved.
+
+    A direct solver that steps over null pivots returns a vector for any right-hand side; only the
+    residual tells whether it solves the system.
+
+    Args:
+        solver: From :func:`create_coarse_solver`.
+        b0: Right-hand side.
+        x0: Filled with the solution.
+
+    Raises:
+        RuntimeError: If the right-hand side is not finite, the solver diverged, or, for a direct
+            solver, the system is singular.
+
+    Note:
+        Collective.
+    """
+    name = f"The coarse solver ({solver.getOptionsPrefix()})"
+    size = b0.norm()
+    if not np.isfinite(size):
+        raise RuntimeError(f"{name} was given a right-hand side with NaN or infinite entries.")
+    with readable_errors(f"{name} failed"):
+        solver.solve(b0, x0)
+    reason = solver.getConvergedReason()
+    if reason < 0 or not np.isfinite(x0.norm()):
+        raise RuntimeError(
+            f"{name} did not converge: PETSc reason {reason} after {solver.getIterationNumber()} "
+            "iterations."
+        )
+    if solver.getType() == PETSc.KSP.Type.PREONLY:
+        residual = b0.duplicate()
+        try:
+            solver.getOperators()[0].mult(x0, residual)
+            residual.aypx(-1.0, b0)
+            left = residual.norm()
+        finally:
+            residual.destroy()
+        if left > SINGULAR_TOLERANCE * size:
+            raise RuntimeError(
+                f"{name} found no solution, the coarse matrix is singular or nearly so: "
+                f"the relative residual is {left / size:.3g}; expected a coercive form."
+            )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from petsc4py import PETSc
@@ -123,12 +124,24 @@ def check_modes(problem: LocalProblem, modes: LocalModes) -> None:
     Raises:
         ValueError: Naming the neighbourhood.
     """
-    shape = np.shape(modes.vectors)
-    if len(shape) != 2 or shape[1] != problem.num_dofs or np.shape(modes.values) != shape[:1]:
+    if not isinstance(modes, LocalModes):
         raise ValueError(
-            f"The basis gave modes of shape {shape} and {np.shape(modes.values)} values for "
+            f"The basis gave {type(modes).__name__} for {problem.name}; expected LocalModes."
+        )
+    shapes = np.shape(modes.vectors), np.shape(modes.values)
+    shape = shapes[0]
+    if len(shape) != 2 or shape[1] != problem.num_dofs or shapes[1] != shape[:1]:
+        raise ValueError(
+            f"The basis gave modes of shape {shape} and {shapes[1]} values for "
             f"{problem.name}; expected (num_modes, {problem.num_dofs}) and (num_modes,)."
         )
+    for part in modes:
+        if not isinstance(part, np.ndarray) or part.dtype.kind not in "fiu":
+            given = part.dtype if isinstance(part, np.ndarray) else type(part).__name__
+            raise ValueError(
+                f"The basis gave modes of type {given} for {problem.name}; expected arrays of real "
+                "numbers."
+            )
     if not np.isfinite(modes.vectors).all() or not np.isfinite(modes.values).all():
         raise ValueError(f"The basis gave NaN or infinite modes for {problem.name}.")
 
@@ -161,8 +174,13 @@ def create_prolongation(
     with collective_errors(V.mesh.comm):
         for batch in problems.batches(BATCH_BYTES):
             start = time.perf_counter()
-            results = basis.modes(batch)
+            # A copy: what the basis does to its list is no business of ours.
+            results = basis.modes(list(batch))
             start = timings.add("basis", start)
+            if not isinstance(results, Sequence):
+                raise ValueError(
+                    f"The basis gave {type(results).__name__}; expected a list of LocalModes."
+                )
             if len(results) != len(batch):
                 raise ValueError(
                     f"The basis gave modes for {len(results)} neighbourhoods, expected "
@@ -173,6 +191,13 @@ def create_prolongation(
                 columns.add(problem, modes)
             timings.add("prolongation", start)
     start = time.perf_counter()
+    asked = sum(len(values) for values in columns.eigenvalues.values())
+    total, given = V.mesh.comm.allreduce(np.array([asked - columns.num_dropped, asked]))
+    if total == 0:
+        raise ValueError(
+            f"The multiscale space is empty: of {given} modes none is left that is not zero on the "
+            "free dofs; expected at least one free dof and one mode."
+        )
     num = [len(mode) for mode in columns.mode]
     dofs = CoarseDofs(
         np.repeat(np.array(columns.vertex, dtype=np.int64), num),

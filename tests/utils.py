@@ -227,9 +227,10 @@ def match(points, others):
 def sine(X, Y):
     """Sine of the largest principal angle between the row spaces of X and Y (equal dimension)."""
     assert X.shape == Y.shape
-    scale = np.sqrt((X**2).sum(axis=0) + (Y**2).sum(axis=0)).clip(min=1e-300)
-    Q = scipy.linalg.qr((X / scale).T, mode="economic")[0]
-    Z = scipy.linalg.qr((Y / scale).T, mode="economic")[0]
+    Q, Z = (
+        scipy.linalg.qr((B / np.linalg.norm(B, axis=1, keepdims=True)).T, mode="economic")[0]
+        for B in (X, Y)
+    )
     return np.linalg.norm(Z - Q @ (Q.T @ Z), 2)
 
 

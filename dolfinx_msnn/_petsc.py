@@ -1,0 +1,156 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Housekeeping around PETSc: options, error messages, and objects that nobody destroyed.
+
+petsc4py frees an object that is no longer referred to at once if it lives on one rank. Freeing one
+that lives on several ranks is collective, and Python's garbage collection comes at another time on
+every rank; so petsc4py only puts it aside. :func:`sweep` then frees what all ranks have put aside.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what PETSc does not take as an options prefix. Not collective."""
+    if not isinstance(prefix, str) or not re.fullmatch(r"[^\s-]\S*", prefix):
+        raise ValueError(
+            "petsc_options_prefix must be a non-empty string without spaces and leading hyphen, "
+            f"got {prefix!r}."
+        )
+
+
+def check_options(options: object) -> None:
+    """Refuse what is not a mapping of option names to values. Not collective."""
+    if options is None:
+        return
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise ValueError(
+            "petsc_options must be a mapping from option names (without prefix) to values, got "
+            f"{options!r}."
+        )
+
+
+def check_mat_type(mat_type: object) -> None:
+    """Refuse what is not a matrix type of this PETSc. Not collective."""
+    if mat_type is None:
+        return
+    trial = PETSc.Mat().create(MPI.COMM_SELF)
+    try:
+        if not isinstance(mat_type, str) or not is_aij(mat_type):
+            raise ValueError
+        trial.setType(mat_type)
+    except (PETSc.Error, ValueError):
+        raise ValueError(
+            f"mat_type={mat_type!r} is not a sparse matrix type of this PETSc; expected 'aij', or "
+            "one like 'aijcusparse' that it was built with."
+        ) from None
+    finally:
+        trial.destroy()
+
+
+def is_aij(mat_type: str) -> bool:
+    """Whether a PETSc matrix type is one of the AIJ family, on the host or on a device."""
+    return re.match("(seq|mpi)?aij", mat_type) is not None
+
+
+@contextmanager
+def temporary_options(
+    prefix: str, options: Mapping[str, object], defaults: Mapping[str, object] | None = None
+) -> Iterator[PETSc.Options]:
+    """Put options into PETSc's database, and leave the database as it was.
+
+    Args:
+        prefix: Prefix of all options.
+        options: Options; they win over what the database holds.
+        defaults: Options that the database wins over.
+
+    Yields:
+        The database under ``prefix``.
+    """
+    database = PETSc.Options(prefix)
+    chosen = {k: v for k, v in (defaults or {}).items() if not database.hasName(k)} | dict(options)
+    before = {k: database.getString(k) for k in chosen if database.hasName(k)}
+    try:
+        for name, value in chosen.items():
+            database[name] = value
+        yield database
+    finally:
+        for name in chosen:
+            database.delValue(name)
+        for name, text in before.items():
+            database.setValue(name, text)
+
+
+@contextmanager
+def readable_errors(what: str) -> Iterator[None]:
+    """Turn an error of PETSc or SLEPc into one sentence, the same on every rank that has it.
+
+    Raises:
+        RuntimeError: ``what`` followed by PETSc's reason.
+    """
+    try:
+        yield
+    except (PETSc.Error, SystemError) as exc:
+        # slepc4py hands PETSc's error on as the cause of a SystemError.
+        cause = exc if isinstance(exc, PETSc.Error) else exc.__cause__
+        if not isinstance(cause, PETSc.Error):
+            raise
+        lines = str(cause).splitlines()
+        reason = lines[-1].partition("] ")[2] if len(lines) > 1 else lines[0]
+        raise RuntimeError(f"{what}: {reason.strip().rstrip('.')}.") from exc
+
+
+@dataclass(eq=False)
+class _Ground:
+    """A communicator of PETSc's, kept while objects on it may have been put aside."""
+
+    comm: PETSc.Comm
+    owners: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
+
+
+_grounds: list[_Ground] = []
+
+
+def sweep(comm: MPI.Comm) -> weakref.WeakSet[object]:
+    """Free the PETSc objects that all ranks of ``comm`` have put aside.
+
+    Also those on other communicators of the same ranks that spaces or problems lived on, be their
+    mesh gone or not. Every such communicator is seen by all of its ranks in the same order, since
+    every call is collective on one of them.
+
+    Args:
+        comm: Communicator. Collective.
+
+    Returns:
+        Where to put the owners of new objects on ``comm``.
+    """
+    mine = _Ground(PETSc.Comm(comm).duplicate())
+    if comm.size == 1:
+        mine.comm.destroy()
+        return mine.owners
+    same = (MPI.IDENT, MPI.CONGRUENT)
+    near = [g for g in _grounds if MPI.Comm.Compare(g.comm.tompi4py(), comm) in same]
+    known = next((g for g in near if g.comm == mine.comm), None)
+    unused = np.array([not g.owners for g in near], dtype=np.int32)
+    comm.Allreduce(MPI.IN_PLACE, unused, op=MPI.MIN)
+    for ground, last in zip(near, unused, strict=True):
+        PETSc.garbage_cleanup(ground.comm)
+        if last and ground is not known:
+            _grounds.remove(ground)
+            ground.comm.destroy()
+    if known is not None:
+        mine.comm.destroy()
+        return known.owners
+    _grounds.append(mine)
+    return mine.owners
