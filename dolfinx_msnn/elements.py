@@ -25,6 +25,7 @@ from ufl.algorithms import extract_type
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.check_arities import ArityMismatch, check_integrand_arity
+from ufl.domain import extract_unique_domain
 
 _ALLOWED_INTEGRALS = ("cell", "exterior_facet")
 
@@ -116,12 +117,12 @@ def identify(form: ufl.Form | None) -> str:
     return "none" if form is None else f"form {form.signature()[:8]}"
 
 
-def _domains(form: ufl.Form) -> set[ufl.Mesh]:
+def _domains(form: ufl.Form) -> set[Any]:
     """Meshes of the integrals, coefficients and geometric quantities of a form."""
     domains = set(form.ufl_domains())
     domains |= {c.ufl_function_space().ufl_domain() for c in form.coefficients()}
     geometry = extract_type(form, ufl.classes.GeometricQuantity)
-    return domains | {quantity.ufl_domain() for quantity in geometry}
+    return domains | {extract_unique_domain(quantity) for quantity in geometry}
 
 
 def check_bcs(bcs: Sequence[DirichletBC], V: FunctionSpace) -> None:

@@ -320,7 +320,13 @@ class MultiscaleFunctionSpace:
         """
         from dolfinx_msnn.storage import load
 
-        return cls(*load(path, V, a, s, bcs, mat_type))
+        comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
+        owners = sweep(comm)
+        with collective_errors(comm):
+            elements.check_space(V)
+        W = cls(*load(path, V, a, s, bcs, mat_type))
+        owners.add(W)
+        return W
 
     def destroy(self) -> None:
         """Free the PETSc matrices. Collective; calling it again does nothing."""
@@ -330,6 +336,7 @@ class MultiscaleFunctionSpace:
         self._P = self._R = None
 
     def __enter__(self) -> Self:
+        _ = self.P
         return self
 
     def __exit__(

@@ -260,6 +260,7 @@ class LinearProblem:
         self._destroyed = True
 
     def __enter__(self) -> Self:
+        self._check_alive()
         return self
 
     def __exit__(

@@ -289,8 +289,8 @@ class LocalProblems:
         Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
         """
         low, high = bounding_box(V.mesh)
-        # Integer coordinates, blind to rounding errors: times a power of two, no fraction of the box
-        # such as 1/2 or 1/3 lies halfway between two integers.
+        # Integer coordinates, blind to rounding errors: times a power of two, no fraction of the
+        # box such as 1/2 or 1/3 lies halfway between two integers.
         bits = 63 // len(low)
         grid = np.rint((self._x - low) / (high - low) * 2 ** (bits - 1)).astype(np.int64)
         order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")

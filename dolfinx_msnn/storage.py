@@ -3,30 +3,37 @@
 """Multiscale spaces in HDF5 files, readable on any number of ranks.
 
 A fine dof is known in the file by its position, since its number depends on how the mesh was
-distributed. That the mesh, the forms and their coefficients are those of the saved space is
-checked by energies of fixed functions of position, a(f, f), which see all of them.
+distributed. That the forms and their coefficients are those of the saved space is checked by what
+they do to fixed functions of position: the vectors a(f, φ_j), entry by entry.
 
-Layout (format 1), ``N_b`` dof blocks of the fine space, ``bs`` components, ``nnz`` entries of P:
+Layout (format 1), ``N_b`` dof blocks of the fine space, ``bs`` components, ``nnz`` entries of P,
+``N_v`` neighbourhoods:
 
-===================  =========  ==================================================================
-name                 shape      content
-===================  =========  ==================================================================
-points               (N_b, 3)   position of each dof block, float64
-dirichlet            (N_b, bs)  which dofs were constrained, uint8
-rows, cols, values   (nnz,)     P by coordinates; rows in the numbering of ``points``, unrolled
-vertex, mode         (N_c,)     neighbourhood and mode of each coarse dof
-eigen_vertex         (N_v,)     neighbourhoods, sorted, and how many eigenvalues each has
-eigen_count          (N_v,)
-eigenvalues          (sum,)     their eigenvalues, one neighbourhood after the other
-===================  =========  ==================================================================
+===================  ==========  ==================================================================
+name                 shape       content
+===================  ==========  ==================================================================
+points               (N_b, 3)    position of each dof block, float64
+dirichlet            (N_b, bs)   which dofs were constrained, uint8
+reference            (N_b, ...)  a(f, φ_j) of each dof for two functions f, then s(f, φ_j) if any
+rows, cols, values   (nnz,)      P by coordinates; rows in the numbering of ``points``, unrolled
+vertex, mode         (N_c,)      neighbourhood and mode of each coarse dof
+eigen_vertex         (N_v,)      neighbourhoods, in the order of their coarse dofs
+dof_count            (N_v,)      how many coarse dofs each has
+eigen_count          (N_v,)      how many eigenvalues each has
+eigenvalues          (sum,)      their eigenvalues, one neighbourhood after the other
+===================  ==========  ==================================================================
+
+Every table has HDF5's checksums (Fletcher-32), and files are of a version of HDF5 (1.10) that also
+has them on all of its own data: a damaged file is refused, not read wrongly.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -36,16 +43,17 @@ import numpy as np
 import numpy.typing as npt
 
 import ufl
-from dolfinx import fem
+from dolfinx import fem, la
 from dolfinx_msnn import elements
 from dolfinx_msnn._compat import require_real
-from dolfinx_msnn._mpi import collective_errors, route
+from dolfinx_msnn._mpi import check_same, collective_errors, route
+from dolfinx_msnn._petsc import check_mat_type
 from dolfinx_msnn._typing import (
     BoolArray,
     DirichletBC,
     FloatArray,
+    Function,
     FunctionSpace,
-    IntArray,
     LongArray,
 )
 from dolfinx_msnn._version import __version__
@@ -59,20 +67,30 @@ if TYPE_CHECKING:
 FORMAT = "dolfinx_msnn multiscale space"
 FORMAT_VERSION = 1
 
-#: Relative difference at which a saved energy counts as another form's.
-ENERGY_TOLERANCE = 1e-8
+#: Relative difference at which a reference value counts as another form's.
+REFERENCE_TOLERANCE = 1e-8
 
-_DATASETS = {
-    "points": 2,
-    "dirichlet": 2,
-    "rows": 1,
-    "cols": 1,
-    "values": 1,
-    "vertex": 1,
-    "mode": 1,
-    "eigen_vertex": 1,
-    "eigen_count": 1,
-    "eigenvalues": 1,
+#: Reference functions for each form.
+NUM_REFERENCE = 2
+
+#: The version of the HDF5 format that is written.
+_LIBVER = ("v110", "v110")
+
+_CHUNK_BYTES = 2**17
+
+_DTYPES = {
+    "points": "f8",
+    "dirichlet": "u1",
+    "reference": "f8",
+    "rows": "i8",
+    "cols": "i8",
+    "values": "f8",
+    "vertex": "i8",
+    "mode": "i4",
+    "eigen_vertex": "i8",
+    "dof_count": "i8",
+    "eigen_count": "i8",
+    "eigenvalues": "f8",
 }
 
 
@@ -83,53 +101,57 @@ def save(
     s: ufl.Form | None,
 ) -> None:
     """Write a space; see :meth:`MultiscaleFunctionSpace.save`. Collective."""
-    V, comm = W.V, W.comm
+    V, comm, P = W.V, W.comm, W.P
     with collective_errors(comm):
+        name = _check_path(path)
         elements.check_form(a, V, "a")
         if s is not None:
             elements.check_form(s, V, "s")
-    energies = _energies(V, [a] if s is None else [a, s])
-    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
-    owned = index_map.size_local
-    indptr, indices, values = _local_rows(W.P)
-    rows = np.repeat(np.arange(bs * owned) + bs * index_map.local_range[0], np.diff(indptr))
-    vertices = np.array(sorted(W.eigenvalues), dtype=np.int64)
-    spectra = [W.eigenvalues[v] for v in vertices]
-    parts: dict[str, npt.NDArray[Any]] = {
-        "points": V.tabulate_dof_coordinates()[:owned],
-        "dirichlet": W.dirichlet.reshape(-1, bs).astype(np.uint8),
-        "rows": rows.astype(np.int64),
-        "cols": indices.astype(np.int64),
-        "values": values,
-        "vertex": W.vertex,
-        "mode": W.mode,
-        "eigen_vertex": vertices,
-        "eigen_count": np.array([len(x) for x in spectra], dtype=np.int64),
-        "eigenvalues": np.concatenate([*spectra, np.zeros(0)]),
-    }
+    check_same(comm, path=name, a=elements.identify(a), s=elements.identify(s))
+    parts = _tables(W, P, [a] if s is None else [a, s])
+    try:
+        _match_points(name, V, parts["points"])
+    except ValueError:
+        raise ValueError(
+            "The fine space has nodes at the same place, by which a file cannot tell them apart; "
+            "expected a mesh without slits."
+        ) from None
     attributes = {
-        "format": FORMAT,
+        "format": np.bytes_(FORMAT),
         "format_version": FORMAT_VERSION,
-        "package_version": __version__,
-        "element": str(V.ufl_element()),
+        "package_version": np.bytes_(__version__),
+        "id": np.bytes_(comm.bcast(uuid.uuid4().hex)),
+        "element": np.bytes_(str(V.ufl_element())),
         "cells": V.mesh.topology.index_map(V.mesh.topology.dim).size_global,
-        "energies": energies,
         "num_dropped": W.num_dropped,
     }
-    offsets = {name: comm.exscan(len(part)) or 0 for name, part in parts.items()}
-    totals = {name: comm.allreduce(len(part)) for name, part in parts.items()}
-    for rank in range(comm.size):
-        # In turn: HDF5 without MPI support allows one writer at a time.
-        with collective_errors(comm):
-            if rank == comm.rank:
-                with h5py.File(path, "w" if rank == 0 else "r+") as file:
+    offsets = {key: comm.exscan(len(part)) or 0 for key, part in parts.items()}
+    totals = {key: comm.allreduce(len(part)) for key, part in parts.items()}
+    # Under another name until it is complete; where path is a link, beside what it points to.
+    target = os.path.realpath(name)
+    folder, base = os.path.split(target)
+    draft = os.path.join(folder, f".{base}.{comm.bcast(uuid.uuid4().hex)[:8]}.tmp")
+    try:
+        for rank in range(comm.size):
+            # In turn: HDF5 without MPI support allows one writer at a time.
+            with collective_errors(comm), _writing(name):
+                if rank != comm.rank:
+                    continue
+                with h5py.File(draft, "w-" if rank == 0 else "r+", libver=_LIBVER) as file:
                     if rank == 0:
                         file.attrs.update(attributes)
-                        for name, part in parts.items():
-                            shape = (totals[name], *part.shape[1:])
-                            file.create_dataset(name, shape, part.dtype)
-                    for name, part in parts.items():
-                        file[name][offsets[name] : offsets[name] + len(part)] = part
+                        for key, part in parts.items():
+                            _create_table(file, key, (totals[key], *part.shape[1:]))
+                    for key, part in parts.items():
+                        file[key][offsets[key] : offsets[key] + len(part)] = part
+        with collective_errors(comm), _writing(name):
+            if comm.rank == 0:
+                os.replace(draft, target)
+    except BaseException:
+        if comm.rank == 0:
+            with suppress(OSError):
+                os.unlink(draft)
+        raise
 
 
 def load(
@@ -144,156 +166,303 @@ def load(
     require_real()
     comm = V.mesh.comm
     with collective_errors(comm):
-        elements.check_space(V)
+        name = _check_path(path)
         elements.check_form(a, V, "a")
         if s is not None:
             elements.check_form(s, V, "s")
         elements.check_bcs(bcs, V)
-    energies = _energies(V, [a] if s is None else [a, s])
+        check_mat_type(mat_type)
+    check_same(comm, path=name, a=elements.identify(a), s=elements.identify(s), mat_type=mat_type)
+    forms = [a] if s is None else [a, s]
     index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
-    with collective_errors(comm), _open(path) as file:
-        _check_header(path, file, V, energies)
-        parts = {name: _slab(file[name], comm) for name in _DATASETS if name in file}
-        num_coarse = len(file["vertex"])
-        dropped = int(file.attrs["num_dropped"]) if comm.rank == 0 else 0
-        _check_content(path, file, parts, index_map.size_global * bs)
-    rows = _match_points(path, V, parts["points"])
-    mask = dirichlet_mask(V, bcs)[: index_map.size_local].reshape(-1)
-    _check_dirichlet(path, V, rows, parts["dirichlet"], mask)
+    with collective_errors(comm):
+        header = _read_header(name)
+        _check_header(name, header, V, len(forms))
+        share = _read_share(name, header, comm)
+        _check_share(name, share, index_map.size_global * bs)
+    check_same(comm, file=header.attributes["id"])
 
+    parts = share.parts
+    blocks = _match_points(name, V, parts["points"])
+    mask = dirichlet_mask(V, bcs)[: index_map.size_local].reshape(-1)
+    _check_dofs(name, V, blocks, parts, mask, _reference(V, forms))
     # A rank that read a slab of P knows new numbers only for its slab of points.
     block, component = np.divmod(parts["rows"], bs)
-    new = _lookup(comm, rows, index_map.size_global, block) * bs + component
-    share = comm.size * np.arange(num_coarse, dtype=np.int64) // max(num_coarse, 1)
-    num_local = int(np.count_nonzero(share == comm.rank))
-    first = int(np.searchsorted(share, comm.rank))
+    rows = _lookup(comm, blocks, index_map.size_global, block) * bs + component
     P = create_coo_matrix(
         V,
-        num_local,
-        new.astype(PETSc.IntType),
+        len(share.dofs.vertex),
+        rows.astype(PETSc.IntType),
         parts["cols"].astype(PETSc.IntType),
         parts["values"],
         mat_type,
     )
-    with collective_errors(comm), _open(path) as file:
-        mine = slice(first, first + num_local)
-        dofs = CoarseDofs(file["vertex"][mine], file["mode"][mine], _spectra(file, comm), dropped)
-    return V, P, dofs, mask, Timings()
+    return V, P, share.dofs, mask, Timings()
 
 
-def _local_rows(
-    P: PETSc.Mat,
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """CSR of this rank's rows with global columns; device matrices go through a host copy."""
-    host = P if P.getType() in ("seqaij", "mpiaij") else P.copy().convert(PETSc.Mat.Type.AIJ)
+class _Header(NamedTuple):
+    """What a file says about itself, read without any of its tables.
+
+    Attributes:
+        attributes: The attributes of the file.
+        tables: Shape and dtype of each table, and whether it has all of its data and checksums.
+    """
+
+    attributes: dict[str, Any]
+    tables: dict[str, tuple[tuple[int, ...], np.dtype[Any], bool]]
+
+
+class _Share(NamedTuple):
+    """What a rank reads.
+
+    Attributes:
+        parts: Its share of the tables on fine dofs and entries of P.
+        dofs: Its neighbourhoods' coarse dofs.
+        num_coarse: N_c.
+    """
+
+    parts: dict[str, npt.NDArray[Any]]
+    dofs: CoarseDofs
+    num_coarse: int
+
+
+def _check_path(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"path must be the name of a file, got {path!r}.")
+    return os.fspath(path)
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Make one sentence of what goes wrong in writing."""
     try:
-        return host.getValuesCSR()
-    finally:
-        if host is not P:
-            host.destroy()
+        yield
+    except (OSError, RuntimeError) as exc:
+        raise OSError(f"Cannot write {name}: {_reason(exc)}.") from exc
 
 
-def _energies(V: FunctionSpace, forms: list[ufl.Form]) -> FloatArray:
-    """a(f, f) for three fixed functions f of position, for each form. Collective."""
-    low, high = bounding_box(V.mesh)
-    f = fem.Function(V)
-    bs, gdim = V.dofmap.index_map_bs, V.mesh.geometry.dim
-    t = (V.tabulate_dof_coordinates()[:, :gdim] - low) / (high - low)
-    energies = []
-    for form in forms:
-        test, trial = form.arguments()
-        functional = fem.form(ufl.replace(form, {test: f, trial: f}))
-        for k in range(3):
-            # Incommensurate waves, another one for each component.
-            phase = t @ (np.array([3.1, 5.7, 8.3])[:gdim] * (k + 1)) + 0.37 * k
-            f.x.array[:] = np.cos(phase[:, None] + 0.71 * np.arange(bs)).reshape(-1)
-            energies.append(V.mesh.comm.allreduce(fem.assemble_scalar(functional), op=MPI.SUM))
-    return np.array(energies)
-
-
-@contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+@contextmanager
+def _reading(name: str) -> Iterator[h5py.File]:
     """Open for reading; whatever HDF5 trips over becomes one sentence."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {os.fspath(path)} with a multiscale space.")
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"There is no file {name} with a multiscale space.")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(name, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError, TypeError) as exc:
+    except Exception as exc:
         raise ValueError(
-            f"{os.fspath(path)} is not a readable HDF5 file with a multiscale space: {exc}."
+            f"{name} is not a readable HDF5 file with a multiscale space: {_reason(exc)}."
         ) from exc
 
 
-def _check_header(
-    path: str | os.PathLike[str],
-    file: h5py.File,
-    V: FunctionSpace,
-    energies: FloatArray,
-) -> None:
-    name = os.fspath(path)
-    if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+def _reason(exc: Exception) -> str:
+    return " ".join(str(exc).split()).rstrip(".") or type(exc).__name__
+
+
+def _tables(
+    W: MultiscaleFunctionSpace, P: PETSc.Mat, forms: list[ufl.Form]
+) -> dict[str, npt.NDArray[Any]]:
+    """This rank's part of all tables. Collective."""
+    V = W.V
+    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
+    owned = index_map.size_local
+    # Device matrices go through a host copy.
+    host = P if P.getType() in ("seqaij", "mpiaij") else P.copy().convert(PETSc.Mat.Type.AIJ)
+    try:
+        indptr, indices, values = host.getValuesCSR()
+    finally:
+        if host is not P:
+            host.destroy()
+    rows = np.repeat(np.arange(bs * owned) + bs * index_map.local_range[0], np.diff(indptr))
+    # Neighbourhoods in the order of their coarse dofs; those without any come last.
+    present, first, count = np.unique(W.vertex, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    empty = np.setdiff1d(np.array(list(W.eigenvalues), dtype=np.int64), present)
+    vertices = np.concatenate([present[order], empty])
+    spectra = [W.eigenvalues[int(v)] for v in vertices]
+    tables = {
+        "points": V.tabulate_dof_coordinates()[:owned],
+        "dirichlet": W.dirichlet.reshape(-1, bs),
+        "reference": _reference(V, forms),
+        "rows": rows,
+        "cols": indices,
+        "values": values,
+        "vertex": W.vertex,
+        "mode": W.mode,
+        "eigen_vertex": vertices,
+        "dof_count": np.concatenate([count[order], np.zeros(len(empty), np.int64)]),
+        "eigen_count": np.array([len(x) for x in spectra], dtype=np.int64),
+        "eigenvalues": np.concatenate([*spectra, np.zeros(0)]),
+    }
+    return {key: table.astype(_DTYPES[key], copy=False) for key, table in tables.items()}
+
+
+def _create_table(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
+    dtype = np.dtype(_DTYPES[key])
+    if 0 in shape:
+        file.create_dataset(key, shape, dtype)
+        return
+    width = int(np.prod(shape[1:])) * dtype.itemsize
+    rows = min(shape[0], max(1, _CHUNK_BYTES // width))
+    file.create_dataset(key, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
+
+
+def _reference(V: FunctionSpace, forms: list[ufl.Form]) -> FloatArray:
+    """a(f, φ_j) of owned dofs for fixed functions f of position, for each form.
+
+    The functions vary from node to node on any mesh, so that no entry is small by cancellation.
+
+    Returns:
+        Shape ``(num_owned_blocks, len(forms) * NUM_REFERENCE * bs)``. Collective.
+    """
+    low, high = bounding_box(V.mesh)
+    bs, gdim, owned = V.dofmap.index_map_bs, V.mesh.geometry.dim, V.dofmap.index_map.size_local
+    f: Function = fem.Function(V)
+    t = (V.tabulate_dof_coordinates()[:, :gdim] - low) / (high - low)
+    columns = []
+    for form in forms:
+        trial = form.arguments()[1]
+        action = fem.form(ufl.replace(form, {trial: f}))
+        for k in range(NUM_REFERENCE):
+            phase = t @ (np.array([731.3, 1177.9, 1531.7])[:gdim] * (1 + 0.37 * k)) + 0.7 * k
+            f.x.array[:] = np.cos(phase[:, None] + 0.71 * np.arange(bs)).reshape(-1)
+            vector = fem.assemble_vector(action)
+            vector.scatter_reverse(la.InsertMode.add)
+            columns.append(vector.array[: bs * owned].reshape(-1, bs).copy())
+    return np.hstack(columns)
+
+
+def _read_header(name: str) -> _Header:
+    with _reading(name) as file:
+        attributes = dict(file.attrs)
+        size = os.path.getsize(name)
+        tables = {}
+        for key in _DTYPES:
+            data = file.get(key)
+            if isinstance(data, h5py.Dataset):
+                # Shapes are claims; what is stored, and checked when read, is not.
+                stored = data.id.get_storage_size()
+                sound = data.size == 0 or (data.fletcher32 and data.nbytes <= stored <= size)
+                tables[key] = (data.shape, data.dtype, bool(sound))
+    return _Header(attributes, tables)
+
+
+def _check_header(name: str, header: _Header, V: FunctionSpace, num_forms: int) -> None:
+    """Refuse a file that does not fit ``V``, before any table is read."""
+    text = {
+        key: value.decode(errors="replace") if isinstance(value, bytes) else value
+        for key, value in header.attributes.items()
+    }
+    kind, version = text.get("format"), text.get("format_version")
+    if not _is(kind, FORMAT) or not _is(version, FORMAT_VERSION):
         raise ValueError(
             f"{name} is not a file of the format '{FORMAT}', version {FORMAT_VERSION}; it says "
-            f"{file.attrs.get('format')!r}, version {file.attrs.get('format_version')!r}."
-        )
-    if file.attrs["element"] != str(V.ufl_element()):
-        raise ValueError(
-            f"{name} holds a space of the element {file.attrs['element']}, V has {V.ufl_element()}."
+            f"{kind!r}, version {version!s}."
         )
     cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_global
-    blocks = V.dofmap.index_map.size_global
-    points = file["points"]
-    if file.attrs["cells"] != cells or points.shape != (blocks, 3):
+    blocks, bs = V.dofmap.index_map.size_global, V.dofmap.index_map_bs
+    if not _is(text.get("element"), str(V.ufl_element())):
         raise ValueError(
-            f"{name} was saved on another mesh: {file.attrs['cells']} cells and {points.shape[0]} "
-            f"nodes, the mesh of V has {cells} and {blocks}."
+            f"{name} holds a space of the element {text.get('element')!s}, expected that of V, "
+            f"{V.ufl_element()}."
         )
-    saved = np.asarray(file.attrs["energies"], dtype=np.float64)
-    if saved.shape != energies.shape:
+    shapes = {key: table[0] for key, table in header.tables.items()}
+    for key, dtype in _DTYPES.items():
+        if key not in shapes or header.tables[key][1:] != (np.dtype(dtype), True):
+            raise ValueError(f"{name} is damaged: the table '{key}' is missing or incomplete.")
+    if not _is(text.get("cells"), cells) or shapes["points"] != (blocks, 3):
         raise ValueError(
-            f"{name} was saved {'with' if len(saved) == 6 else 'without'} a form s; give "
-            "load() the same forms."
+            f"{name} was saved on another mesh, of {text.get('cells')!s} cells and "
+            f"{shapes['points'][:1]} nodes; the mesh of V has {cells} and {(blocks,)}."
         )
-    if not np.allclose(saved, energies, rtol=ENERGY_TOLERANCE, atol=0.0):
+    width = NUM_REFERENCE * bs
+    if shapes["reference"] == (blocks, (3 - num_forms) * width):
+        given = "without" if num_forms == 1 else "with"
         raise ValueError(
-            f"{name} was saved for another form, coefficient or mesh: a reference energy was "
-            f"{saved[np.argmax(np.abs(saved - energies))]:.10g} and is now "
-            f"{energies[np.argmax(np.abs(saved - energies))]:.10g}."
+            f"{name} was saved {'with' if num_forms == 1 else 'without'} a form s, and load() was "
+            f"called {given} one; expected the same forms."
         )
+    nnz, coarse = shapes["values"], shapes["vertex"]
+    expected = {
+        "dirichlet": (blocks, bs),
+        "reference": (blocks, num_forms * width),
+        "rows": nnz,
+        "cols": nnz,
+        "mode": coarse,
+        "dof_count": shapes["eigen_vertex"],
+        "eigen_count": shapes["eigen_vertex"],
+    }
+    wrong = [key for key, shape in expected.items() if shapes[key] != shape]
+    flat = ("values", "vertex", "eigen_vertex", "eigenvalues")
+    wrong += [key for key in flat if len(shapes[key]) != 1]
+    if wrong or coarse == (0,):
+        raise ValueError(
+            f"{name} is damaged: tables that belong together differ in shape "
+            f"({', '.join(wrong) or 'no coarse dofs'})."
+        )
+    if not isinstance(text.get("num_dropped"), int | np.integer) or "id" not in text:
+        raise ValueError(f"{name} is damaged: an attribute is missing.")
 
 
-def _check_content(
-    path: str | os.PathLike[str],
-    file: h5py.File,
-    parts: dict[str, npt.NDArray[Any]],
-    num_fine: int,
-) -> None:
-    """Refuse damaged tables before PETSc sees them."""
-    name = os.fspath(path)
-    for key, ndim in _DATASETS.items():
-        if key not in file or file[key].ndim != ndim:
-            raise ValueError(f"{name} is damaged: the table '{key}' is missing or misshapen.")
-    num_coarse, nnz = len(file["vertex"]), len(file["rows"])
-    if len(file["cols"]) != nnz or len(file["values"]) != nnz or len(file["mode"]) != num_coarse:
-        raise ValueError(f"{name} is damaged: tables that belong together differ in length.")
-    for key, top in (("rows", num_fine), ("cols", num_coarse)):
-        part = parts[key]
-        if part.dtype.kind != "i" or (len(part) and not (0 <= part.min() <= part.max() < top)):
+def _is(given: object, expected: str | int) -> bool:
+    """Equality of strings and integers; whatever else a file may hold is not equal."""
+    return isinstance(given, str | int | np.integer) and given == expected
+
+
+def _read_share(name: str, header: _Header, comm: MPI.Comm) -> _Share:
+    """This rank's equal share of the fine tables, and of the neighbourhoods by coarse dofs."""
+    with _reading(name) as file:
+        if file.attrs["id"] != header.attributes["id"]:
+            raise ValueError("it was replaced while it was read")
+        parts = {}
+        for key in ("points", "dirichlet", "reference", "rows", "cols", "values"):
+            n = len(file[key])
+            parts[key] = file[key][n * comm.rank // comm.size : n * (comm.rank + 1) // comm.size]
+        num_coarse = len(file["vertex"])
+        vertices, dof_count, eigen_count = (
+            file[key][:] for key in ("eigen_vertex", "dof_count", "eigen_count")
+        )
+        for key, count, total in (
+            ("dof_count", dof_count, num_coarse),
+            ("eigen_count", eigen_count, len(file["eigenvalues"])),
+        ):
+            if (count < 0).any() or (count > total).any() or count.sum() != total:
+                raise ValueError(f"the table '{key}' does not fit the others")
+        # Whole neighbourhoods, about equally many coarse dofs on each rank.
+        start = np.cumsum(dof_count) - dof_count
+        owner = np.minimum(start * comm.size // num_coarse, comm.size - 1)
+        mine = np.flatnonzero(owner == comm.rank)
+        begin = int(dof_count[owner < comm.rank].sum())
+        end = begin + int(dof_count[mine].sum())
+        stop = np.cumsum(eigen_count)[mine]
+        spectra = {
+            int(vertices[k]): file["eigenvalues"][last - eigen_count[k] : last]
+            for k, last in zip(mine, stop, strict=True)
+        }
+        dofs = CoarseDofs(
+            file["vertex"][begin:end],
+            file["mode"][begin:end],
+            spectra,
+            int(header.attributes["num_dropped"]) if comm.rank == 0 else 0,
+        )
+        repeated = np.repeat(vertices[mine], dof_count[mine])
+        if not np.array_equal(dofs.vertex, repeated) or len(spectra) != len(mine):
+            raise ValueError("the table 'vertex' does not fit the others")
+    return _Share(parts, dofs, num_coarse)
+
+
+def _check_share(name: str, share: _Share, num_fine: int) -> None:
+    """Refuse entries that PETSc should not see."""
+    for key, top in (("rows", num_fine), ("cols", share.num_coarse)):
+        part = share.parts[key]
+        if len(part) and not 0 <= part.min() <= part.max() < top:
             raise ValueError(f"{name} is damaged: '{key}' has entries outside 0..{top - 1}.")
-    if not np.isfinite(parts["values"]).all():
-        raise ValueError(f"{name} is damaged: P has NaN or infinite entries.")
-    if int(np.sum(file["eigen_count"])) != len(file["eigenvalues"]):
-        raise ValueError(f"{name} is damaged: the eigenvalues do not fit their neighbourhoods.")
+    for key in ("points", "values"):
+        if not np.isfinite(share.parts[key]).all():
+            raise ValueError(f"{name} is damaged: '{key}' has NaN or infinite entries.")
 
 
-def _slab(data: h5py.Dataset, comm: MPI.Comm) -> npt.NDArray[Any]:
-    """This rank's equal share of the rows of a table."""
-    n = len(data)
-    return data[n * comm.rank // comm.size : n * (comm.rank + 1) // comm.size]
-
-
-def _match_points(path: str | os.PathLike[str], V: FunctionSpace, points: FloatArray) -> LongArray:
+def _match_points(name: str, V: FunctionSpace, points: FloatArray) -> LongArray:
     """New global block numbers of this rank's slab of saved points, found by position.
 
     Rounded positions are sent to a rank that their hash names, where saved and present ones meet.
@@ -336,7 +505,7 @@ def _match_points(path: str | os.PathLike[str], V: FunctionSpace, points: FloatA
     with collective_errors(comm):
         if np.any(found < 0) or not taken.all():
             raise ValueError(
-                f"{os.fspath(path)} was saved on another mesh: {int(np.sum(found < 0))} of "
+                f"{name} was saved on another mesh: {int(np.sum(found < 0))} of "
                 f"{len(found)} nodes of this rank's share have no counterpart."
             )
     return found
@@ -353,35 +522,49 @@ def _lookup(comm: MPI.Comm, table: LongArray, size: int, index: LongArray) -> Lo
     return answer[inverse]
 
 
-def _check_dirichlet(
-    path: str | os.PathLike[str],
+def _check_dofs(
+    name: str,
     V: FunctionSpace,
-    rows: LongArray,
-    saved: npt.NDArray[np.uint8],
+    blocks: LongArray,
+    parts: dict[str, npt.NDArray[Any]],
     mask: BoolArray,
+    reference: FloatArray,
 ) -> None:
-    """Refuse a file whose constrained dofs are not those of ``mask``. Collective."""
-    comm, index_map = V.mesh.comm, V.dofmap.index_map
+    """Refuse a file with other constrained dofs, forms or coefficients. Collective.
+
+    Args:
+        name: File.
+        V: Fine space.
+        blocks: Global block numbers of the dofs in ``parts``.
+        parts: This rank's share of the tables.
+        mask: Constrained dofs among the owned ones.
+        reference: From :func:`_reference`.
+    """
+    comm, index_map, bs = V.mesh.comm, V.dofmap.index_map, V.dofmap.index_map_bs
     ranges = np.array(comm.allgather(index_map.local_range[0]))
-    owner = (np.searchsorted(ranges, rows, side="right") - 1).astype(np.int32)
-    _, (row, flags) = route(comm, owner, rows, saved)
+    owner = (np.searchsorted(ranges, blocks, side="right") - 1).astype(np.int32)
+    _, (block, flags, saved) = route(comm, owner, blocks, parts["dirichlet"], parts["reference"])
+    local = block - index_map.local_range[0]
     with collective_errors(comm):
-        now = mask.reshape(-1, V.dofmap.index_map_bs)[row - index_map.local_range[0]]
-        if flags.shape[1:] != now.shape[1:] or np.any((flags > 0) != now):
+        now = mask.reshape(-1, bs)[local]
+        if np.any((flags > 0) != now):
             raise ValueError(
-                f"{os.fspath(path)} was saved with other Dirichlet dofs: {int((flags > 0).sum())} "
-                f"on this rank's nodes, bcs constrain {int(now.sum())}; expected the same ones."
+                f"{name} was saved with other Dirichlet dofs: {int((flags > 0).sum())} on this "
+                f"rank's nodes, bcs constrain {int(now.sum())}; expected the same ones."
             )
-
-
-def _spectra(file: h5py.File, comm: MPI.Comm) -> dict[int, FloatArray]:
-    """Eigenvalues of this rank's share of the neighbourhoods."""
-    counts = file["eigen_count"][:]
-    ends = np.cumsum(counts)
-    n = len(counts)
-    first, last = n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size
-    vertices, values = file["eigen_vertex"][first:last], file["eigenvalues"]
-    return {
-        int(v): values[end - count : end]
-        for v, count, end in zip(vertices, counts[first:last], ends[first:last], strict=True)
-    }
+    with collective_errors(comm):
+        width = NUM_REFERENCE * bs
+        for k, form in enumerate(("a", "s")[: saved.shape[1] // width]):
+            old = saved[:, k * width : (k + 1) * width]
+            new = reference[local, k * width : (k + 1) * width]
+            size = np.maximum(np.abs(old), np.abs(new)).max(axis=1, initial=0.0)
+            # Written such that NaN is refused.
+            bad = ~(np.abs(old - new).max(axis=1, initial=0.0) <= REFERENCE_TOLERANCE * size)
+            if bad.any():
+                at = int(np.argmax(bad))
+                x = V.tabulate_dof_coordinates()[local[at], : V.mesh.geometry.dim]
+                raise ValueError(
+                    f"{name} was saved for another form {form} or coefficient: they differ at the "
+                    f"node ({', '.join(f'{v:.4g}' for v in x)}) and {int(bad.sum()) - 1} others "
+                    "of this rank."
+                )

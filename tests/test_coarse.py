@@ -97,7 +97,7 @@ def test_hats_at_coarse_vertices_and_just_beside():
         np.testing.assert_array_equal(chi, np.eye(len(vertices)))
 
 
-# ---- coarse meshes --------------------------------------------------------------------------------
+# ---- coarse meshes ----
 
 
 def coarse_geometry(coarse):
@@ -155,9 +155,7 @@ def test_from_box_mesh_equals_boxes(cell):
     coarse = CoarseGrid.from_mesh(fine, coarse_mesh)
     chi = dense(coarse.hats(x), coarse.num_vertices)
     vertices, _ = coarse_geometry(coarse_mesh)
-    np.testing.assert_allclose(
-        chi, hat_values(x[:, :d], vertices, 1 / np.array(n)), atol=1e-9
-    )
+    np.testing.assert_allclose(chi, hat_values(x[:, :d], vertices, 1 / np.array(n)), atol=1e-9)
     # vertex_coordinates: NaN where this rank has no part of the coarse mesh.
     found = coarse.vertex_coordinates(np.arange(len(vertices)))
     known = ~np.isnan(found).any(axis=1)
@@ -202,7 +200,7 @@ def test_from_mesh_not_covering():
         CoarseGrid.from_mesh(fine, coarse_mesh).hats(x)
 
 
-# ---- neighbourhoods -------------------------------------------------------------------------------
+# ---- neighbourhoods ----
 
 
 def midpoints(msh, cells):

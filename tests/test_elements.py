@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from utils import CELLS, COMM, box, cell_field, elasticity, gather_matrix, gdim, jiggle, rough
+from utils import COMM, box, cell_field, elasticity, gather_matrix, gdim, jiggle, rough
 
 import basix
 import basix.ufl
@@ -169,9 +169,7 @@ def test_extraction_from_any_numbering():
         for i in range(width):
             for j in range(width):
                 k = int(np.flatnonzero(columns == dofs[cell, j])[0])
-                data[dofs[cell, i], k] = wanted[
-                    cell, bs * i : bs * (i + 1), bs * j : bs * (j + 1)
-                ]
+                data[dofs[cell, i], k] = wanted[cell, bs * i : bs * (i + 1), bs * j : bs * (j + 1)]
 
     class Matrix:
         pass

@@ -78,9 +78,7 @@ def set_up(comm, make, element):
 
 def local_problems(V, n, layers, a, s, kappa, bcs=()):
     coarse = CoarseGrid(V.mesh, n, oversampling=layers)
-    return LocalProblems(
-        V, coarse, a(V, kappa), None if s is None else s(V, kappa), bcs, Timings()
-    )
+    return LocalProblems(V, coarse, a(V, kappa), None if s is None else s(V, kappa), bcs, Timings())
 
 
 def as_sorted(points, *arrays):

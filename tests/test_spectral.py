@@ -91,7 +91,7 @@ def krylov(problem, num):
     return 2 * num + 15 < problem.num_dofs
 
 
-# ---- multiple eigenvalues ---------------------------------------------------------------------------
+# ---- multiple eigenvalues ----
 
 
 @pytest.mark.parametrize("num", [3, 4, 5, 8, 11, 16])
@@ -119,28 +119,29 @@ def test_all_neighbourhoods_of_a_cube():
         check(problem, modes, 9)
 
 
-def test_tetrahedra_and_cubes_in_a_row():
-    """Symmetric, but no product: Kuhn tetrahedra have twofold modes."""
+def test_tetrahedra():
+    """Symmetric, but no product: modes on Kuhn's tetrahedra come twofold."""
     problem = cube(cell=CellType.tetrahedron)[13]
     for num in (8, 10):
         check(problem, SpectralBasis(num).modes([problem])[0], num)
 
 
-def test_identical_far_away_inclusions():
-    """Eight stiff inclusions placed symmetrically: eight small, almost equal eigenvalues."""
+@pytest.mark.parametrize("s", [mass, None], ids=["mass", "DAD"])
+def test_symmetric_inclusions(s):
+    """Equal stiff inclusions: multiple and nearly multiple eigenvalues, at contrast 1e6.
+
+    Needs several rounds of the search for missed copies; in SLEPc 3.25 a second run with eight
+    more columns than the first writes beyond its arrays if nothing is done about it.
+    """
 
     def value(x):
-        spots = np.abs(np.abs(x - 0.5) - 0.25).max(axis=0) < 0.07
-        return np.where(spots, 1e6, 1.0)
+        return np.where(np.abs(np.abs(x - 0.5) - 0.25).max(axis=0) < 0.12, 1e6, 1.0)
 
-    problem = cube(cells=16, n=2, value=value)[13]
-    assert problem.num_dofs == 17**3
-    modes = SpectralBasis(9).modes([problem])[0]
-    # Too large for LAPACK in a test: eight are tiny, the next is not, and all satisfy the equation.
-    assert modes.values[7] < 1e-3 * modes.values[8]
-    residual = problem.A @ modes.vectors.T - (problem.S @ modes.vectors.T) * modes.values
-    size = abs(problem.A) @ np.abs(modes.vectors.T)
-    assert np.linalg.norm(residual) < 1e-6 * np.linalg.norm(size)
+    found = cube(value=value, s=s)
+    for vertex, num in ((1, 8), (1, 14), (1, 20), (2, 8), (13, 9)):
+        problem = found[vertex]
+        assert krylov(problem, num)
+        check(problem, SpectralBasis(num).modes([problem])[0], num, rtol=1e-6)
 
 
 def test_small_problems_by_lapack():
@@ -151,7 +152,7 @@ def test_small_problems_by_lapack():
         check(problem, SpectralBasis(num).modes([problem])[0], num)
 
 
-# ---- coefficients -----------------------------------------------------------------------------------
+# ---- coefficients ----
 
 
 @pytest.mark.parametrize("contrast", [1e3, 1e6, 1e8])
@@ -181,7 +182,7 @@ def test_too_many_modes_of_a_singular_pencil_are_an_error():
     problem = square(cells=6, s=None)[4]
     rank = np.linalg.matrix_rank(problem.S.toarray())
     check(problem, SpectralBasis(rank - 1).modes([problem])[0], rank - 1, rtol=1e-6)
-    with pytest.raises(RuntimeError, match="neighbourhood 4 .* finite eigenvalues"):
+    with pytest.raises(RuntimeError, match=r"neighbourhood 4 .* finite eigenvalues"):
         SpectralBasis(problem.num_dofs).modes([problem])
 
 
@@ -230,7 +231,7 @@ def test_dirichlet_conditions_do_not_enter_the_pencil():
     np.testing.assert_array_equal(a.values, b.values)
 
 
-# ---- options ----------------------------------------------------------------------------------------
+# ---- options ----
 
 
 def test_threshold():

@@ -53,7 +53,7 @@ def on_root(function, *args):
     return result
 
 
-# ---- meshes -------------------------------------------------------------------------------------
+# ---- meshes ----
 
 
 def box(comm, cell, n, upper=(1.0, 1.0, 1.0)):
@@ -113,7 +113,7 @@ def _cloud(n, dim):
     return (lattice + 0.3 * inside[:, None] * rng.uniform(-1, 1, lattice.shape)) / n
 
 
-# ---- fields -------------------------------------------------------------------------------------
+# ---- fields ----
 
 
 def cell_field(msh, value):
@@ -132,7 +132,9 @@ def rough(contrast):
 
     def value(x):
         wave = np.sin(9.1 * x[0] + 2.3 * x[-1]) * np.cos(7.7 * x[1] - 3.1 * x[0])
-        return contrast ** (np.tanh(3 * (wave + 0.3 * np.sin(23.0 * x[1] + 19.0 * x[-1]))) / 2 + 0.5)
+        return contrast ** (
+            np.tanh(3 * (wave + 0.3 * np.sin(23.0 * x[1] + 19.0 * x[-1]))) / 2 + 0.5
+        )
 
     return value
 
@@ -171,12 +173,10 @@ def clamp(V, where, value=0.0, component=None):
     collapsed, _ = space.collapse()
     g = fem.Function(collapsed)
     g.x.array[:] = value
-    return fem.dirichletbc(
-        g, fem.locate_dofs_geometrical((space, collapsed), where), space
-    )
+    return fem.dirichletbc(g, fem.locate_dofs_geometrical((space, collapsed), where), space)
 
 
-# ---- gathering ----------------------------------------------------------------------------------
+# ---- gathering ----
 
 
 def gather_rows(comm, array):
@@ -191,7 +191,9 @@ def gather_matrix(A):
     indptr, indices, data = host.getValuesCSR()
     host.destroy()
     comm = A.comm.tompi4py()
-    parts = comm.allgather(sp.csr_matrix((data, indices, indptr), (len(indptr) - 1, A.getSize()[1])))
+    parts = comm.allgather(
+        sp.csr_matrix((data, indices, indptr), (len(indptr) - 1, A.getSize()[1]))
+    )
     return sp.vstack(parts).tocsr()
 
 
@@ -239,11 +241,11 @@ def norm_in(A, e):
     return np.sqrt(max(e @ (A @ e), 0.0))
 
 
-# ---- the oracle ---------------------------------------------------------------------------------
+# ---- the oracle ----
 
 
 def hat_values(x, vertices, h):
-    """Tensor-product hat functions of box vertices from their formula, (num_points, num_vertices)."""
+    """Tensor-product hats by their formula, shape ``(num_points, num_vertices)``."""
     t = np.abs(x[:, None, :] - vertices[None, :, :]) / h
     return np.prod(np.clip(1 - t, 0, None), axis=2)
 

@@ -12,6 +12,7 @@ from petsc4py import PETSc
 from slepc4py import SLEPc
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 
 from dolfinx_msnn._petsc import check_options, check_prefix, readable_errors, temporary_options
@@ -47,7 +48,7 @@ class SpectralBasis:
         *,
         threshold: float | None = None,
         max_modes: int | None = None,
-        tol: float = 1e-8,
+        tol: float = 1e-9,
         petsc_options_prefix: str = "msnn_spectral_",
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
@@ -104,7 +105,13 @@ class SpectralBasis:
                     if solver is not None:
                         solver.destroy()
                     solver = _Eigensolver(problem, self)
-                results[k] = modes = self._solve(solver, problem)
+                try:
+                    results[k] = modes = self._solve(solver, problem)
+                except np.linalg.LinAlgError:
+                    raise ValueError(
+                        f"The form a is not positive semi-definite on {problem.name}; expected a "
+                        "coercive form."
+                    ) from None
                 _check_signs(problem, modes)
         finally:
             if solver is not None:
@@ -139,8 +146,13 @@ class _Eigensolver:
         eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
         st = eps.getST()
         st.setType(SLEPc.ST.Type.SINVERT)
-        # A_i and S_i have the same pattern here, which saves merging them for every factorisation.
-        st.setMatStructure(PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        # SLEPc would make a new matrix A - shift S, and with it a new symbolic factorisation, for
+        # every problem. Ours is filled again and keeps its pattern.
+        self._T, self._t = _shared_matrix(problem.A)
+        st.setMatMode(SLEPc.ST.MatMode.SHELL)
+        st.setPreconditionerMat(self._T)
+        # Purification is for eigenvectors that a singular S leaves undetermined.
+        eps.setPurify(problem.s is None)
         ksp = st.getKSP()
         ksp.setType(PETSc.KSP.Type.PREONLY)
         pc = ksp.getPC()
@@ -161,10 +173,11 @@ class _Eigensolver:
             self._tol = options.getReal("eps_tol", basis.tol)
             self._max_it = options.getInt("eps_max_it", 200)
             # The factor's options are read when it is first made.
-            eps.setTarget(-1e-2 * _rayleigh_scale(problem))
+            self._shift(problem, -1e-2 * _rayleigh_scale(problem))
             with readable_errors(f"SLEPc failed on {problem.name}"):
                 eps.setUp()
         self._vector = self._A.createVecRight()
+        self._taken = 0
 
     def solve(self, problem: LocalProblem, num: int) -> LocalModes:
         """Eigenpairs of smallest eigenvalue, S-orthonormal vectors.
@@ -182,8 +195,7 @@ class _Eigensolver:
             self._s[:] = problem.S.data
             self._A.assemble()
             self._S.assemble()
-            self._eps.setOperators(self._A, self._S)
-            self._eps.setTarget(-1e-2 * scale)
+            self._shift(problem, -1e-2 * scale)
         self._fresh = False
         vectors = kernel(problem)
         values = np.zeros(len(vectors))
@@ -196,11 +208,17 @@ class _Eigensolver:
             # Another start each time: what is left of one that was used before is orthogonal to
             # the copies that it missed.
             probe = self._run(problem, vectors, 1, 8, tol=1e-2, seed=k)
-            if probe.values[0] >= values[num - 1] - 1e-3 * (abs(values[num - 1]) + 1e-2 * scale):
+            if probe.values[0] >= values[num - 1] - 1e-6 * (abs(values[num - 1]) + 1e-2 * scale):
                 break
             found = self._run(problem, vectors, 1, 16, seed=k)
             values, vectors = _merge(values, vectors, found)
         return LocalModes(values[:num], _fix_signs(vectors[:num]))
+
+    def _shift(self, problem: LocalProblem, shift: float) -> None:
+        """Set the target and the matrix to factor, A - shift S."""
+        self._t[:] = problem.A.data - shift * problem.S.data
+        self._T.assemble()
+        self._eps.setTarget(shift)
 
     def _run(
         self,
@@ -214,8 +232,15 @@ class _Eigensolver:
         """The ``num`` smallest eigenpairs S-orthogonal to the rows of ``deflate``."""
         eps, n = self._eps, problem.num_dofs
         eps.setTolerances(self._tol if tol is None else tol, self._max_it)
+        top = n - len(deflate)
+        ncv = min(ncv, top)
+        # SLEPc (3.25) counts the columns of the last deflation space as space for eigenvalues: of
+        # that very size it would write beyond its arrays.
+        if ncv == self._taken:
+            ncv += 1 if ncv < top else -1
+        self._taken = ncv + len(deflate)
         # mpd anew each time: SLEPc would keep what it chose for the first ncv.
-        eps.setDimensions(num, min(ncv, n - len(deflate)), PETSc.DETERMINE)
+        eps.setDimensions(num, ncv, PETSc.DETERMINE)
         # The same start for every neighbourhood of this size, whatever was solved before it.
         start = np.random.default_rng([n, seed]).standard_normal(n)
         space = [
@@ -244,7 +269,7 @@ class _Eigensolver:
 
     def destroy(self) -> None:
         """Free the SLEPc and PETSc objects."""
-        for item in (self._eps, self._A, self._S, self._vector):
+        for item in (self._eps, self._A, self._S, self._T, self._vector):
             # After an error in the middle of a solve SLEPc cannot take all of its parts down.
             with suppress(PETSc.Error, SystemError):
                 item.destroy()
@@ -313,17 +338,10 @@ def _dense(problem: LocalProblem, num: int) -> LocalModes:
 
     The pencil (S, A + S) is definite even if S is singular; its eigenvalues are 1/(λ + 1).
     """
-    from scipy.linalg import eigh
-
     A, S = problem.A.toarray(), problem.S.toarray()
     scale = _rayleigh_scale(problem)
     n = len(A)
-    try:
-        theta, vectors = eigh(scale * S, A + scale * S, subset_by_index=[n - num, n - 1])
-    except np.linalg.LinAlgError:
-        raise ValueError(
-            f"The form a is not positive semi-definite on {problem.name}; expected a coercive form."
-        ) from None
+    theta, vectors = scipy.linalg.eigh(scale * S, A + scale * S, subset_by_index=[n - num, n - 1])
     theta, vectors = theta[::-1], vectors[:, ::-1]
     if theta[-1] <= 1e-14:
         finite = int(np.count_nonzero(theta > 1e-14))
