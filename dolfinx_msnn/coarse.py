@@ -208,9 +208,9 @@ class _MeshCoarseGrid(CoarseGrid):
                     f"The coarse mesh has dimension {coarse.topology.dim}, the fine one "
                     f"{fine.topology.dim}; expected the same."
                 )
-            if coarse.geometry.cmap.degree != 1:
+            if coarse.geometry.cmaps[0].degree != 1:
                 raise ValueError(
-                    f"The coarse mesh has geometry degree {coarse.geometry.cmap.degree}; expected "
+                    f"The coarse mesh has geometry degree {coarse.geometry.cmaps[0].degree}; expected "
                     "straight-sided cells (degree 1)."
                 )
             num_coarse = coarse.topology.index_map(coarse.topology.dim).size_global
@@ -275,7 +275,7 @@ class _MeshCoarseGrid(CoarseGrid):
     def _evaluate(self, place: geometry.PointOwnershipData[np.float64], owner: IntArray) -> Hats:
         """Hats at located points, computed where the cells are and sent back. Collective."""
         points = np.asarray(place.dest_points)[:, : self.coarse.geometry.dim]
-        nodes = self.coarse.geometry.dofmap[np.asarray(place.dest_cells)]
+        nodes = self.coarse.geometry.dofmaps[0][np.asarray(place.dest_cells)]
         corners = self.coarse.geometry.x[nodes][:, :, : self.coarse.geometry.dim]
         weights = _snap(self._reference_hats(points, corners))
         _, (vertices, values) = route(
@@ -474,7 +474,7 @@ def bounding_box(msh: Mesh) -> FloatArray:
 def _mean_cell_extent(msh: Mesh) -> FloatArray:
     """Mean extent of the cells in each direction, shape ``(gdim,)``. Collective."""
     num = msh.topology.index_map(msh.topology.dim).size_local
-    x = msh.geometry.x[msh.geometry.dofmap[:num]][:, :, : msh.geometry.dim]
+    x = msh.geometry.x[msh.geometry.dofmaps[0][:num]][:, :, : msh.geometry.dim]
     extent = np.ptp(x, axis=1).sum(axis=0) if num else np.zeros(msh.geometry.dim)
     total = msh.comm.allreduce(extent, op=MPI.SUM)
     return np.asarray(total / msh.comm.allreduce(num, op=MPI.SUM))

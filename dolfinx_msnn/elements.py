@@ -257,7 +257,7 @@ def _check_blocks(blocks: FloatArray, broken: FunctionSpace, name: str, *, stric
     def where(bad: BoolArray) -> str:
         cell = int(np.argmax(bad))
         msh = broken.mesh
-        x = msh.geometry.x[msh.geometry.dofmap[cell]].mean(axis=0)[: msh.geometry.dim]
+        x = msh.geometry.x[msh.geometry.dofmaps[0][cell]].mean(axis=0)[: msh.geometry.dim]
         place = ", ".join(f"{v:.4g}" for v in x)
         return f"in the cell at ({place}) and {int(bad.sum()) - 1} others of its rank"
 

@@ -1,0 +1,311 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""LinearProblem: boundary conditions, kernels, many right-hand sides, new coefficients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ufl
+from dolfinx import fem
+from dolfinx.fem.petsc import LinearProblem as FineProblem
+from dolfinx.fem.petsc import assemble_matrix
+from dolfinx.mesh import CellType
+from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn.petsc import LinearProblem, create_coarse_matrix
+from tests.utils import (
+    COMM,
+    box,
+    cell_field,
+    clamp,
+    diffusion,
+    elasticity,
+    gather_function,
+    gather_matrix,
+    gather_vector,
+    mass,
+    rough,
+)
+
+LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
+
+
+def left(x):
+    return np.isclose(x[0], 0.0)
+
+
+def right(x):
+    return np.isclose(x[0], 1.0)
+
+
+def setting(cell=CellType.quadrilateral, n=16, boxes=(2, 2), element=("Lagrange", 1)):
+    msh = box(COMM, cell, n)
+    V = fem.functionspace(msh, element)
+    kappa = cell_field(msh, rough(100.0))
+    return V, kappa, CoarseGrid(msh, boxes), ufl.TestFunction(V), ufl.SpatialCoordinate(msh)
+
+
+def fine_solution(a, L, bcs):
+    problem = FineProblem(a, L, bcs=bcs, petsc_options_prefix="fine_", petsc_options=LU)
+    return problem.solve().copy()
+
+
+def relative(u, w):
+    """Relative L2 distance of two functions."""
+
+    def norm(f):
+        return np.sqrt(COMM.allreduce(fem.assemble_scalar(fem.form(ufl.inner(f, f) * ufl.dx))))
+
+    return norm(u - w) / norm(w)
+
+
+def galerkin_residual(problem):
+    """|R (b - A (u - g))| / |R b| with SciPy and gathered matrices."""
+    P, A = gather_matrix(problem.W.P), gather_matrix(problem.A)
+    b = gather_vector(problem.b)
+    lift = fem.Function(problem.W.V)
+    for bc in problem.bcs:
+        bc.set(lift.x.array)
+    lift.x.scatter_forward()
+    inside = gather_function(problem.u) - gather_function(lift)
+    r = P.T @ (b - A @ inside)
+    return np.linalg.norm(r) / max(np.linalg.norm(P.T @ b), np.finfo(float).tiny)
+
+
+CONDITIONS = ["dirichlet", "neumann", "robin", "vector", "vector component"]
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_boundary_conditions(kind):
+    """The Galerkin equations hold, boundary values are exact, and the error is a small one."""
+    vector = kind.startswith("vector")
+    V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)) if vector else ("Lagrange", 1))
+    a = elasticity(V, kappa) if vector else diffusion(V, kappa)
+    f = ufl.as_vector([1 + x[1], x[0] - 0.5]) if vector else 1 + ufl.sin(5 * x[0])
+    L = ufl.inner(f, v) * ufl.dx
+    if kind == "dirichlet":
+        g = fem.Function(V)
+        g.interpolate(lambda p: 1 + p[1] ** 2)
+        dofs = fem.locate_dofs_geometrical(V, left)
+        bcs = [fem.dirichletbc(g, dofs), clamp(V, right, -2.0)]
+    elif kind == "neumann":
+        bcs = [clamp(V, left, 3.0)]
+        L += (2 + x[0]) * v * ufl.ds
+    elif kind == "robin":
+        bcs = []
+        a += 10 * ufl.TrialFunction(V) * v * ufl.ds
+        L += 10 * x[1] * v * ufl.ds
+    elif kind == "vector":
+        bcs = [clamp(V, left, 0.25)]
+    else:
+        bcs = [clamp(V, left, 0.25, component=0), clamp(V, right, 0.0, component=1)]
+    u = fine_solution(a, L, bcs)
+    errors = []
+    for num_modes in (4, 16):
+        with (
+            multiscale_functionspace(
+                V, coarse, SpectralBasis(num_modes), a, mass(V, kappa), bcs
+            ) as W,
+            LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="ms_") as problem,
+        ):
+            uh = problem.solve()
+            assert galerkin_residual(problem) < 1e-9
+            for bc in bcs:
+                expected = uh.x.array.copy()
+                bc.set(expected)
+                np.testing.assert_array_equal(uh.x.array, expected)
+            errors.append(relative(uh, u))
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.05, errors
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_pure_neumann(vector):
+    """An incompatible load is made compatible; the solution is orthogonal to the kernel."""
+    V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)) if vector else ("Lagrange", 1))
+    a = elasticity(V, kappa) if vector else diffusion(V, kappa)
+    if vector:
+        motions = [
+            lambda p: np.array([1 + 0 * p[0], 0 * p[0]]),
+            lambda p: np.array([0 * p[0], 1 + 0 * p[0]]),
+            lambda p: np.array([p[1] - 0.5, 0.5 - p[0]]),
+        ]
+        load = ufl.as_vector([ufl.cos(np.pi * x[0]), ufl.cos(np.pi * x[1]) * x[0]])
+    else:
+        motions, load = [lambda p: 1 + 0 * p[0]], ufl.cos(np.pi * x[0]) * (1 + x[1])
+    with multiscale_functionspace(V, coarse, SpectralBasis(6), a, mass(V, kappa)) as W:
+        with LinearProblem(a, ufl.inner(load, v) * ufl.dx, W, petsc_options_prefix="n_") as problem:
+            u = problem.solve().copy()
+            size = COMM.allreduce(fem.assemble_scalar(fem.form(ufl.inner(u, u) * ufl.dx)))
+            # The Galerkin equations hold for the compatible part of the load.
+            P, A = gather_matrix(W.P), gather_matrix(problem.A)
+            b = gather_vector(problem.b)
+            r = P.T @ (b - A @ gather_function(u))
+            rows = []
+            for z in motions:
+                f = fem.Function(V)
+                f.interpolate(z)
+                moment = fem.assemble_scalar(fem.form(ufl.inner(u, f) * ufl.dx))
+                assert abs(COMM.allreduce(moment)) < 1e-10 * np.sqrt(size)
+                c = W.coefficients(f)
+                rows.append(gather_vector(c))
+                c.destroy()
+            q = np.linalg.qr(np.array(rows).T)[0]
+            np.testing.assert_allclose(A @ (P @ q), 0.0, atol=1e-9 * abs(A).max())
+            assert np.linalg.norm(r - q @ (q.T @ r)) < 1e-9 * np.linalg.norm(P.T @ b)
+
+
+def test_pure_neumann_against_the_fine_solution():
+    V, kappa, coarse, v, x = setting()
+    a, L = diffusion(V, kappa), ufl.cos(np.pi * x[0]) * v * ufl.dx
+    # The fine solution by a point condition and a shift: the load integrates to zero.
+    corner = clamp(V, lambda p: np.isclose(p[0], 0.0) & np.isclose(p[1], 0.0))
+    u = fine_solution(a, L, [corner])
+    mean = COMM.allreduce(fem.assemble_scalar(fem.form(u * ufl.dx)))
+    u.x.array[:] -= mean
+    errors = []
+    for num_modes in (4, 16):
+        with (
+            multiscale_functionspace(V, coarse, SpectralBasis(num_modes), a, mass(V, kappa)) as W,
+            LinearProblem(a, L, W, petsc_options_prefix="n_") as problem,
+        ):
+            errors.append(relative(problem.solve(), u))
+    assert errors[1] < 0.3 * errors[0] and errors[1] < 0.02, errors
+
+
+def test_manufactured_solution():
+    """For sin(πx) cos(πy) and a smooth coefficient, nearly as good as the fine solution."""
+    V, _, coarse, v, x = setting(n=24, boxes=(3, 3))
+    kappa = 1 + 0.5 * ufl.sin(np.pi * x[0]) * x[1]
+    exact = ufl.sin(np.pi * x[0]) * ufl.cos(np.pi * x[1])
+    a = kappa * ufl.inner(ufl.grad(ufl.TrialFunction(V)), ufl.grad(v)) * ufl.dx
+    normal = ufl.FacetNormal(V.mesh)
+    L = -ufl.div(kappa * ufl.grad(exact)) * v * ufl.dx
+    L += kappa * ufl.inner(ufl.grad(exact), normal) * v * ufl.ds
+    bcs = [clamp(V, lambda p: left(p) | right(p))]
+    s = kappa * ufl.TrialFunction(V) * v * ufl.dx
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(24), a, s, bcs) as W,
+        LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="m_") as problem,
+    ):
+        error = relative(problem.solve(), exact)
+    fine = relative(fine_solution(a, L, bcs), exact)
+    assert fine < 2e-3
+    assert error < 5e-3
+
+
+def test_many_right_hand_sides_on_one_factorisation():
+    V, kappa, coarse, v, x = setting()
+    a, bcs = diffusion(V, kappa), [clamp(V, left, 1.0)]
+    loads = [(1 + x[0]) * v * ufl.dx, ufl.sin(9 * x[1]) * v * ufl.dx + v * ufl.ds]
+    with multiscale_functionspace(V, coarse, SpectralBasis(4), a, mass(V, kappa), bcs) as W:
+        expected = []
+        for L in loads:
+            with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="r_") as problem:
+                expected.append(problem.solve().x.array.copy())
+        with LinearProblem(a, loads[0], W, bcs=bcs, petsc_options_prefix="r_") as problem:
+            first = problem.solve().x.array.copy()
+            factor = problem.solver.getPC().getFactorMatrix()
+            states = [item.stateGet() for item in (problem.A, problem.A0, factor)]
+            second = problem.solve(loads[1]).x.array.copy()
+            third = problem.solve(fem.form(loads[0])).x.array.copy()
+            assert problem.solver.getPC().getFactorMatrix() == factor
+            assert [item.stateGet() for item in (problem.A, problem.A0, factor)] == states
+    np.testing.assert_array_equal(first, expected[0])
+    np.testing.assert_array_equal(second, expected[1])
+    np.testing.assert_array_equal(third, first)
+
+
+def test_new_coefficient_on_the_same_basis():
+    V, kappa, coarse, v, _ = setting()
+    a, L, bcs = diffusion(V, kappa), v * ufl.dx, [clamp(V, left, 1.0)]
+    with multiscale_functionspace(V, coarse, SpectralBasis(6), a, mass(V, kappa), bcs) as W:
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="k_") as problem:
+            before = problem.solve().copy()
+            kappa.x.array[:] *= 4.0
+            problem.assemble()
+            after = problem.solve()
+            assert galerkin_residual(problem) < 1e-9
+            # u = 1 + w with w proportional to 1/κ.
+            np.testing.assert_allclose(
+                after.x.array - 1.0, 0.25 * (before.x.array - 1.0), atol=1e-10
+            )
+            kappa.x.array[:] *= 1 + 0.3 * np.sin(np.arange(len(kappa.x.array)))
+            kappa.x.scatter_forward()
+            problem.assemble()
+            problem.solve()
+            assert galerkin_residual(problem) < 1e-9
+
+
+def test_coarse_solve_against_scipy():
+    """The solution is P (PᵀAP)⁻¹ Pᵀ b by dense linear algebra."""
+    V, kappa, coarse, v, _ = setting(CellType.triangle, 12)
+    a, L, bcs = diffusion(V, kappa), v * ufl.dx, [clamp(V, left, 0.0)]
+    with multiscale_functionspace(V, coarse, SpectralBasis(5), a, mass(V, kappa), bcs) as W:
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="d_") as problem:
+            u = gather_function(problem.solve())
+            P, A, b = gather_matrix(W.P), gather_matrix(problem.A), gather_vector(problem.b)
+            A0 = (P.T @ A @ P).toarray()
+            np.testing.assert_allclose(
+                gather_matrix(problem.A0).toarray(), A0, atol=1e-12 * np.abs(A0).max()
+            )
+            expected = P @ np.linalg.solve(A0, P.T @ b)
+    np.testing.assert_allclose(u, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_matrix_types():
+    """P, A, A_0 and the vectors follow the type; the solution stays the same.
+
+    Of PETSc 3.25's other CPU types, aijsell multiplies wrongly by the transpose of a rectangular
+    matrix and aijcrl cannot be duplicated.
+    """
+    mat_type = "aijperm"
+    V, kappa, coarse, v, _ = setting()
+    a, L, bcs = diffusion(V, kappa), v * ufl.dx, [clamp(V, left, 1.0)]
+    s = mass(V, kappa)
+    with multiscale_functionspace(V, coarse, SpectralBasis(4), a, s, bcs) as W:
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="t_") as problem:
+            expected = problem.solve().x.array.copy()
+    name = ("seq" if COMM.size == 1 else "mpi") + mat_type
+    with multiscale_functionspace(V, coarse, SpectralBasis(4), a, s, bcs, mat_type=mat_type) as W:
+        assert W.P.getType() == name
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="t_") as problem:
+            u = problem.solve()
+            assert problem.A.getType() == name
+            # PETSc multiplies these CPU types as plain AIJ; what comes out may be of either type.
+            assert problem.A0.getType().endswith((mat_type, "aij"))
+            for vector, matrix in ((problem.b, problem.A),):
+                assert vector.getType() == matrix.createVecLeft().getType()
+            np.testing.assert_allclose(u.x.array, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_prolongation_moves_to_the_type_of_the_matrix():
+    V, kappa, coarse, _, _ = setting(n=8)
+    a, bcs = diffusion(V, kappa), [clamp(V, left)]
+    with multiscale_functionspace(V, coarse, SpectralBasis(3), a, mass(V, kappa), bcs) as W:
+        before = gather_matrix(W.P).toarray()
+        A = assemble_matrix(fem.form(a), bcs=bcs, kind="aijperm")
+        A.assemble()
+        A0 = create_coarse_matrix(A, W)
+        assert W.P.getType() == A.getType()
+        np.testing.assert_array_equal(gather_matrix(W.P).toarray(), before)
+        host = assemble_matrix(fem.form(a), bcs=bcs)
+        host.assemble()
+        with pytest.raises(ValueError, match="expected the same type"):
+            create_coarse_matrix(host, W)
+        for item in (A, A0, host):
+            item.destroy()
+
+
+def test_options_reach_the_coarse_solver():
+    V, kappa, coarse, v, _ = setting(n=8)
+    a, bcs = diffusion(V, kappa), [clamp(V, left)]
+    options = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_rtol": 1e-12, "ksp_max_it": 500}
+    with multiscale_functionspace(V, coarse, SpectralBasis(3), a, mass(V, kappa), bcs) as W:
+        with LinearProblem(
+            a, v * ufl.dx, W, bcs=bcs, petsc_options_prefix="o_", petsc_options=options
+        ) as problem:
+            problem.solve()
+            assert problem.solver.getType() == "cg"
+            assert problem.solver.getIterationNumber() > 1
+            assert galerkin_residual(problem) < 1e-9
