@@ -94,6 +94,16 @@ class Kernel:
         for factor, z in zip(factors, self.motions, strict=True):
             u.x.array[:] -= factor * z.x.array
 
+    def make_compatible(self, b: PETSc.Vec) -> None:
+        """Take the L2 projection of a load onto the kernel out of its fine vector. Collective.
+
+        ∫ f v becomes ∫ (f − z) v with the rigid motion z closest to f: no work is done on the
+        kernel any more.
+        """
+        work = np.array([z.x.array[: self._size] for z in self.motions]) @ b.array_r
+        self._comm.Allreduce(MPI.IN_PLACE, work, op=MPI.SUM)
+        b.array_w[:] -= np.linalg.solve(self._gram, work) @ self._weights
+
     def _moments(self, values: FloatArray) -> FloatArray:
         moments = np.ascontiguousarray(self._weights @ values)
         self._comm.Allreduce(MPI.IN_PLACE, moments, op=MPI.SUM)

@@ -236,8 +236,12 @@ class LinearProblem:
         with self._b as array:
             array[:] = load.array[:size]
             array[self.W.dirichlet] = 0.0
+        if self._kernel is not None:
+            self._kernel.make_compatible(self._b)
         assemble_coarse_vector(self._b, self.W, self._b0)
         if self._kernel is not None:
+            self._nullspace.remove(self._b0)
+        if self._nullspace is not None:
             self._nullspace.remove(self._b0)
         solve_coarse(self._solver, self._b0, self._x0)
         P.mult(self._x0, self._fine)
