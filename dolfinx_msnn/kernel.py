@@ -21,6 +21,9 @@ from dolfinx_msnn.local import rigid_motions
 #: Relative size below which an entry of A z counts as zero.
 KERNEL_TOLERANCE = 1e-10
 
+#: Relative difference up to which a rigid motion counts as a member of the multiscale space.
+MEMBER_TOLERANCE = 1e-6
+
 
 class Kernel:
     """Rigid motions in the kernel of a fine matrix.
@@ -75,10 +78,16 @@ class Kernel:
         return cls(found, compile_form) if found else None
 
     def coarse_nullspace(self, W: MultiscaleFunctionSpace) -> PETSc.NullSpace:
-        """The null space of A_0: the coefficients of the motions. Collective; caller destroys."""
+        """The null space of A_0: the coefficients of the motions. Collective; caller destroys.
+
+        A space of very few modes may not hold all of them.
+        """
         basis: list[PETSc.Vec] = []
         for z in self.motions:
             c = W.coefficients(z)
+            if self._distance(z, W.prolong(c)) > MEMBER_TOLERANCE:
+                c.destroy()
+                continue
             for q in basis:
                 c.axpy(-c.dot(q), q)
             c.normalize()
@@ -87,6 +96,14 @@ class Kernel:
         for c in basis:
             c.destroy()
         return nullspace
+
+    def _distance(self, z: Function, u: Function) -> float:
+        """Largest difference at a node, relative to the largest value. Collective."""
+        size = np.array(
+            [np.abs(z.x.array - u.x.array).max(initial=0.0), np.abs(z.x.array).max(initial=0.0)]
+        )
+        self._comm.Allreduce(MPI.IN_PLACE, size, op=MPI.MAX)
+        return float(size[0] / size[1])
 
     def remove(self, u: Function) -> None:
         """Subtract the L2 projection of ``u`` onto the kernel. Collective."""

@@ -241,8 +241,6 @@ class LinearProblem:
         assemble_coarse_vector(self._b, self.W, self._b0)
         if self._kernel is not None:
             self._nullspace.remove(self._b0)
-        if self._nullspace is not None:
-            self._nullspace.remove(self._b0)
         solve_coarse(self._solver, self._b0, self._x0)
         P.mult(self._x0, self._fine)
         set_function(self.u, self._fine)
