@@ -210,8 +210,8 @@ class _MeshCoarseGrid(CoarseGrid):
                 )
             if coarse.geometry.cmaps[0].degree != 1:
                 raise ValueError(
-                    f"The coarse mesh has geometry degree {coarse.geometry.cmaps[0].degree}; expected "
-                    "straight-sided cells (degree 1)."
+                    f"The coarse mesh has geometry degree {coarse.geometry.cmaps[0].degree}; "
+                    "expected straight-sided cells (degree 1)."
                 )
             num_coarse = coarse.topology.index_map(coarse.topology.dim).size_global
             num_fine = fine.topology.index_map(fine.topology.dim).size_global

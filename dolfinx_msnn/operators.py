@@ -111,8 +111,8 @@ def create_coarse_solver(
         A0.setOption(PETSc.Mat.Option.SYMMETRIC, True)
         pc.setType(PETSc.PC.Type.CHOLESKY)
         pc.setFactorSolverType("mumps")
-        # Null-pivot detection: distinct neighbourhoods may hold dependent functions. Pivots that are
-        # put off until they turn out to be null need more room than MUMPS sets aside (in per cent).
+        # Null-pivot detection: distinct neighbourhoods may hold dependent functions. Pivots that
+        # are put off until they turn out to be null need more room (in per cent) than usual.
         defaults["mat_mumps_icntl_24"] = 1
         defaults["mat_mumps_icntl_14"] = 100
     else:
