@@ -10,13 +10,7 @@ from mpi4py import MPI
 
 import numpy as np
 import pytest
-
-import ufl
-from dolfinx import fem
-from dolfinx.mesh import CellType
-from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn.petsc import LinearProblem
-from tests.utils import (
+from utils import (
     COMM,
     box,
     cell_field,
@@ -35,6 +29,12 @@ from tests.utils import (
     rough,
     sine,
 )
+
+import ufl
+from dolfinx import fem
+from dolfinx.mesh import CellType
+from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn.petsc import LinearProblem
 
 
 @dataclass

@@ -1,0 +1,248 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""After many spaces there are as many PETSc objects, MPI communicators and bytes as after a few."""
+
+import gc
+import re
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+import pytest
+from sample import COMM, HERE, Sample
+
+from dolfinx import fem
+from dolfinx_msnn import LocalModes, MultiscaleFunctionSpace, SpectralBasis, _petsc
+
+#: One rank does in seconds what several ranks on few cores do in minutes.
+CYCLES = 200 if COMM.size == 1 else 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging():
+    PETSc.Log.begin()
+
+
+def live_objects(path):
+    """How many PETSc and SLEPc objects of each class this rank holds, from PETSc's own log."""
+    gc.collect()
+    viewer = PETSc.Viewer().createASCII(str(path), comm=MPI.COMM_SELF)
+    PETSc.Log.view(viewer)
+    viewer.destroy()
+    counts = {}
+    text = path.read_text()
+    for line in text[text.index("Object Type") :].splitlines():
+        match = re.fullmatch(r"\s*(\S.*?)\s+([0-9]+)\s+([0-9]+)", line)
+        if match and match[1] != "Viewer":
+            counts[match[1]] = int(match[2]) - int(match[3])
+    assert "Matrix" in counts
+    return {name: count for name, count in counts.items() if count}
+
+
+def free_communicators():
+    """How many more this process can make (MPICH has some 2000)."""
+    made = []
+    try:
+        while len(made) < 4000:
+            made.append(MPI.COMM_SELF.Dup())
+    except MPI.Exception:
+        pass
+    for comm in made:
+        comm.Free()
+    return len(made)
+
+
+def memory():
+    """Resident memory in KiB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4
+
+
+def check_cycles(cycle, path, num=CYCLES, warm=10):
+    """Nothing is left of a cycle after the next one."""
+    for _ in range(warm):
+        cycle()
+    objects, communicators = live_objects(path), free_communicators()
+    before = memory()
+    for _ in range(num):
+        cycle()
+    after = memory()
+    assert live_objects(path) == objects
+    assert free_communicators() == communicators
+    # Noise of the allocator; a few KiB a cycle are found.
+    assert after - before < 1024 + 5 * num, f"{after - before} KiB in {num} cycles"
+
+
+def test_the_measures_see_leaks(tmp_path):
+    """What the other tests rely on."""
+    path = tmp_path / "log"
+    objects, communicators = live_objects(path), free_communicators()
+    matrix = PETSc.Mat().createAIJ((3, 3), comm=MPI.COMM_SELF)
+    comm = MPI.COMM_WORLD.Dup()
+    assert live_objects(path)["Matrix"] == objects.get("Matrix", 0) + 1
+    assert free_communicators() == communicators - 1
+    matrix.destroy()
+    comm.Free()
+    assert live_objects(path) == objects
+    assert free_communicators() == communicators
+
+
+def use(p, destroy):
+    """All that one does with a space."""
+    W = p.space()
+    problem = p.problem(W)
+    problem.solve()
+    problem.assemble()
+    problem.solve()
+    assert W.R.getSize()[0] == W.num_dofs
+    W.interpolate(p.one)
+    if destroy:
+        problem.destroy()
+        W.destroy()
+
+
+@pytest.mark.parametrize("destroy", [True, False], ids=["destroyed", "dropped"])
+def test_same_mesh(tmp_path, destroy):
+    p = Sample()
+    check_cycles(lambda: use(p, destroy), tmp_path / "log")
+
+
+@pytest.mark.parametrize("destroy", [True, False], ids=["destroyed", "dropped"])
+def test_new_mesh(tmp_path, destroy):
+    """Every mesh has communicators of its own, and PETSc one for each of these."""
+    check_cycles(lambda: use(Sample(n=4), destroy), tmp_path / "log", num=max(20, CYCLES // 4))
+
+
+def test_3d_and_neumann(tmp_path):
+    """MUMPS in every neighbourhood, a null space, vectors, an iterative coarse solver."""
+    p = Sample(n=4, dim=3, element=("Lagrange", 1, (3,)))
+    p.basis = SpectralBasis(7)
+    options = {"ksp_type": "cg", "pc_type": "gamg"}
+
+    def cycle():
+        with p.space(bcs=[]) as W:
+            for chosen in (None, options):
+                with p.problem(W, bcs=[], petsc_options=chosen) as problem:
+                    problem.solve()
+
+    check_cycles(cycle, tmp_path / "log", num=5, warm=2)
+
+
+def test_save_and_load(tmp_path):
+    p = Sample()
+    path = COMM.bcast(str(tmp_path / "space.h5"))
+    with p.space() as W:
+        W.save(path, p.a)
+
+    def cycle():
+        with MultiscaleFunctionSpace.load(path, p.V, p.a, bcs=p.bcs) as W:
+            W.save(path, p.a)
+
+    check_cycles(cycle, tmp_path / "log", num=CYCLES // 4)
+
+
+class Broken:
+    """Raises on one rank, at the end."""
+
+    def modes(self, problems):
+        if HERE:
+            raise ValueError("broken")
+        return [LocalModes(np.zeros(1), np.ones((1, p.num_dofs))) for p in problems]
+
+
+def failures(p, W, path):
+    """Ways to fail at each stage."""
+    nan = fem.Constant(p.mesh, np.nan)
+    stubborn = SpectralBasis(3, petsc_options={"eps_max_it": 1, "eps_tol": 1e-16})
+    refused = SpectralBasis(3, petsc_options={"st_pc_type": "nonsense"})
+    everywhere = [fem.dirichletbc(fem.Function(p.V), np.arange(len(p.one.x.array), dtype=np.int32))]
+    other = fem.Constant(p.mesh, 2.0)
+
+    def load(**changed):
+        MultiscaleFunctionSpace.load(path, **({"V": p.V, "a": p.a, "bcs": p.bcs} | changed))
+
+    def solve(**changed):
+        p.problem(W, **changed).solve()
+
+    return {
+        "arguments": lambda: p.space(basis=None),
+        "coefficient": lambda: p.space(a=nan * p.a),
+        "basis": lambda: p.space(basis=Broken()),
+        "convergence": lambda: p.space(basis=stubborn),
+        "eigensolver": lambda: p.space(basis=refused),
+        "empty space": lambda: p.space(bcs=everywhere),
+        "problem": lambda: p.problem(W, bcs=[]),
+        "solver": lambda: solve(petsc_options={"pc_type": "nonsense"}),
+        "divergence": lambda: solve(
+            petsc_options={"ksp_type": "cg", "pc_type": "none", "ksp_max_it": 1}
+        ),
+        "interpolation": lambda: W.interpolate(None),
+        "another form": lambda: load(a=other * p.a),
+        "another space": lambda: load(bcs=[]),
+        "saving": lambda: W.save("/nowhere/space.h5", p.a),
+    }
+
+
+@pytest.mark.parametrize("stage", failures(Sample(n=2), None, None))
+def test_failures(tmp_path, stage):
+    """What fails leaves nothing behind, be it the tenth time."""
+    p = Sample(n=12)
+    path = COMM.bcast(str(tmp_path / "space.h5"))
+    with p.space() as W:
+        W.save(path, p.a)
+        fail = failures(p, W, path)[stage]
+
+        def cycle():
+            with pytest.raises((ValueError, RuntimeError, OSError)):
+                fail()
+            # What several ranks left is freed at the next chance.
+            _petsc.sweep(COMM)
+
+        check_cycles(cycle, tmp_path / "log", num=10, warm=3)
+
+
+@pytest.mark.skipif(COMM.size == 1, reason="one rank frees its objects at once")
+def test_sweep(tmp_path):
+    """Dropped in another order on each rank, swept at once, though their meshes are gone."""
+    path = tmp_path / "log"
+    _petsc.sweep(COMM)
+    gc.collect()
+    _petsc.sweep(COMM)
+    before, grounds = live_objects(path), len(_petsc._grounds)
+    samples = [Sample(n=4) for _ in range(3)]
+    spaces = [p.space() for p in samples]
+    problems = [p.problem(W) for p, W in zip(samples, spaces, strict=True)]
+    for problem in problems:
+        problem.solve()
+    del problem
+    many = live_objects(path)
+    assert many["Matrix"] > before.get("Matrix", 0)
+    assert len(_petsc._grounds) == grounds + 3
+    for k in range(3):
+        # Another order on each rank.
+        i = (k + COMM.rank) % 3
+        problems[i] = spaces[i] = samples[i] = None
+    gc.collect()
+    assert live_objects(path)["Matrix"] > before.get("Matrix", 0)
+    _petsc.sweep(COMM)
+    assert live_objects(path) == before
+    assert len(_petsc._grounds) == grounds
+
+
+@pytest.mark.skipif(COMM.size == 1, reason="one rank frees its objects at once")
+def test_sweep_keeps_what_one_rank_still_has():
+    p = Sample(n=4)
+    W = p.space()
+    grounds = len(_petsc._grounds)
+    kept = W if HERE else None
+    del W
+    gc.collect()
+    _petsc.sweep(COMM)
+    _petsc.sweep(COMM)
+    assert len(_petsc._grounds) == grounds
+    if HERE:
+        assert kept.P.getSize()[1] == 18
+    kept = None
+    _petsc.sweep(COMM)
+    assert kept is None
