@@ -33,10 +33,13 @@ demo: venv
 test: venv
 	$(PY) -m pytest $(ARGS)
 
+# File by file: every MPI run is limited in time, and a hang names its file. 5: all tests of a file are serial.
 test-parallel: venv
-	set -e; for n in $(RANKS); do \
-	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest tests -x -q -m "not serial" $(ARGS) </dev/null; \
-	done
+	set -e; for n in $(RANKS); do for f in tests/test_*.py; do \
+	  echo "$$n ranks: $$f"; \
+	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest $$f -x -q -m "not serial" $(ARGS) </dev/null \
+	    || [ $$? -eq 5 ]; \
+	done; done
 
 lint: venv
 	$(PY) -m ruff check
