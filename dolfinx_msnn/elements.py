@@ -29,6 +29,9 @@ from ufl.domain import extract_unique_domain
 
 _ALLOWED_INTEGRALS = ("cell", "exterior_facet")
 
+#: Signatures of forms that passed :func:`check_arity`.
+_linear_forms: set[str] = set()
+
 
 def check_space(V: FunctionSpace) -> None:
     """Refuse spaces that the multiscale construction does not cover.
@@ -103,9 +106,13 @@ def check_arity(form: ufl.Form, name: str) -> None:
     Raises:
         ValueError: With UFL's reason.
     """
+    # Once for each form: UFL's algorithms keep memory on Python 3.13, and take a while.
+    if form.signature() in _linear_forms:
+        return
     try:
         for integral in apply_derivatives(apply_algebra_lowering(form)).integrals():
             check_integrand_arity(integral.integrand(), form.arguments(), False)
+        _linear_forms.add(form.signature())
     except ArityMismatch as exc:
         # Some of UFL's reasons hold the whole representation of the arguments.
         reason = str(exc).rstrip(".") if len(str(exc)) < 120 else "not all terms have all of them"

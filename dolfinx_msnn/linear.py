@@ -57,9 +57,10 @@ class LinearProblem:
         ValueError: If an argument does not fit ``W``.
 
     Note:
-        Creation is collective. Without Dirichlet conditions, rigid motions (constants; for as many
-        components as dimensions, rotations too) in the kernel of A are found: the right-hand side
-        is then made compatible, and the solution is L2-orthogonal to them (mean zero).
+        Creation is collective. Rigid motions (constants; for as many components as dimensions,
+        rotations too) that neither the form nor the conditions resist are found, as in a pure
+        Neumann problem: the right-hand side is then made compatible, and the solution, but for its
+        boundary values, is L2-orthogonal to them (mean zero).
     """
 
     def __init__(
@@ -112,8 +113,6 @@ class LinearProblem:
                     "conditions on the dofs given to multiscale_functionspace."
                 )
         self.W, self.bcs = W, list(bcs)
-        # A rank whose part of the boundary is free may have been given no condition.
-        self._constrained = bool(W.comm.allreduce(bool(mask.any()), op=MPI.LOR))
         self.u: Function = fem.Function(W.V) if u is None else u
         self._a: Form = self._compile(a)
         self._L: Form = self._compile(L)
@@ -194,11 +193,10 @@ class LinearProblem:
         if self._solver is not None:
             self._solver.setOperators(self._A0)
             return
-        if not self._constrained:
-            self._kernel = Kernel.find(A, self.W.V, self._compile)
-            if self._kernel is not None:
-                self._nullspace = self._own(self._kernel.coarse_nullspace(self.W))
-                self._A0.setNullSpace(self._nullspace)
+        self._kernel = Kernel.find(A, self.W.V, self._compile)
+        if self._kernel is not None:
+            self._nullspace = self._own(self._kernel.coarse_nullspace(self.W))
+            self._A0.setNullSpace(self._nullspace)
         self._solver = self._own(create_coarse_solver(self._A0, self._prefix, self._options))
 
     def solve(self, L: ufl.Form | Form | None = None) -> Function:

@@ -23,10 +23,9 @@ from utils import (
 import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem as FineProblem
-from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn.petsc import LinearProblem, create_coarse_matrix
+from dolfinx_msnn.petsc import LinearProblem
 
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 
@@ -178,6 +177,49 @@ def test_pure_neumann_against_the_fine_solution():
     assert errors[1] < 0.3 * errors[0] and errors[1] < 0.02, errors
 
 
+def test_roller():
+    """Conditions on one component leave the other one free to slide: a kernel with conditions."""
+    V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)))
+    a, bcs = elasticity(V, kappa), [clamp(V, left, 0.1, component=0)]
+    f = [1 + x[0], ufl.cos(np.pi * x[1])]
+    corner = clamp(V, lambda p: left(p) & np.isclose(p[1], 0.0), component=1)
+    u = fine_solution(a, ufl.inner(ufl.as_vector(f), v) * ufl.dx, [*bcs, corner])
+    mean = COMM.allreduce(fem.assemble_scalar(fem.form(u[1] * ufl.dx)))
+    u.x.array[1::2] -= mean
+    # The part of the load that pushes along the roller is taken out.
+    for push in (0.0, 3.0):
+        L = ufl.inner(ufl.as_vector([f[0], f[1] + push]), v) * ufl.dx
+        with (
+            multiscale_functionspace(V, coarse, SpectralBasis(20), a, mass(V, kappa), bcs) as W,
+            LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="roller_") as problem,
+        ):
+            uh = problem.solve()
+            assert relative(uh, u) < 0.05
+            mean = COMM.allreduce(fem.assemble_scalar(fem.form(uh[1] * ufl.dx)))
+            assert abs(mean) < 1e-12
+            for bc in bcs:
+                expected = uh.x.array.copy()
+                bc.set(expected)
+                np.testing.assert_array_equal(uh.x.array, expected)
+
+
+@pytest.mark.parametrize("num_modes", [1, 2, 3, 80])
+def test_pure_traction_with_few_modes_and_with_dependent_ones(num_modes):
+    """Fewer modes than rigid motions, so that not all are in the space; or more than dofs."""
+    V, kappa, coarse, v, x = setting(n=12, element=("Lagrange", 1, (2,)))
+    a = elasticity(V, kappa)
+    f = ufl.as_vector([1 + ufl.cos(np.pi * x[0]), ufl.cos(np.pi * x[1]) * x[0]])
+    L = ufl.inner(f, v) * ufl.dx
+    with multiscale_functionspace(V, coarse, SpectralBasis(num_modes), a, mass(V, kappa)) as W:
+        with LinearProblem(a, L, W, petsc_options_prefix="few_") as problem:
+            u = gather_function(problem.solve())
+            P, A, b = gather_matrix(W.P), gather_matrix(problem.A), gather_vector(problem.b)
+    A0 = (P.T @ A @ P).toarray()
+    expected = P @ np.linalg.lstsq(A0, P.T @ b, rcond=1e-12)[0]
+    difference = u - expected
+    assert difference @ (A @ difference) < 1e-14 * (expected @ (A @ expected))
+
+
 def test_manufactured_solution():
     """For sin(πx) cos(πy) and a smooth coefficient, nearly as good as the fine solution."""
     V, _, coarse, v, x = setting(n=24, boxes=(3, 3))
@@ -257,50 +299,6 @@ def test_coarse_solve_against_scipy():
             )
             expected = P @ np.linalg.solve(A0, P.T @ b)
     np.testing.assert_allclose(u, expected, atol=1e-9 * np.abs(expected).max())
-
-
-def test_matrix_types():
-    """P, A, A_0 and the vectors follow the type; the solution stays the same.
-
-    Of PETSc 3.25's other CPU types, aijsell multiplies wrongly by the transpose of a rectangular
-    matrix and aijcrl cannot be duplicated.
-    """
-    mat_type = "aijperm"
-    V, kappa, coarse, v, _ = setting()
-    a, L, bcs = diffusion(V, kappa), v * ufl.dx, [clamp(V, left, 1.0)]
-    s = mass(V, kappa)
-    with multiscale_functionspace(V, coarse, SpectralBasis(4), a, s, bcs) as W:
-        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="t_") as problem:
-            expected = problem.solve().x.array.copy()
-    name = ("seq" if COMM.size == 1 else "mpi") + mat_type
-    with multiscale_functionspace(V, coarse, SpectralBasis(4), a, s, bcs, mat_type=mat_type) as W:
-        assert W.P.getType() == name
-        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="t_") as problem:
-            u = problem.solve()
-            assert problem.A.getType() == name
-            # PETSc multiplies these CPU types as plain AIJ; what comes out may be of either type.
-            assert problem.A0.getType().endswith((mat_type, "aij"))
-            for vector, matrix in ((problem.b, problem.A),):
-                assert vector.getType() == matrix.createVecLeft().getType()
-            np.testing.assert_allclose(u.x.array, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_prolongation_moves_to_the_type_of_the_matrix():
-    V, kappa, coarse, _, _ = setting(n=8)
-    a, bcs = diffusion(V, kappa), [clamp(V, left)]
-    with multiscale_functionspace(V, coarse, SpectralBasis(3), a, mass(V, kappa), bcs) as W:
-        before = gather_matrix(W.P).toarray()
-        A = assemble_matrix(fem.form(a), bcs=bcs, kind="aijperm")
-        A.assemble()
-        A0 = create_coarse_matrix(A, W)
-        assert W.P.getType() == A.getType()
-        np.testing.assert_array_equal(gather_matrix(W.P).toarray(), before)
-        host = assemble_matrix(fem.form(a), bcs=bcs)
-        host.assemble()
-        with pytest.raises(ValueError, match="expected the same type"):
-            create_coarse_matrix(host, W)
-        for item in (A, A0, host):
-            item.destroy()
 
 
 def test_options_reach_the_coarse_solver():
