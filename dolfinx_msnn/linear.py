@@ -9,7 +9,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
