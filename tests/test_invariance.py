@@ -63,6 +63,11 @@ CASES = {
     "elasticity, contrast 1e4": Case(
         lambda c: box(c, CellType.hexahedron, 6), (2, 2, 1), ("Lagrange", 1, (3,)), 1e4
     ),
+    "L-shape in 3D, no s": Case(lambda c: l_shape(c, 6, 3), (2, 2, 1), with_s=False),
+    "elasticity P2, boxes cut cells": Case(
+        lambda c: jiggle(box(c, CellType.quadrilateral, 7), 0.03), (2, 2), ("Lagrange", 2, (2,)), 10
+    ),
+    "hole, contrast 1e4": Case(lambda c: holed_square(c, 14), (4, 4), contrast=1e4),
     "coarse mesh": Case(
         lambda c: box(c, CellType.quadrilateral, 18),
         (3, 3),
