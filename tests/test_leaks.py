@@ -113,6 +113,27 @@ def build_and_solve(p, destroy=True):
         W.destroy()
 
 
+def test_destroy_frees_at_once(tmp_path):
+    """While Python still refers to everything."""
+    p, path = Sample(n=4), tmp_path / "log"
+    p.solve()
+    gc.collect()
+    _petsc.sweep(COMM)
+    before = live_objects(path)
+    W = p.space()
+    after_space = live_objects(path)
+    assert after_space["Matrix"] > before.get("Matrix", 0)
+    assert W.R.getSize()[0] == W.num_dofs
+    W.interpolate(p.one)
+    problem = p.problem(W)
+    problem.solve()
+    held = problem.A, problem.A0, problem.b, problem.solver, W.P, W.R
+    problem.destroy()
+    W.destroy()
+    assert live_objects(path) == before
+    assert not any(held)
+
+
 def test_same_mesh(tmp_path):
     """Build, solve, destroy."""
     p = Sample()
