@@ -240,6 +240,19 @@ def test_indefinite_form(with_s, n):
         p.space(a=laplace(p.V) + wave * p.u * p.v * ufl.dx, s=s)
 
 
+def test_negative_eigenvalue():
+    """Neither constants nor coordinates, element matrices nor factorisations show it."""
+    p = Sample(n=24)
+    wave = 200.0 * ufl.cos(12 * np.pi * ufl.SpatialCoordinate(p.mesh)[0])
+    a, s = laplace(p.V) + wave * p.u * p.v * ufl.dx, p.u * p.v * ufl.dx
+    with expect_error(
+        ValueError,
+        r"a is not positive semi-definite on neighbourhood [0-9] at \(.*\), where it has the "
+        r"eigenvalue -[0-9.]+; expected a coercive form",
+    ):
+        p.space(a=a, s=s)
+
+
 def test_s_vanishes_on_a_neighbourhood(sample):
     half = fem.Function(sample.kappa.function_space)
     half.interpolate(lambda x: 1.0 * (x[0] > 0.6))
