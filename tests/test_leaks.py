@@ -45,6 +45,11 @@ def live_objects(path):
     return {name: count for name, count in counts.items() if count}
 
 
+def grown(before, after):
+    """Classes with more objects than before; what earlier tests left may go in between."""
+    return {name: count for name, count in after.items() if count > before.get(name, 0)}
+
+
 def free_communicators():
     """How many more this process can make (MPICH has some 2000)."""
     made = []
@@ -80,7 +85,7 @@ def check_cycles(cycle, path, num):
     for _ in range(num):
         cycle()
     after = memory()
-    assert live_objects(path) == objects
+    assert not grown(objects, live_objects(path))
     assert free_communicators() >= communicators
     # Noise of the allocator; with 200 cycles, 10 KiB a cycle are found.
     assert after - before < 2048, f"{after - before} KiB in {num} cycles"
@@ -94,12 +99,12 @@ def test_the_measures_see_leaks(tmp_path):
     objects, communicators = live_objects(path), free_communicators()
     matrix = PETSc.Mat().createAIJ((3, 3), comm=MPI.COMM_SELF)
     comm = MPI.COMM_WORLD.Dup()
-    assert live_objects(path)["Matrix"] == objects.get("Matrix", 0) + 1
+    assert grown(objects, live_objects(path)) == {"Matrix": objects.get("Matrix", 0) + 1}
     assert free_communicators() == communicators - 1
     matrix.destroy()
     comm.Free()
-    assert live_objects(path)["Vector"] >= 1
     assert live_objects(path) == objects
+    assert objects["Vector"] >= 1
     assert free_communicators() == communicators
     vector.destroy()
 
@@ -130,7 +135,7 @@ def test_destroy_frees_at_once(tmp_path):
     held = problem.A, problem.A0, problem.b, problem.solver, W.P, W.R
     problem.destroy()
     W.destroy()
-    assert live_objects(path) == before
+    assert not grown(before, live_objects(path))
     assert not any(held)
 
 
@@ -291,19 +296,18 @@ def test_sweep(tmp_path):
     for problem in problems:
         problem.solve()
     del problem
-    many = live_objects(path)
-    assert many["Matrix"] > before.get("Matrix", 0)
-    assert len(_petsc._grounds) == 3
+    assert "Matrix" in grown(before, live_objects(path))
+    grounds = [g for g in _petsc._grounds if any(W in g.owners for W in spaces)]
+    assert len(grounds) == 3
     for k in range(3):
         # Another order on each rank.
         i = (k + COMM.rank) % 3
         problems[i] = spaces[i] = samples[i] = None
     gc.collect()
-    assert live_objects(path)["Matrix"] > before.get("Matrix", 0)
+    assert "Matrix" in grown(before, live_objects(path))
     _petsc.sweep(COMM)
-    assert live_objects(path) == before
-    # That of COMM itself, which may be used again.
-    assert len(_petsc._grounds) == 1
+    assert not grown(before, live_objects(path))
+    assert not any(g in _petsc._grounds for g in grounds)
 
 
 @pytest.mark.skipif(COMM.size == 1, reason="one rank frees its objects at once")

@@ -45,6 +45,7 @@ from dolfinx_msnn.petsc import (
     assemble_coarse_vector,
     create_coarse_matrix,
 )
+from dolfinx_msnn.prolongation import orthonormalise
 
 
 def left(x):
@@ -249,7 +250,7 @@ def test_with_all_modes_the_fine_solution_comes_back(name):
     case = WHOLE[name]
     V, _, a, s, bcs = case.set_up(COMM)
     # A threshold above the largest eigenvalue keeps all there are.
-    basis = SpectralBasis(threshold=1e14, max_modes=10**6) if case.s else _AllFinite()
+    basis = SpectralBasis(threshold=1e14, max_modes=10**6)
     W = multiscale_functionspace(V, CoarseGrid(V.mesh, case.n), basis, a, s, bcs)
     u, A, b, free = coarse_solution(W, a, bcs)
     assert W.num_dofs > free.sum()
@@ -257,17 +258,6 @@ def test_with_all_modes_the_fine_solution_comes_back(name):
     assert norm_in(A, u - fine) < 1e-8 * norm_in(A, fine)
     assert np.abs(u - fine).max() < 1e-8 * np.abs(fine).max()
     W.destroy()
-
-
-class _AllFinite:
-    """As many modes of SpectralBasis as the pencil has finite eigenvalues: the rank of S_i."""
-
-    def modes(self, problems):
-        found = []
-        for problem in problems:
-            rank = np.linalg.matrix_rank(problem.S.toarray(), tol=1e-10 * abs(problem.S).max())
-            found += SpectralBasis(int(rank)).modes([problem])
-        return found
 
 
 # ---- approximation ----
@@ -376,13 +366,18 @@ def test_energy_error_against_the_threshold(field, conditions):
     assert -1.0 < slope(levels[3:], found[3:]) < -0.5
 
 
-@pytest.mark.parametrize("name", ["P3", "elasticity-3D", "hole"])
-def test_energy_error_of_the_problem_falls(name):
-    """The same through LinearProblem: higher degree, elasticity with contrast 1e4, a hole."""
+@pytest.mark.parametrize(
+    "name,counts", [("P3", (1, 4, 14)), ("elasticity-3D", (1, 4, 14)), ("hole", (1, 4, 8, 14))]
+)
+def test_energy_error_of_the_problem_falls(name, counts):
+    """The same through LinearProblem: higher degree, elasticity with contrast 1e4, a hole.
+
+    In the last one most functions depend on others in the end, and the error is a rounding error.
+    """
     case, found, energies = CASES[name], [], []
     V, _, a, s, bcs = case.set_up(COMM)
     coarse = CoarseGrid(V.mesh, case.n)
-    for count in (1, 4, 14):
+    for count in counts:
         W = multiscale_functionspace(V, coarse, SpectralBasis(count), a, s, bcs)
         u, A, b, free = coarse_solution(W, a, bcs)
         W.destroy()
@@ -460,6 +455,33 @@ def test_coarse_matrix_is_refilled():
     assert abs(gather_matrix(A0) - before).max() > 1e-3 * abs(before).max()
     for item in (A0, A, W):
         item.destroy()
+
+
+@pytest.mark.parametrize("independent", [1.0, 1e-3, 1e-6, 1e-9, 1e-13])
+def test_orthonormalise(independent):
+    """Rows with that share of their own: kept down to rounding, in order, spans nested."""
+    rng = np.random.default_rng(0)
+    weight = 10.0 ** rng.uniform(-3, 3, 50)
+    q = np.linalg.qr(rng.standard_normal((50, 6)))[0].T / weight
+    # Rows 2 and 4 are almost in the span of the first two; row 3 is zero.
+    rows = np.array(
+        [
+            q[0],
+            1e5 * (q[1] + q[0]),
+            1e-8 * (q[0] - 2 * q[1] + independent * q[2]),
+            0 * q[0],
+            q[0] + q[1] + independent * q[3],
+            q[4],
+        ]
+    )
+    found, kept = orthonormalise(rows, weight)
+    few = independent < 1e-10
+    assert kept.tolist() == ([0, 1, 5] if few else [0, 1, 2, 4, 5])
+    np.testing.assert_allclose((found * weight) @ (found * weight).T, np.eye(len(kept)), atol=1e-12)
+    directions = q[[0, 1, 4]] if few else q[:5]
+    for k in range(1, len(kept) + 1):
+        error = sine(found[:k] * weight, directions[:k] * weight)
+        assert error < (1e-12 if few else 1e-14 / independent)
 
 
 def test_dependent_functions_are_dropped():

@@ -121,10 +121,11 @@ class SpectralBasis:
     def _solve(self, solver: _Eigensolver, problem: LocalProblem) -> LocalModes:
         if self.threshold is None:
             return solver.solve(problem, self.num_modes)
-        num = min(8, self.num_modes, problem.num_dofs)
+        # Where S_i is zero, as D_i A_i D_i is on the rim, eigenvalues are infinite.
+        top = min(self.num_modes, int(np.count_nonzero(problem.S.diagonal())))
+        num = min(8, top)
         while True:
             modes = solver.solve(problem, num)
-            top = min(self.num_modes, problem.num_dofs)
             if modes.values[-1] >= self.threshold or num == top:
                 keep = max(1, int(np.count_nonzero(modes.values < self.threshold)))
                 return LocalModes(modes.values[:keep], modes.vectors[:keep])
