@@ -13,7 +13,12 @@ _check_environment()
 
 from dolfinx_msnn import fields  # noqa: E402
 from dolfinx_msnn._version import __version__  # noqa: E402
-from dolfinx_msnn.bases import LocalBasis, LocalModes, SpectralBasis  # noqa: E402
+from dolfinx_msnn.bases import (  # noqa: E402
+    FilteredBasis,
+    LocalBasis,
+    LocalModes,
+    SpectralBasis,
+)
 from dolfinx_msnn.coarse import CoarseGrid  # noqa: E402
 from dolfinx_msnn.functionspace import (  # noqa: E402
     MultiscaleFunctionSpace,
@@ -23,6 +28,7 @@ from dolfinx_msnn.local import LocalProblem  # noqa: E402
 
 __all__ = [
     "CoarseGrid",
+    "FilteredBasis",
     "LocalBasis",
     "LocalModes",
     "LocalProblem",
@@ -46,5 +52,7 @@ def __getattr__(name: str) -> object:
                 'pip install "dolfinx-msnn[nn]".',
                 name="torch",
             )
-        raise AttributeError(f"dolfinx_msnn {__version__} has no {name} yet.")
+        from dolfinx_msnn.bases import learned
+
+        return getattr(learned, name)
     raise AttributeError(f"module 'dolfinx_msnn' has no attribute {name!r}")

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Where local bases come from."""
 
+from dolfinx_msnn.bases.filtered import FilteredBasis, FilterReport
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
 from dolfinx_msnn.bases.spectral import SpectralBasis
 
-__all__ = ["LocalBasis", "LocalModes", "SpectralBasis"]
+__all__ = ["FilterReport", "FilteredBasis", "LocalBasis", "LocalModes", "SpectralBasis"]

@@ -17,6 +17,13 @@ import scipy.sparse as sp
 
 from dolfinx_msnn._petsc import check_options, check_prefix, readable_errors, temporary_options
 from dolfinx_msnn._typing import FloatArray
+from dolfinx_msnn.bases.checks import (
+    check_energies,
+    check_signs,
+    check_size,
+    is_number,
+    positive_integer,
+)
 from dolfinx_msnn.bases.protocol import LocalModes
 from dolfinx_msnn.local import LocalProblem, rigid_motions
 
@@ -59,21 +66,18 @@ class SpectralBasis:
             )
         if threshold is None and max_modes is not None:
             raise ValueError(f"max_modes={max_modes!r} needs a threshold; use num_modes instead.")
-        if threshold is not None and not (_is_number(threshold) and 0 < threshold < np.inf):
+        if threshold is not None and not (is_number(threshold) and 0 < threshold < np.inf):
             raise ValueError(f"threshold must be a positive number, got {threshold!r}.")
-        if not _is_number(tol) or not 0 < tol < 1:
+        if not is_number(tol) or not 0 < tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
         if threshold is None:
             num_modes = 8 if num_modes is None else num_modes
         else:
             num_modes = 32 if max_modes is None else max_modes
-        whole = isinstance(num_modes, int | np.integer) and not isinstance(num_modes, bool)
-        if not whole or num_modes < 1:
-            name = "num_modes" if threshold is None else "max_modes"
-            raise ValueError(f"{name} must be a positive integer, got {num_modes!r}.")
+        name = "num_modes" if threshold is None else "max_modes"
+        self.num_modes = positive_integer(name, num_modes)
         check_prefix(petsc_options_prefix)
         check_options(petsc_options)
-        self.num_modes = int(num_modes)
         self.threshold = threshold
         self.tol = tol
         self.petsc_options_prefix = petsc_options_prefix
@@ -95,11 +99,8 @@ class SpectralBasis:
             # Equal sparsity patterns share PETSc's and SLEPc's objects.
             for k in sorted(range(len(problems)), key=lambda k: problems[k].pattern):
                 problem = problems[k]
-                if self.threshold is None and self.num_modes > problem.num_dofs:
-                    raise ValueError(
-                        f"num_modes={self.num_modes} is larger than {problem.name}, which has "
-                        f"{problem.num_dofs} degrees of freedom."
-                    )
+                if self.threshold is None:
+                    check_size(problem, self.num_modes)
                 _check_pencil(problem)
                 if solver is None or solver.pattern != problem.pattern:
                     if solver is not None:
@@ -112,7 +113,7 @@ class SpectralBasis:
                         f"The form a is not positive semi-definite on {problem.name}; expected a "
                         "coercive form."
                     ) from None
-                _check_signs(problem, modes)
+                check_signs(problem, modes.values, _rayleigh_scale(problem))
         finally:
             if solver is not None:
                 solver.destroy()
@@ -276,10 +277,6 @@ class _Eigensolver:
                 item.destroy()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
 def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, FloatArray]:
     """A sequential AIJ matrix and the array that holds its values."""
     data = matrix.data.copy()
@@ -355,29 +352,10 @@ def _dense(problem: LocalProblem, num: int) -> LocalModes:
 
 def _check_pencil(problem: LocalProblem) -> None:
     """Refuse S_i = 0, and A_i if it gives constants or coordinates a negative energy."""
-    if not np.any(problem.S.diagonal() > 0):
-        raise ValueError(
-            f"The form s vanishes on {problem.name}; expected one that is positive somewhere in "
-            "every neighbourhood."
-        )
     z = np.column_stack([np.ones(problem.num_dofs), problem.x])
     energy = np.einsum("ik,ik->k", z, problem.A @ z)
     size = np.einsum("ik,ik->k", abs(z), abs(problem.A) @ abs(z))
-    if np.any(energy < -1e-10 * size):
-        raise ValueError(
-            f"The form a is not positive semi-definite on {problem.name}, where it gives the "
-            f"energy {energy.min():.4g}; expected a coercive form."
-        )
-
-
-def _check_signs(problem: LocalProblem, modes: LocalModes) -> None:
-    """Refuse eigenvalues that are negative by more than rounding errors."""
-    least, largest = modes.values.min(), np.abs(modes.values).max()
-    if least < -1e-6 * max(largest, _rayleigh_scale(problem)):
-        raise ValueError(
-            f"The form a is not positive semi-definite on {problem.name}, where it has the "
-            f"eigenvalue {least:.4g}; expected a coercive form."
-        )
+    check_energies(problem, energy, size, problem.S.diagonal())
 
 
 def _fix_signs(vectors: FloatArray) -> FloatArray:

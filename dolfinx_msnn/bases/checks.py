@@ -1,0 +1,84 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Checks that all bases make of their arguments and of the pencils they get. None is collective."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dolfinx_msnn._typing import FloatArray
+from dolfinx_msnn.local import LocalProblem
+
+
+def positive_integer(name: str, value: object) -> int:
+    """Refuse what is not a positive integer.
+
+    Raises:
+        ValueError: With the argument's name and value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def check_size(problem: LocalProblem, num_modes: int) -> None:
+    """Refuse to look for more modes than there are dofs.
+
+    Raises:
+        ValueError: Naming the neighbourhood.
+    """
+    if num_modes > problem.num_dofs:
+        raise ValueError(
+            f"num_modes={num_modes} is larger than {problem.name}, which has {problem.num_dofs} "
+            "degrees of freedom."
+        )
+
+
+def check_energies(
+    problem: LocalProblem, energy: FloatArray, size: FloatArray, diagonal: FloatArray
+) -> None:
+    """Refuse S_i = 0, and A_i if it gives a function a negative energy.
+
+    Args:
+        problem: The local problem.
+        energy: zᵀA z of some functions.
+        size: What those energies could be, so that rounding errors are told from negative ones.
+        diagonal: diag(S).
+
+    Raises:
+        ValueError: Naming the neighbourhood.
+    """
+    if not np.any(diagonal > 0):
+        raise ValueError(
+            f"The form s vanishes on {problem.name}; expected one that is positive somewhere in "
+            "every neighbourhood."
+        )
+    if np.any(energy < -1e-10 * size):
+        raise ValueError(
+            f"The form a is not positive semi-definite on {problem.name}, where it gives the "
+            f"energy {energy.min():.4g}; expected a coercive form."
+        )
+
+
+def check_signs(problem: LocalProblem, values: FloatArray, scale: float) -> None:
+    """Refuse eigenvalues that are negative by more than rounding errors.
+
+    Args:
+        problem: The local problem.
+        values: Eigenvalues or Ritz values.
+        scale: Scale of the wanted eigenvalues.
+
+    Raises:
+        ValueError: Naming the neighbourhood.
+    """
+    least, largest = values.min(), np.abs(values).max()
+    if least < -1e-6 * max(largest, scale):
+        raise ValueError(
+            f"The form a is not positive semi-definite on {problem.name}, where it has the "
+            f"eigenvalue {least:.4g}; expected a coercive form."
+        )

@@ -1,0 +1,224 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Modes without eigensolver, factorisation or training: tensor cosines, filtered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from dolfinx_msnn.bases._sweeps import Block
+from dolfinx_msnn.bases.checks import check_signs, check_size, is_number, positive_integer
+from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.bases.refine import (
+    Pencil,
+    Precision,
+    Ritz,
+    chebyshev_filter,
+    cosines,
+    degree_for,
+    num_start,
+    rayleigh_ritz,
+)
+from dolfinx_msnn.local import LocalProblem
+
+#: Gain of one round of the filter: more would make the filtered functions nearly dependent.
+ROUND_GAIN = 1e9
+
+
+class Dependent(ValueError):
+    """The functions to filter hold too few independent ones."""
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """How the filter ended in one neighbourhood.
+
+    Attributes:
+        vertex: Coarse vertex.
+        sweeps: Products with A_i in all rounds together.
+        rounds: Rounds of filter and Rayleigh-Ritz.
+        change: Largest relative change of a wanted Ritz value in the last round (∞ after one).
+        error: Largest estimated energy error of a wanted mode relative to its energy, from the
+            residual.
+        converged: Whether ``error`` is below the tolerance. If not, either ``max_rounds`` were done
+            or the Ritz values stood still; then only more starting functions help.
+    """
+
+    vertex: int
+    sweeps: int
+    rounds: int
+    change: float
+    error: float
+    converged: bool
+
+
+class FilteredBasis:
+    """Low-energy modes of A_i φ = λ S_i φ from filtered cosines.
+
+    Starts from products of cosines on the neighbourhood's box (for vectors, of each component, and
+    the rotations), applies a Chebyshev filter, and compresses by Rayleigh-Ritz. The filter's
+    interval comes from the first cosine that is left out and a rigorous bound of the spectrum; the
+    residuals after one round tell the degree of the next.
+
+    Args:
+        num_modes: Number of modes in each neighbourhood.
+        tol: Estimated energy error of a mode, relative to its energy, at which it stops.
+        degree: Degree of the filter in each round, instead of what ``tol`` needs.
+        max_rounds: Rounds after which it stops in any case.
+        num_start: Number of starting functions; default about ``2 num_modes + 8``.
+        precision: Of the filter: ``"single"``, ``"double"``, or ``"auto"`` (single unless the
+            diagonal of A_i varies by more than 1e7). Rayleigh-Ritz is always done in double.
+        num_threads: Neighbourhoods worked on at a time; default ``OMP_NUM_THREADS``, or 1.
+
+    Attributes:
+        reports: One :class:`FilterReport` for each neighbourhood done so far on this rank.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_modes: int = 8,
+        *,
+        tol: float = 0.05,
+        degree: int | None = None,
+        max_rounds: int = 6,
+        num_start: int | None = None,
+        precision: Precision = "auto",
+        num_threads: int | None = None,
+    ) -> None:
+        self.num_modes = positive_integer("num_modes", num_modes)
+        self.settings = FilterSettings(num_modes, tol, degree, max_rounds, precision)
+        if num_start is not None and positive_integer("num_start", num_start) < num_modes:
+            raise ValueError(
+                f"num_start must not be below num_modes={num_modes}, got {num_start!r}."
+            )
+        self.num_start = num_start
+        self.num_threads = default_threads(num_threads)
+        self.reports: list[FilterReport] = []
+
+    def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
+        """Filtered modes of each problem.
+
+        Not collective.
+
+        Raises:
+            ValueError: If a neighbourhood has fewer dofs than modes are asked for.
+        """
+        done = in_threads(self._solve, problems, self.num_threads)
+        self.reports += [report for _, report in done]
+        return [modes for modes, _ in done]
+
+    def _solve(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport]:
+        check_size(problem, self.num_modes)
+        pencil = Pencil.create(problem, self.settings.precision)
+        num = self.num_start or num_start(self.num_modes)
+        if 2 * num >= problem.num_dofs:
+            # Cosines on few nodes repeat each other; all functions are not many more.
+            return self.settings.run(
+                pencil, np.eye(problem.num_dofs), pencil.upper, 1.0, first_degree=0
+            )
+        start, lower = cosines(pencil, num)
+        # Where κ jumps by a factor c, cosines have c times the energy of the modes they stand for,
+        # and the filter has to take that away.
+        gain = max(10.0 * pencil.jump, 50.0)
+        return self.settings.run(pencil, start, lower, gain)
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """How to filter and compress, whatever the start; see :class:`FilteredBasis`."""
+
+    num_modes: int
+    tol: float
+    degree: int | None
+    max_rounds: int
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        positive_integer("max_rounds", self.max_rounds)
+        if self.degree is not None:
+            positive_integer("degree", self.degree)
+        if not is_number(self.tol) or not 0 < self.tol < 1:
+            raise ValueError(f"tol must lie between 0 and 1, got {self.tol!r}.")
+        if self.precision not in ("single", "double", "auto"):
+            raise ValueError(
+                f"precision must be 'single', 'double' or 'auto', got {self.precision!r}."
+            )
+
+    def run(
+        self,
+        pencil: Pencil,
+        start: Block,
+        lower: float,
+        gain: float,
+        *,
+        first_degree: int | None = None,
+    ) -> tuple[LocalModes, FilterReport]:
+        """Rounds of filter and Rayleigh-Ritz until the errors are below the tolerance.
+
+        Args:
+            pencil: The pencil.
+            start: Starting functions, shape ``(n_i, m)``.
+            lower: The filter's lower end α.
+            gain: How many times larger the first filter is at zero than on [α, β].
+            first_degree: Degree of the first filter instead; 0 for none.
+
+        Raises:
+            Dependent: If ``start`` holds fewer independent functions than modes are wanted.
+        """
+        num, upper = self.num_modes, pencil.upper
+        lower = min(lower, 0.5 * upper)
+        y, sweeps, rounds, change, error = start, 0, 0, np.inf, np.inf
+        ritz: Ritz | None = None
+        degree = first_degree
+        while True:
+            if degree is None:
+                degree = self.degree or degree_for(min(gain, ROUND_GAIN), lower, upper)
+            y = chebyshev_filter(pencil, y, degree, lower)
+            sweeps += degree
+            rounds += 1
+            new = rayleigh_ritz(pencil, y, num, lower=lower)
+            if len(new.values) < num:
+                raise Dependent(
+                    f"Filtering found {len(new.values)} independent modes on "
+                    f"{pencil.problem.name}, {num} were asked for."
+                )
+            if ritz is not None:
+                scale = np.maximum(np.abs(new.values[:num]), pencil.shift)
+                change = float((np.abs(new.values[:num] - ritz.values[:num]) / scale).max())
+            ritz, error = new, float(np.sqrt(new.errors.max()))
+            converged = error <= self.tol
+            # Where Ritz values stand still the filter has found the functions of least (A, D)
+            # quotient, and what residual is left tells how (A, S) differs from it.
+            if converged or change <= 0.1 * self.tol or rounds == self.max_rounds:
+                break
+            y = ritz.functions()
+            gain, degree = max(2.0 * error / self.tol, 10.0), None
+        check_signs(pencil.problem, ritz.values[:num], pencil.shift)
+        vectors = np.ascontiguousarray(ritz.functions(num).T)
+        report = FilterReport(pencil.problem.vertex, sweeps, rounds, change, error, converged)
+        return LocalModes(ritz.values[:num], vectors), report
+
+
+def default_threads(num_threads: int | None) -> int:
+    """The number asked for, or that of ``OMP_NUM_THREADS``, or one."""
+    if num_threads is not None:
+        return positive_integer("num_threads", num_threads)
+    given = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
+    return int(given) if given.isdigit() and int(given) > 0 else 1
+
+
+def in_threads[T, R](work: Callable[[T], R], items: Iterable[T], num_threads: int) -> list[R]:
+    """Map in so many threads, in order (the heavy parts hold no interpreter lock)."""
+    if num_threads == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(work, items))

@@ -1,0 +1,377 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Filter and compress: turn any rough guess of the low-energy functions into good modes.
+
+Both work on the true local matrices, so what they return can be trusted whatever the guess was.
+The filter is a Chebyshev polynomial of D⁻¹A with D = diag(A), damped on [α, β] and growing below α;
+compressing is Rayleigh-Ritz in the pencil (A, S). One after the other they are a round of
+Chebyshev-filtered subspace iteration (Zhou, Saad, Tiago, Chelikowsky, J. Comput. Phys. 219, 2006),
+here for a generalised problem that is preconditioned by D: since D ~ κ/h² ~ S/h², convergence
+hardly depends on κ.
+
+Between the modes φ_i (eigenvalues μ_i of D⁻¹A) and a space of m filtered functions the error falls
+by |T_k((β + α - 2 μ_i) / (β - α))| when α is the m+1st eigenvalue (loc. cit., Sect. 2).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from dolfinx_msnn._typing import FloatArray
+from dolfinx_msnn.bases import _sweeps
+from dolfinx_msnn.bases._sweeps import Block
+from dolfinx_msnn.bases.checks import check_energies
+from dolfinx_msnn.local import LocalProblem, rigid_motions
+
+type Precision = Literal["single", "double", "auto"]
+
+#: Ratio of the entries of diag(A) from which ``"auto"`` chooses double precision. Measured: up to
+#: 1e6 single and double precision give the same modes, at 1e8 the last digits of the defect differ.
+SINGLE_UP_TO = 1e7
+
+#: Directions with less than this fraction of the largest energy are rounding errors.
+RANK_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Dof positions of a neighbourhood; neighbourhoods of one shape share it.
+
+    Attributes:
+        offsets: Positions relative to the first dof, shape ``(n_i, gdim)``.
+        lower: Lower corner of the bounding box, relative to the first dof.
+        length: Sides of the bounding box.
+        linear: Coordinates from the box's centre, then the constant; for vectors each in each
+            component. Shape ``(n_i, m)`` with ``m >= (gdim + 1) * block_size`` a multiple of 4, the
+            last columns zero.
+        products: Products of cosines made so far, by their wave numbers.
+    """
+
+    offsets: FloatArray
+    lower: FloatArray
+    length: FloatArray
+    linear: FloatArray
+    products: dict[bytes, FloatArray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: LocalProblem) -> Geometry:
+        """The geometry of a problem, from those seen last if it is there."""
+        offsets = problem.x - problem.x[0]
+        key = (problem.pattern, problem.block_size)
+        known = _geometries.get(key)
+        if known is not None:
+            difference = float(np.abs(known.offsets - offsets).max())
+            if difference <= 1e-9 * float(known.length.max()):
+                return known
+        bs, gdim = problem.block_size, problem.gdim
+        lower, upper = offsets.min(axis=0), offsets.max(axis=0)
+        centred = offsets - 0.5 * (lower + upper)
+        # Four columns are as fast as one.
+        linear = np.zeros((len(offsets), 4 * -(-(gdim + 1) * bs // 4)))
+        for c in range(bs):
+            linear[c::bs, c : gdim * bs : bs] = centred[c::bs]
+            linear[c::bs, gdim * bs + c] = 1.0
+        made = cls(offsets, lower, upper - lower, linear)
+        with _lock:
+            while len(_geometries) >= 16:
+                _geometries.pop(next(iter(_geometries)))
+            _geometries[key] = made
+        return made
+
+    def cosines(self, waves: npt.NDArray[np.int64], block_size: int) -> FloatArray:
+        """Products of cosines cos(π w_k t_k), t in the unit box, shape ``(num_blocks, num)``."""
+        key = waves.tobytes()
+        known = self.products.get(key)
+        if known is None:
+            t = (self.offsets[::block_size] - self.lower) / self.length
+            table = np.cos(np.arange(int(waves.max()) + 1)[:, None, None] * (np.pi * t)[None])
+            known = table[waves[:, 0], :, 0]
+            for k in range(1, waves.shape[1]):
+                known = known * table[waves[:, k], :, k]
+            self.products[key] = known = np.ascontiguousarray(known.T)
+        return known
+
+
+_geometries: dict[tuple[object, ...], Geometry] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """A local problem made ready for products with blocks of vectors.
+
+    Attributes:
+        problem: The local problem.
+        single: Whether the filter works in single precision (Rayleigh-Ritz never does).
+        diagonal: D = diag(A), shape ``(n_i,)``.
+        upper: Bound β of the spectrum of D⁻¹A: its largest absolute row sum (Gershgorin).
+        jump: Largest ratio of two entries of D that share an entry of A.
+    """
+
+    problem: LocalProblem
+    single: bool
+    diagonal: FloatArray
+    upper: float
+    jump: float
+
+    @classmethod
+    def create(cls, problem: LocalProblem, precision: Precision = "auto") -> Pencil:
+        """Measure A_i and choose the precision."""
+        measures = _sweeps.measure(problem.A)
+        rough = measures.diagonal.max() > SINGLE_UP_TO * measures.diagonal.min()
+        single = precision == "single" or (precision == "auto" and not rough)
+        return cls(problem, single, *measures)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Where the dofs are."""
+        return Geometry.of(self.problem)
+
+    @cached_property
+    def stiffness(self) -> FloatArray:
+        """Energy of each coordinate function (for vectors: mean over components), shape (gdim,).
+
+        Raises:
+            ValueError: If S is zero, or a coordinate or the constant has a negative energy.
+        """
+        problem, z = self.problem, self.geometry.linear
+        energy = np.einsum("ik,ik->k", z, _sweeps.multiply(problem.A, z))
+        size = self.diagonal @ (z * z)
+        check_energies(problem, energy, size, self._mass)
+        energy = energy[: problem.gdim * problem.block_size]
+        return np.asarray(energy.reshape(problem.gdim, -1).mean(axis=1))
+
+    @cached_property
+    def shift(self) -> float:
+        """Scale of the wanted λ: Rayleigh quotient of a coordinate, with the diagonal of S."""
+        x = self.geometry.linear[:, : self.problem.gdim * self.problem.block_size]
+        mass = (self._mass @ (x * x)).reshape(self.problem.gdim, -1).mean(axis=1)
+        return float((self.stiffness / mass).min())
+
+    @cached_property
+    def _mass(self) -> FloatArray:
+        return np.asarray(self.problem.S.diagonal())
+
+    @cached_property
+    def _working(self) -> tuple[Block, Block]:
+        """Entries of A and 1/D in the filter's precision."""
+        dtype = np.float32 if self.single else np.float64
+        return self.problem.A.data.astype(dtype, copy=False), (1.0 / self.diagonal).astype(dtype)
+
+    def symbol(self, squared: FloatArray) -> FloatArray:
+        """Rayleigh quotients in (A, D) of waves cos(k·x), estimated from smooth functions.
+
+        For a wave that D resolves, Σ_d k_d² ∫κ over ΣD: on square bilinear cells 3/8 (k h)².
+
+        Args:
+            squared: k_d², shape ``(num, gdim)``.
+        """
+        mass = self.diagonal.sum() / self.problem.block_size
+        return np.asarray(squared @ (self.stiffness / mass))
+
+
+def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float) -> Block:
+    """Apply a Chebyshev polynomial of D⁻¹A that is one at zero and small on [lower, upper].
+
+    Args:
+        pencil: The pencil.
+        functions: One a column, shape ``(n_i, m)``; a multiple of 8 columns is fastest.
+        degree: Degree of the polynomial, one product with A each; 0 does nothing.
+        lower: α, with 0 < α < ``pencil.upper``.
+
+    Returns:
+        Filtered functions in the filter's precision, shape ``(n_i, m)``.
+
+    Raises:
+        ValueError: If ``lower`` or ``degree`` is out of range.
+    """
+    if not 0 < lower < pencil.upper:
+        raise ValueError(
+            f"lower must lie between 0 and {pencil.upper:.4g} on {pencil.problem.name}, got "
+            f"{lower!r}."
+        )
+    if degree < 0:
+        raise ValueError(f"degree must not be negative, got {degree!r}.")
+    dtype = np.float32 if pencil.single else np.float64
+    y = np.array(functions, dtype=dtype, order="C")
+    if degree == 0:
+        return y
+    data, scale = pencil._working
+    return _sweeps.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
+
+
+def degree_for(gain: float, lower: float, upper: float) -> int:
+    """Smallest degree whose polynomial is ``gain`` times larger at 0 than on [lower, upper]."""
+    return math.ceil(math.acosh(max(gain, 1.0)) / math.acosh((upper + lower) / (upper - lower)))
+
+
+def smoothing_end(degree: int, upper: float) -> float:
+    """Lower end α of the interval that a polynomial of some degree damps well: β (π / 2k)².
+
+    For functions that are good at large scale already. At this α the polynomial is 12 to 17 times
+    larger at zero than on [α, β] from degree 2 on.
+    """
+    return min(0.5, (0.5 * math.pi / degree) ** 2) * upper
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Ritz pairs of a local pencil in a subspace.
+
+    Attributes:
+        values: Ritz values λ of (A, S), ascending, shape ``(num,)``.
+        errors: Estimated squared energy error of the first vectors relative to their energy, shape
+            ``(num_checked,)``; see :func:`rayleigh_ritz`.
+        basis: Basis of the subspace, one function a column, shape ``(n_i, m)``.
+        coefficients: Ritz vectors in that basis, shape ``(m, num)``.
+    """
+
+    values: FloatArray
+    errors: FloatArray
+    basis: FloatArray
+    coefficients: FloatArray
+
+    def functions(self, num: int | None = None) -> FloatArray:
+        """The first Ritz vectors, one a column, S-orthonormal, shape ``(n_i, num)``."""
+        return np.asarray(self.basis @ self.coefficients[:, :num])
+
+
+def rayleigh_ritz(
+    pencil: Pencil,
+    functions: Block,
+    num_checked: int | None = None,
+    *,
+    lower: float | None = None,
+) -> Ritz:
+    """Ritz pairs of (A_i, S_i) in the span of functions, robust to dependent columns.
+
+    Args:
+        pencil: The pencil.
+        functions: One a column, shape ``(n_i, m)``, of any scale.
+        num_checked: Estimate errors of so many pairs; default all.
+        lower: α: the error of a pair is what is left of eigenvalues of D⁻¹A above it, so its
+            squared energy norm is at most ‖D^(-1/2)(A φ - λ S φ)‖² / α. Default: ``upper``.
+
+    Returns:
+        As many pairs as the span has independent functions with finite Ritz values.
+    """
+    shift = pencil.shift
+    y = np.ascontiguousarray(functions, dtype=np.float64)
+    Ay, Sy, a, s, scale = _project(pencil, y)
+    if not scale.any():
+        return Ritz(np.zeros(0), np.zeros(0), y, np.zeros((y.shape[1], 0)))
+    white = _whiten(a + shift * s, scale)
+    if white is None:
+        # Rounding errors of the Gram matrix are magnified: orthonormalise first, then again.
+        y = np.ascontiguousarray(y @ _whiten_dependent(a + shift * s, scale))
+        Ay, Sy, a, s, scale = _project(pencil, y)
+        white = _whiten_dependent(a + shift * s, scale)
+    # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
+    theta, c = np.linalg.eigh(white.T @ s @ white)
+    theta, c = theta[::-1], c[:, ::-1]
+    num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
+    c = (white @ c[:, :num]) / np.sqrt(theta[:num])
+    values = 1.0 / theta[:num] - shift
+    part = slice(0, num_checked)
+    residual = Ay @ c[:, part]
+    residual -= Sy @ (c[:, part] * values[part])
+    squared = np.einsum("ij,ij,i->j", residual, residual, 1.0 / pencil.diagonal)
+    alpha = pencil.upper if lower is None else lower
+    errors = squared / (alpha * np.maximum(values[part] + shift, np.finfo(float).tiny))
+    return Ritz(values, errors, y, c)
+
+
+def _project(pencil: Pencil, y: FloatArray) -> tuple[FloatArray, ...]:
+    """A y, S y, yᵀA y, yᵀS y, and factors that give each column of y the norm one."""
+    Ay = _sweeps.multiply(pencil.problem.A, y)
+    Sy = _sweeps.multiply(pencil.problem.S, y)
+    a, s = y.T @ Ay, y.T @ Sy
+    size = np.sqrt(np.maximum(a.diagonal() + pencil.shift * s.diagonal(), 0.0))
+    scale = np.zeros_like(size)
+    np.divide(1.0, size, out=scale, where=np.isfinite(size) & (size > 0))
+    return Ay, Sy, 0.5 * (a + a.T), 0.5 * (s + s.T), scale
+
+
+def _whiten(g: FloatArray, scale: FloatArray) -> FloatArray | None:
+    """W with WᵀgW = 1, or ``None`` if a column depends on the others up to 1e-4."""
+    factor, info = scipy.linalg.lapack.dpotrf(g * scale[:, None] * scale, lower=0, clean=1)
+    if info != 0 or factor.diagonal().min() <= 1e-4:
+        return None
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=0)
+    return np.asarray(inverse * scale[:, None])
+
+
+def _whiten_dependent(g: FloatArray, scale: FloatArray) -> FloatArray:
+    """W with WᵀgW = 1 and as many columns as g has independent directions."""
+    energy, directions = np.linalg.eigh(g * scale[:, None] * scale)
+    independent = energy > RANK_TOLERANCE * energy[-1]
+    return np.asarray(directions[:, independent] / np.sqrt(energy[independent]) * scale[:, None])
+
+
+def num_start(num_modes: int) -> int:
+    """Functions to start from for so many wanted modes: some more, and a multiple of 8."""
+    return 8 * -(-(2 * num_modes + 8) // 8)
+
+
+def cosines(pencil: Pencil, num: int) -> tuple[FloatArray, float]:
+    """Products of cosines on the bounding box of a neighbourhood, those of least energy.
+
+    For vector problems each component, after the infinitesimal rotations.
+
+    Args:
+        pencil: The pencil.
+        num: Number of functions.
+
+    Returns:
+        Functions, shape ``(n_i, num)``, and the filter's lower end α for them.
+    """
+    problem = pencil.problem
+    bs = problem.block_size
+    centred = pencil.geometry.offsets[::bs] - pencil.geometry.offsets[::bs].mean(axis=0)
+    rotations = rigid_motions(centred, bs)[bs:]
+    each = max(1, -(-(num - len(rotations)) // bs))
+    scalar = pencil.geometry.cosines(_lowest_waves(pencil, each), bs)
+    alpha = cosine_end(pencil, each)
+    if bs == 1:
+        return scalar, alpha
+    functions = np.einsum("nj,cd->ncjd", scalar, np.eye(bs)).reshape(problem.num_dofs, -1)
+    return np.hstack([rotations.T, functions])[:, :num], alpha
+
+
+def cosine_end(pencil: Pencil, num: int) -> float:
+    """The (A, D) Rayleigh quotient of the first product of cosines that ``num`` leave out."""
+    wave = _lowest_waves(pencil, num + 1)[-1]
+    return float(pencil.symbol((np.pi * wave / pencil.geometry.length) ** 2))
+
+
+def _lowest_waves(pencil: Pencil, num: int) -> npt.NDArray[np.int64]:
+    length = pencil.geometry.length
+    # Powers of two, so that rounding errors do not decide between waves of equal energy.
+    relative = np.exp2(np.round(np.log2(pencil.stiffness / pencil.stiffness.max())))
+    return _waves(tuple(np.round(length / length.max(), 9)), tuple(relative), num)
+
+
+@lru_cache(maxsize=64)
+def _waves(
+    length: tuple[float, ...], stiffness: tuple[float, ...], num: int
+) -> npt.NDArray[np.int64]:
+    """Wave numbers (half waves along the box) of least energy, shape ``(num, gdim)``."""
+    gdim = len(length)
+    count = 4
+    while True:
+        grid = np.indices((count,) * gdim).reshape(gdim, -1).T
+        energy = np.round(((grid / length) ** 2) @ np.array(stiffness), 9)
+        order = np.argsort(energy, kind="stable")[:num]
+        # Nothing outside the table may have less energy than what is taken.
+        outside = min((count / length[k]) ** 2 * stiffness[k] for k in range(gdim))
+        if len(order) == num and energy[order[-1]] < outside:
+            return np.asarray(grid[order])
+        count *= 2

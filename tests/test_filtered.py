@@ -1,0 +1,860 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The product kernel, the filter, Rayleigh-Ritz and FilteredBasis, against dense linear algebra."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from functools import cache
+from itertools import pairwise
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse.linalg
+from numpy.polynomial.chebyshev import Chebyshev
+from sample import Sample, expect_error, is_sentence
+from utils import (
+    COMM,
+    box,
+    cell_field,
+    clamp,
+    diffusion,
+    dof_points,
+    elasticity,
+    gather_function,
+    gather_matrix,
+    holed_square,
+    jiggle,
+    mass,
+    match,
+    norm_in,
+    on_root,
+    pencil_eigh,
+    rough,
+)
+
+import ufl
+from dolfinx import fem
+from dolfinx.mesh import CellType
+from dolfinx_msnn import CoarseGrid, LocalBasis, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn.bases import _sweeps
+from dolfinx_msnn.bases.filtered import FilteredBasis
+from dolfinx_msnn.bases.refine import (
+    Pencil,
+    chebyshev_filter,
+    degree_for,
+    rayleigh_ritz,
+    smoothing_end,
+)
+from dolfinx_msnn.local import LocalProblems, Timings
+from dolfinx_msnn.petsc import LinearProblem
+
+serial = pytest.mark.serial
+
+QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
+
+
+def one(x):
+    return np.ones(x.shape[1])
+
+
+def smooth(x):
+    return 1.0 + x[0] * x[1]
+
+
+def two_phase(contrast):
+    """Two values only, in stripes and islands without symmetry."""
+
+    def value(x):
+        wave = np.sin(9.1 * x[0] + 2.3 * x[-1]) * np.cos(7.7 * x[1] - 3.1 * x[0])
+        return np.where(wave > 0, contrast, 1.0)
+
+    return value
+
+
+def neighbourhood(msh, n, vertex, value=one, *, degree=1, shape=None, s=mass):
+    """One local problem of a serial mesh; elasticity if it has a shape."""
+    element = ("Lagrange", degree) if shape is None else ("Lagrange", degree, shape)
+    V = fem.functionspace(msh, element)
+    kappa = cell_field(msh, value)
+    a = (diffusion if shape is None else elasticity)(V, kappa)
+    right = None if s is None else s(V, kappa)
+    found = LocalProblems(V, CoarseGrid(msh, n), a, right, [], Timings())
+    return next(p for p in found if p.vertex == vertex)
+
+
+def mesh_of(cell, cells, upper=(1.0, 1.0, 1.0)):
+    return box(MPI.COMM_SELF, cell, cells, upper)
+
+
+#: Local problems by name, all different in what matters for the filter.
+PROBLEMS = {
+    "quadrilaterals": lambda: neighbourhood(mesh_of(QUAD, 12), (2, 2), 4, smooth),
+    "two phases": lambda: neighbourhood(mesh_of(QUAD, 16), (2, 2), 4, two_phase(1e3)),
+    "two phases, 1e6": lambda: neighbourhood(mesh_of(QUAD, 16), (2, 2), 4, two_phase(1e6)),
+    "two phases, 1e8": lambda: neighbourhood(mesh_of(QUAD, 14), (2, 2), 4, two_phase(1e8)),
+    "cells 2:1": lambda: neighbourhood(mesh_of(QUAD, (8, 16)), (2, 2), 4, rough(1e3)),
+    "triangles": lambda: neighbourhood(jiggle(mesh_of(TRI, 14), 0.01), (2, 2), 4, two_phase(1e3)),
+    "unstructured": lambda: neighbourhood(
+        holed_square(MPI.COMM_SELF, 32), (3, 3), 5, two_phase(1e3)
+    ),
+    "P2": lambda: neighbourhood(mesh_of(TRI, 8), (2, 2), 4, two_phase(1e3), degree=2),
+    "hexahedra": lambda: neighbourhood(mesh_of(HEX, 6), (2, 2, 2), 13, two_phase(1e3)),
+    "elasticity": lambda: neighbourhood(mesh_of(QUAD, 10), (2, 2), 4, two_phase(1e3), shape=(2,)),
+    "elasticity, 3D": lambda: neighbourhood(mesh_of(HEX, 4), (2, 2, 1), 8, rough(1e2), shape=(3,)),
+    "small, hexahedra": lambda: neighbourhood(mesh_of(HEX, 4), (2, 2, 2), 13, rough(1e3)),
+    "small, triangles": lambda: neighbourhood(
+        holed_square(MPI.COMM_SELF, 14), (3, 3), 5, two_phase(1e3)
+    ),
+    "small, elasticity": lambda: neighbourhood(mesh_of(QUAD, 6), (2, 2), 4, rough(1e3), shape=(2,)),
+    "no s": lambda: neighbourhood(mesh_of(QUAD, 12), (2, 2), 4, two_phase(1e3), s=None),
+}
+
+
+@cache
+def problem(name):
+    return PROBLEMS[name]()
+
+
+@cache
+def dense(name):
+    p = problem(name)
+    return p.A.toarray(), p.S.toarray()
+
+
+@cache
+def exact_modes(name):
+    return pencil_eigh(*dense(name), 16)
+
+
+@pytest.fixture(params=["kernel", "scipy"])
+def how(request, monkeypatch):
+    """The compiled kernel, and what stands in for it."""
+    if request.param == "scipy":
+        monkeypatch.setattr(_sweeps, "library", lambda: None)
+    elif _sweeps.library() is None:
+        pytest.skip("no C compiler")
+    return request.param
+
+
+# ---- products ----
+
+KERNEL = ["small, hexahedra", "small, triangles", "small, elasticity"]
+DEGREES = (1, 2, 5, 8)
+
+
+def block(n, m, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, m)).astype(dtype)
+
+
+@serial
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", KERNEL)
+def test_multiply(how, name, dtype):
+    matrix = problem(name).A.astype(dtype)
+    A = matrix.toarray().astype(np.longdouble)
+    width = np.diff(matrix.indptr).max()
+    for m in range(1, 41):
+        y = block(len(A), m, dtype, m)
+        before = y.copy()
+        out = _sweeps.multiply(matrix, y)
+        assert out.dtype == dtype and out.shape == y.shape and out.flags.c_contiguous
+        np.testing.assert_array_equal(y, before)
+        # Rounding errors of a sum, entry by entry.
+        bound = 2 * width * np.finfo(dtype).eps * (np.abs(A) @ np.abs(y))
+        assert np.all(np.abs(out - A @ y) <= bound)
+
+
+@serial
+def test_multiply_takes_any_order_of_the_block(how):
+    A, y = problem("triangles").A, block(problem("triangles").num_dofs, 6, np.float64)
+    for view in (np.asfortranarray(y), np.repeat(y, 2, axis=1)[:, ::2]):
+        out = _sweeps.multiply(A, view)
+        assert out.flags.c_contiguous
+        np.testing.assert_allclose(out, A.toarray() @ y, atol=1e-10)
+
+
+@serial
+@pytest.mark.parametrize("name", KERNEL)
+def test_measure(how, name):
+    A = dense(name)[0]
+    measures = _sweeps.measure(problem(name).A)
+    d = A.diagonal()
+    np.testing.assert_array_equal(measures.diagonal, d)
+    assert measures.upper == pytest.approx((np.abs(A).sum(axis=1) / d).max(), rel=1e-13)
+    pattern = problem(name).A.copy()
+    pattern.data[:] = 1.0
+    ratios = np.where(pattern.toarray() > 0, d[:, None] / d, 0.0)
+    assert measures.jump == pytest.approx(ratios.max(), rel=1e-13)
+
+
+def polynomial(degree, lower, upper):
+    """The Chebyshev polynomial on [lower, upper], one at zero."""
+    p = Chebyshev.basis(degree, domain=[lower, upper])
+    return lambda t: p(t) / p(0.0)
+
+
+def of_matrix(p, A, scale):
+    """p(diag(scale) A) by LAPACK."""
+    root = np.sqrt(scale)
+    mu, U = scipy.linalg.eigh(root[:, None] * A * root)
+    return (root[:, None] * U * p(mu)) @ (U.T / root)
+
+
+@serial
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", KERNEL)
+def test_chebyshev(how, name, dtype):
+    """Any number of columns, even and odd degrees, and a scaling that is not Jacobi's."""
+    A = dense(name)[0]
+    n = len(A)
+    scale = (np.random.default_rng(1).uniform(0.5, 1.0, n) / A.diagonal()).astype(dtype)
+    upper = (np.abs(A).sum(axis=1) * scale.astype(float)).max()
+    lower, data = 0.1 * upper, problem(name).A.data.astype(dtype)
+    exact = [of_matrix(polynomial(k, lower, upper), A, scale.astype(float)) for k in DEGREES]
+    size = [np.linalg.norm(p) for p in exact]
+    for m in range(1, 41):
+        for k, degree in enumerate(DEGREES):
+            if m > 9 and (m + k) % len(DEGREES):
+                continue
+            y = block(n, m, dtype, m)
+            expected = exact[k] @ y
+            out = _sweeps.chebyshev(problem(name).A, data, scale, y, degree, lower, upper)
+            assert out.dtype == dtype and out.shape == (n, m) and out.flags.c_contiguous
+            error = np.linalg.norm(out - expected, axis=0)
+            # LAPACK loses digits to the jumps of the diagonal.
+            assert np.all(error <= (1e-4 if dtype == np.float32 else 1e-10) * size[k])
+
+
+# ---- with and without a compiler ----
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """The kernel is looked for again, in an empty cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(_sweeps, "get_options", lambda: {"cache_dir": folder})
+    monkeypatch.delenv("MSNN_NO_KERNEL", raising=False)
+    _sweeps.library.cache_clear()
+    yield folder
+    _sweeps.library.cache_clear()
+
+
+def still_right():
+    """Products are the same without the kernel."""
+    A, y = problem("triangles").A, block(problem("triangles").num_dofs, 5, np.float64)
+    np.testing.assert_allclose(_sweeps.multiply(A, y), A.toarray() @ y, atol=1e-10)
+
+
+def compiler(path, script):
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    return str(path)
+
+
+@serial
+def test_compiled_once(fresh, monkeypatch):
+    if _sweeps.library() is None:
+        pytest.skip("no C compiler")
+    made = list(fresh.iterdir())
+    assert len(made) == 1 and made[0].suffix == ".so"
+    before = made[0].stat()
+    _sweeps.library.cache_clear()
+    assert _sweeps.library() is not None
+    after = made[0].stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    still_right()
+
+
+@serial
+def test_switched_off(fresh, monkeypatch):
+    monkeypatch.setenv("MSNN_NO_KERNEL", "1")
+    assert _sweeps.library() is None and not fresh.exists()
+    still_right()
+
+
+@serial
+@pytest.mark.parametrize("script", ["exit 1\n", "echo no >&2; kill -9 $$\n", "exit 0\n", "GARBAGE"])
+def test_compiler_that_fails(fresh, monkeypatch, tmp_path, capfd, script):
+    """Also one that dies, writes nothing, or writes nonsense."""
+    if script == "GARBAGE":
+        script = 'while [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n'
+    monkeypatch.setenv("CC", compiler(tmp_path / "bad-cc", script))
+    assert _sweeps.library() is None
+    still_right()
+    assert capfd.readouterr() == ("", "")
+
+
+@serial
+def test_compiler_that_is_missing(fresh, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _sweeps.library() is None
+    still_right()
+    assert capfd.readouterr() == ("", "")
+
+
+@serial
+def test_cache_folder_that_cannot_be_written(fresh):
+    fresh.write_text("a file, no folder")
+    assert _sweeps.library() is None
+    still_right()
+
+
+@serial
+def test_two_processes_compile_at_once(fresh, tmp_path):
+    """The compiler waits until two of it run: nobody reads what is half written."""
+    if _sweeps.library() is None:
+        pytest.skip("no C compiler")
+    real = os.environ.get("CC", "cc")
+    wait = (
+        f'touch "{tmp_path}/run.$$"\n'
+        "for k in $(seq 300); do\n"
+        f'  [ $(ls "{tmp_path}" | grep -c run.) -ge 2 ] && exec {real} "$@"\n'
+        "  sleep 0.1\n"
+        "done\n"
+        "exit 1\n"
+    )
+    cc = compiler(tmp_path / "slow-cc", wait)
+    folder = tmp_path / "shared"
+    code = (
+        "import sys\n"
+        "import numpy as np, scipy.sparse as sp\n"
+        "from dolfinx_msnn.bases import _sweeps\n"
+        f"_sweeps.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
+        "assert _sweeps.library() is not None\n"
+        "y = np.arange(30.0).reshape(3, 10)\n"
+        "assert np.array_equal(_sweeps.multiply(sp.csr_matrix(2 * np.eye(3)), y), 2 * y)\n"
+    )
+    env = os.environ | {"CC": cc}
+    runs = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(2)]
+    assert [run.wait(timeout=100) for run in runs] == [0, 0]
+    assert len(list(tmp_path.glob("run.*"))) == 2
+    assert [path.suffix for path in folder.iterdir()] == [".so"]
+
+
+# ---- the filter ----
+
+
+@serial
+@pytest.mark.parametrize("name", ["cells 2:1", "two phases, 1e8", "P2", "hexahedra", "elasticity"])
+def test_filter_on_eigenvectors(how, name):
+    """Each is multiplied by the value of the polynomial, and the constant by one."""
+    A, D = dense(name)[0], np.diag(dense(name)[0].diagonal())
+    mu, U = scipy.linalg.eigh(A, D)
+    pencil = Pencil.create(problem(name), "double")
+    assert not pencil.single
+    for degree in (1, 4, 11):
+        lower = 0.05 * pencil.upper
+        p = polynomial(degree, lower, pencil.upper)
+        before = U.copy()
+        out = chebyshev_filter(pencil, U, degree, lower)
+        np.testing.assert_array_equal(U, before)
+        size = np.linalg.norm(U, axis=0)
+        error = np.linalg.norm(out - U * p(mu), axis=0) / size
+        assert error.max() < 1e-9
+        damped = mu >= lower
+        assert damped.any() and not damped.all()
+        gain = np.cosh(degree * np.arccosh((pencil.upper + lower) / (pencil.upper - lower)))
+        assert (np.linalg.norm(out, axis=0) / size)[damped].max() <= 1.001 / gain
+    constant = np.zeros((len(A), 1))
+    constant[:: problem(name).block_size] = 1.0
+    np.testing.assert_allclose(chebyshev_filter(pencil, constant, 9, lower), constant, atol=1e-6)
+
+
+@serial
+def test_filter_in_single_precision(how):
+    y = block(problem("triangles").num_dofs, 12, np.float64)
+    pencils = [Pencil.create(problem("triangles"), name) for name in ("single", "double")]
+    single, double = (chebyshev_filter(p, y, 10, 0.1 * p.upper) for p in pencils)
+    assert single.dtype == np.float32 and double.dtype == np.float64
+    np.testing.assert_allclose(single, double, atol=1e-5 * np.abs(double).max())
+
+
+@serial
+def test_precision_is_chosen_by_the_diagonal():
+    for name, single in (
+        ("two phases", True),
+        ("two phases, 1e6", True),
+        ("two phases, 1e8", False),
+    ):
+        d = dense(name)[0].diagonal()
+        assert (d.max() / d.min() < 1e7) == single
+        assert Pencil.create(problem(name)).single == single
+
+
+@serial
+def test_filter_of_degree_zero_and_bad_arguments():
+    pencil = Pencil.create(problem("cells 2:1"), "double")
+    y = block(problem("cells 2:1").num_dofs, 3, np.float64)
+    out = chebyshev_filter(pencil, y, 0, 0.5)
+    np.testing.assert_array_equal(out, y)
+    assert out is not y
+    for degree, lower, told in (
+        (3, 0.0, "lower must lie between 0 and .* on neighbourhood 4 at .*, got 0.0"),
+        (3, float("nan"), "lower must lie between 0 and .*, got nan"),
+        (3, 2 * pencil.upper, "lower must lie between 0 and"),
+        (-1, 0.5, "degree must not be negative, got -1"),
+    ):
+        with pytest.raises(ValueError, match=told) as error:
+            chebyshev_filter(pencil, y, degree, lower)
+        is_sentence(str(error.value))
+
+
+@serial
+def test_degree_for():
+    """The smallest degree with that gain."""
+    for lower, upper in ((0.1, 2.0), (0.01, 4.0), (0.9, 2.0)):
+        for gain in (1.5, 10.0, 1e3, 1e6):
+            degree = degree_for(gain, lower, upper)
+            gains = [
+                abs(Chebyshev.basis(k, domain=[lower, upper])(0.0)) for k in (degree - 1, degree)
+            ]
+            assert gains[0] < gain * (1 + 1e-9) and gains[1] >= gain * (1 - 1e-9)
+
+
+@serial
+def test_smoothing_end():
+    """A polynomial of its degree gains some ten times on what lies above."""
+    for degree in range(2, 60):
+        p = Chebyshev.basis(degree, domain=[smoothing_end(degree, 3.0), 3.0])
+        assert 8 < abs(p(0.0)) < 20
+
+
+@serial
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_upper_bounds_the_spectrum(how, name):
+    A = dense(name)[0]
+    largest = scipy.linalg.eigh(A, np.diag(A.diagonal()), eigvals_only=True)[-1]
+    upper = Pencil.create(problem(name)).upper
+    # And is not so far away that degrees are wasted.
+    assert largest <= upper <= 3 * largest
+
+
+# ---- Rayleigh-Ritz ----
+
+
+def reduced(name, Y):
+    """Ritz values in the span of the columns of Y, by LAPACK."""
+    A, S = dense(name)
+    num = Y.shape[1]
+    return pencil_eigh(Y.T @ A @ Y, Y.T @ S @ Y, num)[0]
+
+
+def check_ritz(name, ritz, exact, rtol=1e-8):
+    A, S = dense(name)
+    # Relative, but for what is a rounding error beside the largest.
+    np.testing.assert_allclose(ritz.values, exact, rtol=rtol, atol=1e-11 * abs(exact[-1]))
+    X = ritz.functions()
+    np.testing.assert_allclose(X.T @ S @ X, np.eye(len(exact)), atol=1e-7)
+    np.testing.assert_allclose(
+        X.T @ A @ X, np.diag(ritz.values), atol=1e-7 * max(abs(ritz.values[-1]), 1e-300)
+    )
+
+
+@serial
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n != "no s"])
+def test_rayleigh_ritz_in_random_subspaces(name):
+    A, S = dense(name)
+    pencil = Pencil.create(problem(name))
+    for m in (1, 2, 17):
+        Y = block(len(A), m, np.float64, m)
+        exact = scipy.linalg.eigh(Y.T @ A @ Y, Y.T @ S @ Y, eigvals_only=True)
+        check_ritz(name, rayleigh_ritz(pencil, Y), exact)
+        # Columns of other lengths make no difference.
+        lengths = 10.0 ** np.random.default_rng(m).uniform(-8, 8, m)
+        check_ritz(name, rayleigh_ritz(pencil, Y * lengths), exact)
+
+
+@serial
+@pytest.mark.parametrize("name", ["two phases", "two phases, 1e8", "elasticity", "hexahedra"])
+@pytest.mark.parametrize("what", ["duplicate", "zero", "sum", "close", "closer"])
+def test_dependent_columns(name, what):
+    """They add nothing, and do no harm."""
+    n = problem(name).num_dofs
+    Y, noise = block(n, 7, np.float64), block(n, 2, np.float64, 1)
+    added = {
+        "duplicate": Y[:, :3],
+        "zero": np.zeros((n, 2)),
+        "sum": Y @ block(7, 4, np.float64, 2),
+        # Independent, but only just; and not any more in double precision.
+        "close": Y[:, :2] + 1e-4 * noise,
+        "closer": Y[:, :2] * (1 + 1e-15),
+    }[what]
+    span = np.hstack([Y, noise]) if what == "close" else Y
+    exact = reduced(name, span)
+    ritz = rayleigh_ritz(Pencil.create(problem(name)), np.hstack([added, Y]))
+    assert len(ritz.values) == span.shape[1]
+    check_ritz(name, ritz, exact, rtol=1e-5 if what == "close" else 1e-8)
+
+
+@serial
+def test_rayleigh_ritz_where_s_is_singular():
+    """As many pairs as there are finite eigenvalues."""
+    A, S = dense("no s")
+    n, rank = len(A), np.linalg.matrix_rank(S)
+    assert rank < n
+    pencil = Pencil.create(problem("no s"))
+    Y = block(n, 9, np.float64)
+    check_ritz("no s", rayleigh_ritz(pencil, Y), reduced("no s", Y))
+    # Two functions on the rim, where χ is zero, have no mass.
+    rim = np.zeros((n, 2))
+    rim[np.flatnonzero(problem("no s").chi == 0)[[0, 7]], [0, 1]] = 1.0
+    both = np.hstack([rim, Y])
+    ritz = rayleigh_ritz(pencil, both)
+    assert len(ritz.values) == 9
+    with np.errstate(divide="ignore"):
+        check_ritz("no s", ritz, reduced("no s", both)[:9])
+
+
+@serial
+@pytest.mark.parametrize("name", ["two phases", "P2", "elasticity"])
+def test_estimated_errors(name):
+    """They are what their description says, and bound what lies above α."""
+    A, S = dense(name)
+    pencil = Pencil.create(problem(name))
+    Y = block(len(A), 10, np.float64)
+    lower = 0.3 * pencil.upper
+    ritz = rayleigh_ritz(pencil, Y, 6, lower=lower)
+    assert ritz.errors.shape == (6,)
+    X, values = ritz.functions(6), ritz.values[:6]
+    residual = (A @ X - S @ X * values) / np.sqrt(A.diagonal())[:, None]
+    expected = (residual**2).sum(axis=0) / (lower * (values + pencil.shift))
+    np.testing.assert_allclose(ritz.errors, expected, rtol=1e-6)
+    default = rayleigh_ritz(pencil, Y, 6).errors
+    np.testing.assert_allclose(default, expected * 0.3, rtol=1e-6)
+    # Exact pairs have none.
+    _, phi = exact_modes(name)
+    assert rayleigh_ritz(pencil, phi[:10].T, 10).errors.max() < 1e-9
+
+
+# ---- FilteredBasis against LAPACK ----
+
+
+def defect(A, S, vectors, exact, phi, num):
+    """Sine, in the energy norm, between the exact modes and the space found."""
+    root = np.linalg.cholesky(A + exact[num] * S)
+    Q = np.linalg.qr((vectors @ root).T)[0]
+    Z = (phi[:num] @ root).T
+    Z = Z / np.linalg.norm(Z, axis=0)
+    return np.linalg.norm(Z - Q @ (Q.T @ Z), axis=0).max()
+
+
+#: Largest energy defect and relative excess of the Ritz values; three times what was measured.
+ACCURACY = {
+    "quadrilaterals": (0.01, 1e-3),
+    "two phases": (0.01, 1e-3),
+    "two phases, 1e6": (0.01, 1e-3),
+    "two phases, 1e8": (0.02, 1e-3),
+    "cells 2:1": (0.1, 0.01),
+    "triangles": (0.1, 0.01),
+    "unstructured": (0.15, 0.02),
+    "P2": (0.15, 0.02),
+    "hexahedra": (0.03, 1e-3),
+}
+
+
+@serial
+@pytest.mark.parametrize("name", ACCURACY)
+@pytest.mark.parametrize("precision", ["auto", "double"])
+def test_filtered_modes(name, precision):
+    num, (A, S) = 8, dense(name)
+    basis = FilteredBasis(num, precision=precision)
+    modes = basis.modes([problem(name)])[0]
+    exact, phi = exact_modes(name)
+    assert modes.values.shape == (num,) and modes.vectors.shape == (num, len(A))
+    np.testing.assert_allclose(modes.vectors @ S @ modes.vectors.T, np.eye(num), atol=1e-7)
+    # From above, and not far.
+    excess = modes.values - exact[:num]
+    assert excess.min() > -1e-7 * exact[num]
+    worst, relative = ACCURACY[name]
+    assert (excess / np.maximum(exact[:num], 1e-3 * exact[num])).max() < relative
+    assert defect(A, S, modes.vectors, exact, phi, num) < worst
+    report = basis.reports[0]
+    assert (report.vertex, len(basis.reports)) == (problem(name).vertex, 1)
+    assert report.converged == (report.error <= 0.05)
+    assert report.sweeps >= report.rounds >= 1
+
+
+@serial
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadrilaterals",
+        "two phases",
+        "two phases, 1e6",
+        "two phases, 1e8",
+        "cells 2:1",
+        "hexahedra",
+    ],
+)
+def test_converged(name):
+    """On bilinear cells it says so."""
+    basis = FilteredBasis()
+    basis.modes([problem(name)])
+    assert basis.reports[0].converged
+
+
+@serial
+@pytest.mark.parametrize("name,rigid", [("elasticity", 3), ("elasticity, 3D", 6)])
+def test_elasticity_has_rigid_motions(name, rigid):
+    A, S = dense(name)
+    modes = FilteredBasis(rigid + 4).modes([problem(name)])[0]
+    exact, _ = exact_modes(name)
+    assert np.abs(modes.values[:rigid]).max() < 1e-6 * exact[-1]
+    assert (modes.values - exact[: rigid + 4]).min() > -1e-7 * exact[-1]
+    motions = modes.vectors[:rigid]
+    x = problem(name).x
+    assert norm_in(A, motions.sum(axis=0)) < 1e-3 * np.sqrt(exact[-1])
+    # Translations are among them.
+    for c in range(x.shape[1]):
+        t = np.zeros(len(x))
+        t[c :: x.shape[1]] = 1.0
+        left = t - motions.T @ (motions @ S @ t)
+        assert norm_in(S, left) < 1e-5 * norm_in(S, t)
+
+
+@serial
+def test_a_fixed_number_of_rounds_and_degree():
+    basis = FilteredBasis(8, tol=1e-9, degree=5, max_rounds=3)
+    basis.modes([problem("two phases")])
+    report = basis.reports[0]
+    assert (report.rounds, report.sweeps, report.converged) == (3, 15, False)
+    assert 0 < report.change < 1
+
+
+@serial
+def test_more_rounds_are_better():
+    """The Ritz values of many stiff islands come down."""
+    exact = exact_modes("elasticity")[0][:8].sum()
+    excess = [
+        FilteredBasis(8, tol=1e-9, degree=6, max_rounds=k)
+        .modes([problem("elasticity")])[0]
+        .values.sum()
+        / exact
+        - 1
+        for k in (1, 2, 4, 8)
+    ]
+    assert all(0 <= after < 0.5 * before for before, after in pairwise(excess))
+    assert excess[-1] < 1e-2
+
+
+@serial
+@pytest.mark.parametrize("name", ["two phases", "triangles", "elasticity"])
+def test_without_kernel(name, monkeypatch):
+    with_kernel = FilteredBasis(6, precision="double").modes([problem(name)])[0]
+    monkeypatch.setattr(_sweeps, "library", lambda: None)
+    without = FilteredBasis(6, precision="double").modes([problem(name)])[0]
+    np.testing.assert_allclose(
+        with_kernel.values, without.values, rtol=1e-8, atol=1e-9 * without.values[-1]
+    )
+
+
+@serial
+@pytest.mark.parametrize("name", ["two phases", "two phases, 1e6", "hexahedra", "elasticity"])
+def test_single_and_double_precision_agree(name):
+    """To much less than the tolerance."""
+    single, double = (
+        FilteredBasis(8, precision=precision).modes([problem(name)])[0]
+        for precision in ("single", "double")
+    )
+    np.testing.assert_allclose(
+        single.values, double.values, rtol=1e-3, atol=1e-6 * double.values[-1]
+    )
+
+
+@serial
+def test_threads_and_order():
+    """Any number of threads and any company: the same numbers, in the order given."""
+    chosen = [problem(name) for name in ("two phases", "triangles", "elasticity", "P2")] * 3
+    alone = [FilteredBasis(5).modes([p])[0] for p in chosen]
+    for threads in (1, 2, 5):
+        basis = FilteredBasis(5, num_threads=threads)
+        for mine, expected in zip(basis.modes(chosen), alone, strict=True):
+            np.testing.assert_array_equal(mine.values, expected.values)
+            np.testing.assert_array_equal(mine.vectors, expected.vectors)
+        assert [r.vertex for r in basis.reports] == [p.vertex for p in chosen]
+    assert FilteredBasis().modes([]) == []
+
+
+@serial
+def test_threads_come_from_the_environment(monkeypatch):
+    for given, expected in (("3", 3), ("2,4", 2), ("nonsense", 1), ("0", 1), (None, 1)):
+        if given is None:
+            monkeypatch.delenv("OMP_NUM_THREADS")
+        else:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert FilteredBasis().num_threads == expected
+    assert FilteredBasis(num_threads=7).num_threads == 7
+
+
+@serial
+@pytest.mark.parametrize(
+    "cells,shape,num",
+    [
+        (4, None, 3),
+        (4, None, 9),
+        (6, None, 8),
+        (6, None, 16),
+        (4, (2,), 12),
+    ],
+)
+def test_small_neighbourhoods_are_solved_exactly(cells, shape, num):
+    """Where there are no more dofs than starting functions."""
+    p = neighbourhood(mesh_of(QUAD, cells), (2, 2), 0, rough(1e3), shape=shape)
+    basis = FilteredBasis(num)
+    modes = basis.modes([p])[0]
+    exact, _ = pencil_eigh(p.A.toarray(), p.S.toarray(), num)
+    np.testing.assert_allclose(modes.values, exact, rtol=1e-8, atol=1e-9 * exact[-1])
+    assert basis.reports[0].converged
+
+
+# ---- errors ----
+
+
+def test_is_a_local_basis():
+    assert isinstance(FilteredBasis(), LocalBasis)
+    assert FilteredBasis().num_modes == 8 and FilteredBasis().reports == []
+
+
+@pytest.mark.parametrize(
+    "arguments,told",
+    [
+        ({"num_modes": 0}, "num_modes must be a positive integer, got 0"),
+        ({"num_modes": 2.5}, "num_modes must be a positive integer, got 2.5"),
+        ({"num_modes": "8"}, "num_modes must be a positive integer, got '8'"),
+        ({"num_modes": True}, "num_modes must be a positive integer, got True"),
+        ({"tol": 0}, "tol must lie between 0 and 1, got 0"),
+        ({"tol": 1.0}, "tol must lie between 0 and 1, got 1.0"),
+        ({"tol": -0.1}, "tol must lie between 0 and 1, got -0.1"),
+        ({"tol": float("nan")}, "tol must lie between 0 and 1, got nan"),
+        ({"tol": "small"}, "tol must lie between 0 and 1, got 'small'"),
+        ({"degree": 0}, "degree must be a positive integer, got 0"),
+        ({"degree": 3.5}, "degree must be a positive integer, got 3.5"),
+        ({"max_rounds": 0}, "max_rounds must be a positive integer, got 0"),
+        ({"num_start": 7}, "num_start must not be below num_modes=8, got 7"),
+        ({"num_start": -1}, "num_start must be a positive integer, got -1"),
+        ({"precision": "half"}, "precision must be 'single', 'double' or 'auto', got 'half'"),
+        ({"num_threads": 0}, "num_threads must be a positive integer, got 0"),
+        (
+            {"num_threads": None, "num_modes": None},
+            "num_modes must be a positive integer, got None",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, told):
+    with expect_error(ValueError, told):
+        FilteredBasis(**arguments)
+
+
+def test_more_modes_than_dofs():
+    """Found on the ranks that have the small neighbourhoods, told on all."""
+    sample = Sample()
+    with expect_error(
+        ValueError, r"num_modes=50 is larger than neighbourhood 4 at .* has 47 degrees"
+    ):
+        sample.space(basis=FilteredBasis(50))
+
+
+# ---- solutions ----
+
+
+def pose(comm, shape=None, cell=QUAD, n=24, coarse=3, contrast=1e3, with_s=True):
+    """A problem: space, coarse grid, forms, load and conditions."""
+    msh = jiggle(box(comm, cell, n), 0.2 / n) if cell == TRI else box(comm, cell, n)
+    V = fem.functionspace(msh, ("Lagrange", 1) if shape is None else ("Lagrange", 1, shape))
+    kappa = cell_field(msh, two_phase(contrast))
+    a = (diffusion if shape is None else elasticity)(V, kappa)
+    s = mass(V, kappa) if with_s else None
+    v, x = ufl.TestFunction(V), ufl.SpatialCoordinate(msh)
+    load = (1 + x[1]) * (v if shape is None else v[0] + 2 * v[1]) * ufl.dx
+    bcs = [clamp(V, lambda x: np.isclose(x[0], 0.0))]
+    grid = CoarseGrid(msh, (coarse,) * msh.geometry.dim)
+    return V, grid, a, s, load, bcs
+
+
+def solve(comm, make_basis, **options):
+    """The multiscale solution by global dof, and the dofs' positions."""
+    V, grid, a, s, load, bcs = pose(comm, **options)
+    with (
+        multiscale_functionspace(V, grid, make_basis(), a, s, bcs) as W,
+        LinearProblem(a, load, W, bcs=bcs, petsc_options_prefix="filtered_") as problem,
+    ):
+        problem.solve()
+        return gather_function(problem.u), dof_points(V)
+
+
+def energy_error(u, **options):
+    """Error of a serial solution against SciPy's, relative, in the energy norm."""
+    _, _, a, _, load, bcs = pose(MPI.COMM_SELF, **options)
+    A = fem.assemble_matrix(fem.form(a)).to_scipy().tocsr()
+    b = fem.assemble_vector(fem.form(load)).array
+    free = np.ones(len(b), bool)
+    for bc in bcs:
+        free[bc.dof_indices()[0]] = False
+    fine = np.zeros(len(b))
+    fine[free] = scipy.sparse.linalg.spsolve(A[free][:, free].tocsc(), b[free])
+    return norm_in(A, u - fine) / norm_in(A, fine)
+
+
+@serial
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"contrast": 1e3},
+        {"contrast": 1e6},
+        {"shape": (2,), "contrast": 1e3},
+        {"cell": TRI},
+        {"cell": HEX, "n": 9, "coarse": 2},
+    ],
+    ids=str,
+)
+def test_solution_is_as_good_as_that_of_the_eigensolver(options):
+    num = 8 if "shape" not in options else 12
+    errors = [
+        energy_error(solve(MPI.COMM_SELF, lambda k=kind: k(num), **options)[0], **options)
+        for kind in (FilteredBasis, SpectralBasis)
+    ]
+    assert errors[0] <= 1.05 * errors[1]
+    assert 1e-3 < errors[1] < 0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"contrast": 1e4},
+        {"cell": TRI, "contrast": 1e3},
+        {"shape": (2,), "contrast": 1e2},
+        {"cell": HEX, "n": 8, "coarse": 2},
+        {"contrast": 1e9},
+    ],
+    ids=str,
+)
+def test_same_solution_on_any_number_of_ranks(options):
+    def basis():
+        return FilteredBasis(6)
+
+    u, points = solve(COMM, basis, **options)
+    alone, places = on_root(lambda: solve(MPI.COMM_SELF, basis, **options))
+    order = match(places, points)
+    assert np.linalg.norm(u[order] - alone) <= 1e-6 * np.linalg.norm(alone)
+
+
+def test_reports_of_all_ranks():
+    """Each neighbourhood is done once, by one rank."""
+    V, grid, a, s, _, bcs = pose(COMM)
+    basis = FilteredBasis(4)
+    with multiscale_functionspace(V, grid, basis, a, s, bcs) as W:
+        assert gather_matrix(W.P).shape[1] <= 4 * 16
+        vertices = [r.vertex for part in COMM.allgather(basis.reports) for r in part]
+        assert sorted(vertices) == list(range(16))
+        values = {k: v for part in COMM.allgather(W.eigenvalues) for k, v in part.items()}
+        assert sorted(values) == list(range(16))
+        assert all(len(v) == 4 and np.all(np.diff(v) >= 0) for v in values.values())
