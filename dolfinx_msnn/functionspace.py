@@ -31,6 +31,7 @@ from dolfinx_msnn._typing import (
 )
 from dolfinx_msnn.bases.protocol import LocalBasis
 from dolfinx_msnn.coarse import CoarseGrid
+from dolfinx_msnn.coefficient import check_coefficient
 from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
 from dolfinx_msnn.operators import create_coarse_solver, solve_coarse
 from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
@@ -412,6 +413,9 @@ def multiscale_functionspace(
             elements.check_form(s, V, "s")
         elements.check_bcs(bcs, V)
         check_mat_type(mat_type)
+        coefficient = getattr(basis, "coefficient", None)
+        if coefficient is not None:
+            check_coefficient(coefficient, V.mesh)
     check_same(
         comm,
         a=elements.identify(a),
@@ -428,6 +432,7 @@ def multiscale_functionspace(
         s,
         bcs,
         timings,
+        coefficient=coefficient,
         form_compiler_options=form_compiler_options,
         jit_options=jit_options,
     )

@@ -28,6 +28,7 @@ from dolfinx_msnn._typing import (
     LongArray,
 )
 from dolfinx_msnn.coarse import CoarseGrid, Hats, bounding_box, find_neighbourhoods
+from dolfinx_msnn.coefficient import cell_values
 from dolfinx_msnn.halo import Halo
 
 
@@ -49,7 +50,10 @@ class LocalProblem:
         dirichlet: Which dofs carry a Dirichlet condition, shape ``(n_i,)``, bool.
         block_size: Components of a dof block.
         pattern: Equal for problems whose matrices have the same sparsity pattern.
-        place: Coordinates of the coarse vertex, for messages; shape ``(gdim,)``.
+        place: Coordinates of the coarse vertex; shape ``(gdim,)``.
+        kappa: Values of the coefficient that the basis asked for at the midpoints of the cells,
+            shape ``(num_cells,)``; ``None`` if it asked for none.
+        midpoints: Those midpoints, shape ``(num_cells, gdim)``, sorted like the cells' dofs.
     """
 
     vertex: int
@@ -62,6 +66,8 @@ class LocalProblem:
     block_size: int
     pattern: bytes
     place: FloatArray
+    kappa: FloatArray | None = None
+    midpoints: FloatArray | None = None
 
     @property
     def num_dofs(self) -> int:
@@ -155,6 +161,7 @@ class LocalProblems:
         s: Bilinear form of the right-hand matrix, or ``None``.
         bcs: Dirichlet conditions.
         timings: Stage times are booked here.
+        coefficient: A positive scalar coefficient whose cell values a basis wants to see.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
 
@@ -174,6 +181,7 @@ class LocalProblems:
         bcs: Sequence[DirichletBC],
         timings: Timings,
         *,
+        coefficient: object = None,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
@@ -213,6 +221,11 @@ class LocalProblems:
         start = timings.add("element matrices", start)
         for blocks in self._blocks:
             halo.extend_cells(blocks)
+        self._samples: FloatArray | None = None
+        if coefficient is not None:
+            self._samples = np.empty((halo.num_cells, 1 + gdim))
+            cell_values(coefficient, V.mesh, self._samples[: halo.num_own_cells])
+            halo.extend_cells(self._samples)
         halo.destroy()
         # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
         self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
@@ -270,6 +283,7 @@ class LocalProblems:
         matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
         mine = self._hats.vertices.take(dofs, axis=0) == vertex
         chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
+        samples = None if self._samples is None else self._samples.take(cells, axis=0)
         return LocalProblem(
             vertex=vertex,
             A=matrices[0],
@@ -281,6 +295,8 @@ class LocalProblems:
             block_size=bs,
             pattern=key,
             place=self._places[k],
+            kappa=None if samples is None else samples[:, 0],
+            midpoints=None if samples is None else samples[:, 1:],
         )
 
     def _sort(self, V: FunctionSpace, cells: IntArray) -> None:

@@ -29,6 +29,10 @@ class LocalBasis(Protocol):
 
     A basis knows nothing of meshes or MPI. It is called with a few problems at a time, on each
     rank separately, a different number of times on different ranks: it must not communicate.
+
+    A basis that looks at a coefficient κ, and not only at the local matrices, has it in an
+    attribute ``coefficient`` (a ``Function``, ``Constant``, UFL expression or number); the local
+    problems then carry its values at the cells.
     """
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
