@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Every command first makes .venv, or repairs it; see .ci/setup. ARGS="..." is passed on to what a command runs,
-# PYTHON=... names the interpreter to start from, SPE10=... the folder or file with SPE10 data for the demo.
+# PYTHON=... names the interpreter to start from, NN=1 adds torch, SPE10=... the folder or file with SPE10 data for the demo.
 
 # One thread a process: the ranks of an MPI run share the cores.
 export OMP_NUM_THREADS ?= 1
@@ -21,7 +21,8 @@ help:
 	@echo "make lint, types    check style and formatting, check types"
 	@echo "make bench          measure time and memory"
 	@echo "make venv           only make .venv, with all of the above needs"
-	@echo "make lock           renew requirements.lock"
+	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
+	@echo "make lock           renew requirements.lock and requirements-nn.lock"
 	@echo "make clean          remove .venv and everything that is made from the sources"
 
 venv:
