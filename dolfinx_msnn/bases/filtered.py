@@ -70,7 +70,8 @@ class FilteredBasis:
         tol: Estimated energy error of a mode, relative to its energy, at which it stops.
         degree: Degree of the filter in each round, instead of what ``tol`` needs.
         max_rounds: Rounds after which it stops in any case.
-        num_start: Number of starting functions; default about ``2 num_modes + 8``.
+        num_start: Number of starting functions; default about ``2 num_modes + 8``, or 8 more where
+            κ jumps by more than 1e4.
         precision: Of the filter: ``"single"``, ``"double"``, or ``"auto"`` (single unless the
             diagonal of A_i varies by more than 1e7). Rayleigh-Ritz is always done in double.
         num_threads: Neighbourhoods worked on at a time; default ``OMP_NUM_THREADS``, or 1.
@@ -118,7 +119,7 @@ class FilteredBasis:
     def _solve(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport]:
         check_size(problem, self.num_modes)
         pencil = Pencil.create(problem, self.settings.precision)
-        num = self.num_start or num_start(self.num_modes)
+        num = self.num_start or num_start(self.num_modes, pencil.jump)
         if 2 * num >= problem.num_dofs:
             # Cosines on few nodes repeat each other; all functions are not many more.
             return self.settings.run(

@@ -28,7 +28,15 @@ from dolfinx_msnn.bases.filtered import (
 )
 from dolfinx_msnn.bases.lattice import Pose, interpolation, network_input
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
-from dolfinx_msnn.bases.refine import Pencil, Precision, cosine_end, smoothing_end
+from dolfinx_msnn.bases.refine import (
+    HIGH_JUMP,
+    Pencil,
+    Precision,
+    cosine_end,
+    cosines,
+    num_start,
+    smoothing_end,
+)
 from dolfinx_msnn.local import LocalProblem
 from dolfinx_msnn.nn.model import Model, load_model
 
@@ -252,13 +260,15 @@ class LearnedBasis:
         if start.shape[1] < self.num_modes:
             return None, None
         smallest = cosine_end(pencil, prediction.shape[0])
-        if self.sweeps is None:
-            lower, gain = smallest, 10.0 * np.sqrt(pencil.jump)
-            degree = None
-        else:
-            degree = self.sweeps
-            lower = max(smallest, smoothing_end(degree, pencil.upper)) if degree else smallest
-            gain = 1.0
+        degree, gain = self.sweeps, 10.0 * np.sqrt(pencil.jump)
+        lower = smallest
+        if degree:
+            lower = max(smallest, smoothing_end(degree, pencil.upper))
+        elif degree is None and pencil.jump > HIGH_JUMP:
+            # What the network misses here costs more than some cosines beside its functions.
+            more, lower = cosines(pencil, num_start(self.num_modes, pencil.jump))
+            start = np.hstack([start, more[:, : max(0, more.shape[1] - start.shape[1])]])
+            gain = 10.0 * pencil.jump
         try:
             return self.settings.run(pencil, start, lower, gain, first_degree=degree)
         except Dependent:
