@@ -29,6 +29,7 @@ from dolfinx_msnn._typing import (
 )
 from dolfinx_msnn.coarse import CoarseGrid, Hats, bounding_box, find_neighbourhoods
 from dolfinx_msnn.coefficient import cell_values
+from dolfinx_msnn.geometry import Geometry
 from dolfinx_msnn.halo import Halo
 
 
@@ -87,6 +88,11 @@ class LocalProblem:
         rows = np.repeat(self.chi, np.diff(self.A.indptr))
         data = self.A.data * rows * self.chi[self.A.indices]
         return sp.csr_matrix((data, self.A.indices, self.A.indptr), shape=self.A.shape)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Where the dofs are, shared between neighbourhoods of one shape."""
+        return Geometry.of(self.x, self.pattern, self.block_size)
 
     @property
     def name(self) -> str:

@@ -11,8 +11,6 @@ first.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -51,9 +49,8 @@ class Pose(NamedTuple):
     @classmethod
     def of(cls, problem: LocalProblem) -> Self:
         """The pose of a neighbourhood, from its box and its vertex."""
-        low, high = problem.x.min(axis=0), problem.x.max(axis=0)
-        side = high - low
-        at = (problem.place - low) / side
+        side = problem.geometry.length
+        at = (problem.place - problem.x[0] - problem.geometry.lower) / side
         end = np.minimum(at, 1 - at) < 0.25
         # Rounded, so that equal sides are equal.
         relative = np.round(side / side.max(), 9).tolist()
@@ -72,9 +69,9 @@ class Pose(NamedTuple):
 
     def positions(self, problem: LocalProblem, x: FloatArray) -> FloatArray:
         """Points in the posed unit box, shape ``(num_points, d)``."""
-        low, high = problem.x.min(axis=0), problem.x.max(axis=0)
-        t = ((x - low) / (high - low))[:, self.axes]
-        return np.where(self.reflected, 1 - t, t)
+        geometry = problem.geometry
+        t = ((x - problem.x[0] - geometry.lower) / geometry.length)[:, self.axes]
+        return np.asarray(np.where(self.reflected, 1 - t, t))
 
 
 def num_channels(dim: int, q: int) -> int:
@@ -129,10 +126,11 @@ def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDAr
             f"{problem.name} has no values of kappa; expected a basis with a coefficient."
         )
     dim = problem.gdim
-    averages = _cached(
-        ("averages", problem.pattern, pose.axes, pose.reflected, p, q),
-        problem.midpoints,
-        lambda x: _averages(pose.positions(problem, x), p, q),
+    midpoints = problem.midpoints
+    # Equal patterns with dofs at equal places have their cells at equal places.
+    averages = problem.geometry.once(
+        ("averages", pose.axes, pose.reflected, p, q),
+        lambda: _averages(pose.positions(problem, midpoints), p, q),
     )
     boxes = averages @ np.log(problem.kappa)
     boxes = (LOG_SCALE * (boxes - boxes.mean())).reshape((q * (p - 1),) * dim)
@@ -157,10 +155,9 @@ def interpolation(problem: LocalProblem, pose: Pose, p: int) -> sp.csr_matrix:
     Returns:
         Shape ``(n_i, p**d)``, for lattice functions flattened in C order.
     """
-    return _cached(
-        ("interpolation", problem.pattern, pose.axes, pose.reflected, p),
-        problem.x,
-        lambda x: _interpolation(pose.positions(problem, x), p),
+    return problem.geometry.once(
+        ("interpolation", pose.axes, pose.reflected, p),
+        lambda: _interpolation(pose.positions(problem, problem.x), p),
     )
 
 
@@ -178,27 +175,3 @@ def _interpolation(t: FloatArray, p: int) -> sp.csr_matrix:
     matrix = sp.csr_matrix((weights.reshape(-1), cols.reshape(-1), indptr), shape=(n, p**dim))
     matrix.eliminate_zeros()
     return matrix
-
-
-#: Positions relative to the first one, and what was made of them: neighbourhoods of one shape
-#: follow each other.
-_cache: dict[tuple[object, ...], tuple[FloatArray, sp.csr_matrix]] = {}
-_lock = threading.Lock()
-
-
-def _cached(
-    key: tuple[object, ...], x: FloatArray, make: Callable[[FloatArray], sp.csr_matrix]
-) -> sp.csr_matrix:
-    """What ``make`` gives for these positions, unless it is known for a translate of them."""
-    offsets = x - x[0]
-    known = _cache.get(key)
-    if known is not None and known[0].shape == offsets.shape:
-        difference, size = np.abs(known[0] - offsets).max(), np.abs(offsets[-1]).max()
-        if difference <= 1e-9 * size:
-            return known[1]
-    made = make(x)
-    with _lock:
-        while len(_cache) >= 32:
-            _cache.pop(next(iter(_cache)))
-        _cache[key] = offsets, made
-    return made

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from dolfinx_msnn.bases import _sweeps
@@ -250,15 +251,16 @@ class LearnedBasis:
     ) -> tuple[LocalModes | None, FilterReport | None]:
         problem, pose, prediction = item
         pencil = Pencil.create(problem, self.settings.precision)
-        weights = interpolation(problem, pose, self.lattice)
-        functions = np.ascontiguousarray(prediction.T)
-        weights = Matrix(weights.indptr, weights.indices, weights.data.astype(np.float32))
-        start = _sweeps.multiply(weights, functions)
         # Of any scale, which might be too much for single precision; zeros are no functions.
-        size = np.abs(start).max(axis=0)
-        start = start[:, size > 0] / size[size > 0]
-        if start.shape[1] < self.num_modes:
+        size = np.abs(prediction).max(axis=1)
+        functions = np.ascontiguousarray((prediction[size > 0] / size[size > 0, None]).T)
+        if functions.shape[1] < self.num_modes:
             return None, None
+        weights = problem.geometry.once(
+            ("single interpolation", pose.axes, pose.reflected, self.lattice),
+            lambda: _single(interpolation(problem, pose, self.lattice)),
+        )
+        start = _sweeps.multiply(weights, functions)
         smallest = cosine_end(pencil, prediction.shape[0])
         degree, gain = self.sweeps, 10.0 * np.sqrt(pencil.jump)
         lower = smallest
@@ -286,6 +288,10 @@ class LearnedBasis:
     def num_fallbacks(self) -> int:
         """Neighbourhoods of this rank whose modes did not come from the model."""
         return sum(report.source == "fallback" for report in self.reports)
+
+
+def _single(matrix: sp.csr_matrix) -> Matrix:
+    return Matrix(matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
 
 
 def pretrained_models() -> dict[str, Path]:

@@ -16,8 +16,7 @@ by |T_k((β + α - 2 μ_i) / (β - α))| when α is the m+1st eigenvalue (loc. c
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -29,6 +28,7 @@ from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.bases import _sweeps
 from dolfinx_msnn.bases._sweeps import Block
 from dolfinx_msnn.bases.checks import check_energies
+from dolfinx_msnn.geometry import Geometry
 from dolfinx_msnn.local import LocalProblem, rigid_motions
 
 type Precision = Literal["single", "double", "auto"]
@@ -39,69 +39,6 @@ SINGLE_UP_TO = 1e7
 
 #: Directions with less than this fraction of the largest energy are rounding errors.
 RANK_TOLERANCE = 1e-12
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Dof positions of a neighbourhood; neighbourhoods of one shape share it.
-
-    Attributes:
-        offsets: Positions relative to the first dof, shape ``(n_i, gdim)``.
-        lower: Lower corner of the bounding box, relative to the first dof.
-        length: Sides of the bounding box.
-        linear: Coordinates from the box's centre, then the constant; for vectors each in each
-            component. Shape ``(n_i, m)`` with ``m >= (gdim + 1) * block_size`` a multiple of 4, the
-            last columns zero.
-        products: Products of cosines made so far, by their wave numbers.
-    """
-
-    offsets: FloatArray
-    lower: FloatArray
-    length: FloatArray
-    linear: FloatArray
-    products: dict[bytes, FloatArray] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, problem: LocalProblem) -> Geometry:
-        """The geometry of a problem, from those seen last if it is there."""
-        offsets = problem.x - problem.x[0]
-        key = (problem.pattern, problem.block_size)
-        known = _geometries.get(key)
-        if known is not None:
-            difference = float(np.abs(known.offsets - offsets).max())
-            if difference <= 1e-9 * float(known.length.max()):
-                return known
-        bs, gdim = problem.block_size, problem.gdim
-        lower, upper = offsets.min(axis=0), offsets.max(axis=0)
-        centred = offsets - 0.5 * (lower + upper)
-        # Four columns are as fast as one.
-        linear = np.zeros((len(offsets), 4 * -(-(gdim + 1) * bs // 4)))
-        for c in range(bs):
-            linear[c::bs, c : gdim * bs : bs] = centred[c::bs]
-            linear[c::bs, gdim * bs + c] = 1.0
-        made = cls(offsets, lower, upper - lower, linear)
-        with _lock:
-            while len(_geometries) >= 16:
-                _geometries.pop(next(iter(_geometries)))
-            _geometries[key] = made
-        return made
-
-    def cosines(self, waves: npt.NDArray[np.int64], block_size: int) -> FloatArray:
-        """Products of cosines cos(π w_k t_k), t in the unit box, shape ``(num_blocks, num)``."""
-        key = waves.tobytes()
-        known = self.products.get(key)
-        if known is None:
-            t = (self.offsets[::block_size] - self.lower) / self.length
-            table = np.cos(np.arange(int(waves.max()) + 1)[:, None, None] * (np.pi * t)[None])
-            known = table[waves[:, 0], :, 0]
-            for k in range(1, waves.shape[1]):
-                known = known * table[waves[:, k], :, k]
-            self.products[key] = known = np.ascontiguousarray(known.T)
-        return known
-
-
-_geometries: dict[tuple[object, ...], Geometry] = {}
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -130,10 +67,10 @@ class Pencil:
         single = precision == "single" or (precision == "auto" and not rough)
         return cls(problem, single, *measures)
 
-    @cached_property
+    @property
     def geometry(self) -> Geometry:
         """Where the dofs are."""
-        return Geometry.of(self.problem)
+        return self.problem.geometry
 
     @cached_property
     def stiffness(self) -> FloatArray:
