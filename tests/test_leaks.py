@@ -237,7 +237,7 @@ def failures(p, W, path):
         p.problem(W, **changed).solve()
 
     return {
-        "arguments": lambda: p.space(basis=None),
+        "arguments": lambda: p.space(basis=0),
         "coefficient": lambda: p.space(a=nan * p.a),
         "basis": lambda: p.space(basis=Broken()),
         "convergence": lambda: p.space(basis=stubborn),
