@@ -212,15 +212,15 @@ def rayleigh_ritz(
         Ay, Sy, a, s, scale = _project(pencil, y)
         white = _whiten_dependent(a + shift * s, scale)
     # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
-    theta, c = np.linalg.eigh(white.T @ s @ white)
-    theta, c = theta[::-1], c[:, ::-1]
+    theta, c = _eigh(white.T @ s @ white)
     num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
     c = (white @ c[:, :num]) / np.sqrt(theta[:num])
     values = 1.0 / theta[:num] - shift
     part = slice(0, num_checked)
     residual = Ay @ c[:, part]
     residual -= Sy @ (c[:, part] * values[part])
-    squared = np.einsum("ij,ij,i->j", residual, residual, 1.0 / pencil.diagonal)
+    residual *= residual
+    squared = (1.0 / pencil.diagonal) @ residual
     alpha = pencil.upper if lower is None else lower
     errors = squared / (alpha * np.maximum(values[part] + shift, np.finfo(float).tiny))
     return Ritz(values, errors, y, c)
@@ -231,10 +231,18 @@ def _project(pencil: Pencil, y: FloatArray) -> tuple[FloatArray, ...]:
     Ay = _sweeps.multiply(pencil.problem.A, y)
     Sy = _sweeps.multiply(pencil.problem.S, y)
     a, s = y.T @ Ay, y.T @ Sy
-    size = np.sqrt(np.maximum(a.diagonal() + pencil.shift * s.diagonal(), 0.0))
-    scale = np.zeros_like(size)
-    np.divide(1.0, size, out=scale, where=np.isfinite(size) & (size > 0))
+    size = a.diagonal() + pencil.shift * s.diagonal()
+    good = np.isfinite(size) & (size > 0)
+    scale = np.where(good, 1.0 / np.sqrt(np.where(good, size, 1.0)), 0.0)
     return Ay, Sy, 0.5 * (a + a.T), 0.5 * (s + s.T), scale
+
+
+def _eigh(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues, descending, and eigenvectors; LAPACK without NumPy's checks around it."""
+    values, vectors, info = scipy.linalg.lapack.dsyevd(matrix)
+    if info != 0:
+        raise np.linalg.LinAlgError("Eigenvalues of a projected matrix did not converge.")
+    return values[::-1], vectors[:, ::-1]
 
 
 def _whiten(g: FloatArray, scale: FloatArray) -> FloatArray | None:
@@ -280,30 +288,35 @@ def cosines(pencil: Pencil, num: int) -> tuple[FloatArray, float]:
     Returns:
         Functions, shape ``(n_i, num)``, and the filter's lower end α for them.
     """
-    problem = pencil.problem
+    problem, geometry = pencil.problem, pencil.geometry
     bs = problem.block_size
-    centred = pencil.geometry.offsets[::bs] - pencil.geometry.offsets[::bs].mean(axis=0)
+    if bs == 1:
+        waves = _lowest_waves(pencil, num + 1)
+        return geometry.cosines(waves[:num], bs), _quotient(pencil, waves[num])
+    centred = geometry.offsets[::bs] - geometry.offsets[::bs].mean(axis=0)
     rotations = rigid_motions(centred, bs)[bs:]
     each = max(1, -(-(num - len(rotations)) // bs))
-    scalar = pencil.geometry.cosines(_lowest_waves(pencil, each), bs)
-    alpha = cosine_end(pencil, each)
-    if bs == 1:
-        return scalar, alpha
+    waves = _lowest_waves(pencil, each + 1)
+    scalar = geometry.cosines(waves[:each], bs)
     functions = np.einsum("nj,cd->ncjd", scalar, np.eye(bs)).reshape(problem.num_dofs, -1)
-    return np.hstack([rotations.T, functions])[:, :num], alpha
+    return np.hstack([rotations.T, functions])[:, :num], _quotient(pencil, waves[each])
 
 
 def cosine_end(pencil: Pencil, num: int) -> float:
     """The (A, D) Rayleigh quotient of the first product of cosines that ``num`` leave out."""
-    wave = _lowest_waves(pencil, num + 1)[-1]
+    return _quotient(pencil, _lowest_waves(pencil, num + 1)[num])
+
+
+def _quotient(pencil: Pencil, wave: npt.NDArray[np.int64]) -> float:
     return float(pencil.symbol((np.pi * wave / pencil.geometry.length) ** 2))
 
 
 def _lowest_waves(pencil: Pencil, num: int) -> npt.NDArray[np.int64]:
-    length = pencil.geometry.length
+    longest, stiffest = pencil.geometry.length.max(), pencil.stiffness.max()
+    length = tuple(round(k, 9) for k in (pencil.geometry.length / longest).tolist())
     # Powers of two, so that rounding errors do not decide between waves of equal energy.
-    relative = np.exp2(np.round(np.log2(pencil.stiffness / pencil.stiffness.max())))
-    return _waves(tuple(np.round(length / length.max(), 9)), tuple(relative), num)
+    ratios = (pencil.stiffness / stiffest).tolist()
+    return _waves(length, tuple(2.0 ** round(math.log2(k)) for k in ratios), num)
 
 
 @lru_cache(maxsize=64)
