@@ -12,14 +12,14 @@ PY := .venv/bin/python
 # A deadlock has to end, so the time is limited (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 300)
 
-.PHONY: help venv demo test test-parallel lint types bench lock clean
+.PHONY: help venv demo test test-parallel lint types bench bench-space bench-bases lock clean
 
 help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
 	@echo "make test           run the tests"
 	@echo "make test-parallel  run the tests on $(RANKS) MPI ranks (RANKS=\"2 4\" chooses)"
 	@echo "make lint, types    check style and formatting, check types"
-	@echo "make bench          measure time and memory"
+	@echo "make bench          measure time, memory and accuracy (hours); bench-space and bench-bases take ARGS"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
 	@echo "make lock           renew requirements.lock and requirements-nn.lock"
@@ -49,8 +49,13 @@ lint: venv
 types: venv
 	$(PY) -m mypy
 
-bench: venv
+bench: bench-space bench-bases
+
+bench-space: venv
 	$(PY) benchmarks/bench_space.py $(ARGS)
+
+bench-bases: venv
+	$(PY) benchmarks/bench_bases.py $(ARGS)
 
 lock:
 	@sh .ci/lock

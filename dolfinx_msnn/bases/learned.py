@@ -83,8 +83,10 @@ class LearnedBasis:
         kappa: The coefficient, positive: ``Function``, ``Constant``, UFL expression or number.
         num_modes: Number of modes in each neighbourhood, at most the model's outputs.
         lattice: Lattice nodes in each direction, if more than the model was trained on.
-        sweeps: Degree of the first filter. Default: by the jumps of κ, see ``gain``. With 0 the
-            prediction is compressed and nothing else.
+        sweeps: Degree of the first filter. Default: what takes the gain of the filter from zero to
+            α to 10 times the square root of the largest jump of κ between cells. Where κ jumps by
+            more than 1e4, cosines join the prediction and the gain is that of filtered cosines.
+            With 0 the prediction is compressed, and filtered only if ``max_rounds`` allows.
         tol: Estimated energy error of a mode, relative to its energy, at which filtering stops.
         max_rounds: Rounds of filter and compression after which it stops in any case.
         precision: Of the filter, see :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`.
