@@ -178,7 +178,7 @@ for name, basis in bases.items():
         print(f"{name:10s} energy error {errors[name]:.2%}")
 
 # %% [markdown]
-# The prediction is within a tenth of the eigenvectors, and training has more than halved the defect:
+# The prediction is within a tenth of the eigenvectors; training has more than halved the defect:
 
 # %%
 assert errors["predicted"] <= 1.1 * errors["computed"]
