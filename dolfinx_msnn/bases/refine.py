@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,11 @@ class Pencil:
         return cls(problem, single, *measures)
 
     @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """The filter's precision."""
+        return np.float32 if self.single else np.float64
+
+    @property
     def geometry(self) -> Geometry:
         """Where the dofs are."""
         return self.problem.geometry
@@ -100,8 +105,8 @@ class Pencil:
     @cached_property
     def _working(self) -> tuple[Block, Block]:
         """Entries of A and 1/D in the filter's precision."""
-        dtype = np.float32 if self.single else np.float64
-        return self.problem.A.data.astype(dtype, copy=False), (1.0 / self.diagonal).astype(dtype)
+        data = self.problem.A.data.astype(self.dtype, copy=False)
+        return data, (1.0 / self.diagonal).astype(self.dtype)
 
     def symbol(self, squared: FloatArray) -> FloatArray:
         """Rayleigh quotients in (A, D) of waves cos(k·x), estimated from smooth functions.
@@ -137,8 +142,7 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
         )
     if degree < 0:
         raise ValueError(f"degree must not be negative, got {degree!r}.")
-    dtype = np.float32 if pencil.single else np.float64
-    y = np.array(functions, dtype=dtype, order="C")
+    y = np.array(functions, dtype=pencil.dtype, order="C")
     if degree == 0:
         return y
     data, scale = pencil._working

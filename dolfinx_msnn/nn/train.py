@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dolfinx_msnn.bases.filtered import default_threads
 from dolfinx_msnn.bases.lattice import num_channels
 from dolfinx_msnn.nn import dataset, losses
 from dolfinx_msnn.nn.config import Config, Training
@@ -186,8 +187,7 @@ class _Run:
     def __init__(self, config: Config, output: str, resume: bool) -> None:
         self.config, self.output = config, output
         options = config.training
-        threads = options.threads or int(os.environ.get("OMP_NUM_THREADS", "1") or 1)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(default_threads(options.threads or None))
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("training.device is cuda, but torch finds no such device.")
         self.device = torch.device(options.device)
@@ -213,7 +213,10 @@ class _Run:
         self.shapes = [Shape(g, self.p, self.q, self.device) for g in self.train_set.groups]
         # (shape, sample in it) of all samples.
         self.members = np.concatenate(
-            [np.stack([np.full(len(g), k), np.arange(len(g))], 1) for k, g in self._enumerated()]
+            [
+                np.stack([np.full(len(group), k), np.arange(len(group))], 1)
+                for k, group in enumerate(self.train_set.groups)
+            ]
         )
         self.step = 0
         self.total = options.steps or 10**9
@@ -226,9 +229,6 @@ class _Run:
         self.history: list[dict[str, float]] = []
         if resume:
             self._restore(path)
-
-    def _enumerated(self) -> Iterator[tuple[int, Group]]:
-        return iter(enumerate(self.train_set.groups))
 
     def _load(self, split: str) -> Dataset:
         data = self.config.data
