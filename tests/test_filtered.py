@@ -16,6 +16,7 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse as sp
 import scipy.sparse.linalg
 from numpy.polynomial.chebyshev import Chebyshev
 from sample import Sample, expect_error, is_sentence
@@ -43,7 +44,7 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, LocalBasis, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn.bases import _sweeps
+from dolfinx_msnn.bases import _compress, _sweeps
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.refine import (
     Pencil,
@@ -232,6 +233,48 @@ def test_chebyshev(how, name, dtype):
             assert np.all(error <= (1e-4 if dtype == np.float32 else 1e-10) * size[k])
 
 
+@serial
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [*KERNEL, "no s"])
+def test_sums_of_rayleigh_ritz(how, name, dtype):
+    """Any number of columns, in double precision whatever the functions are in."""
+    (A, S), p = dense(name), problem(name)
+    n, d = len(A), A.diagonal()
+    for m in (*range(1, 10), 16, 23, 24, 31, 32, 40, 48, 56):
+        y = block(n, m, dtype, m)
+        exact = y.astype(np.float64)
+        for found, matrix in zip(_compress.project(p.A, p.S, y), (A, S), strict=True):
+            bound = 1e-13 * (np.abs(exact).T @ np.abs(matrix) @ np.abs(exact))
+            assert found.shape == (m, m) and np.all(
+                np.abs(found - exact.T @ matrix @ exact) <= bound
+            )
+            np.testing.assert_array_equal(found, found.T)
+        for k in (1, 5, 8, 12, 16, 20):
+            c = block(m, k, np.float64, k)
+            out = _compress.combine(y, c)
+            assert out.dtype == np.float64
+            np.testing.assert_allclose(out, exact @ c, rtol=0, atol=1e-12 * m)
+        values = np.random.default_rng(m).uniform(0.0, 9.0, m)
+        rest = A @ exact - (S @ exact) * values
+        squares = _compress.residuals(p.A, p.S, exact, values, d)
+        np.testing.assert_allclose(squares, (rest**2 / d[:, None]).sum(axis=0), rtol=1e-11)
+        if m % 4 == 0:
+            found = _compress.energies(p.A, p.S, exact)
+            expected = np.diag(exact.T @ A @ exact), d @ exact**2, S.diagonal() @ exact**2
+            np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-11)
+
+
+@serial
+def test_sums_where_the_patterns_differ(how):
+    """Then the kernel is of no use, but the result is the same."""
+    p = problem("small, triangles")
+    lumped = sp.diags(p.S.toarray().sum(axis=1)).tocsr()
+    y = block(p.num_dofs, 8, np.float64)
+    a, s = _compress.project(p.A, lumped, y)
+    np.testing.assert_allclose(a, y.T @ p.A.toarray() @ y, atol=1e-9)
+    np.testing.assert_allclose(s, y.T @ lumped.toarray() @ y, atol=1e-9)
+
+
 # ---- with and without a compiler ----
 
 
@@ -326,7 +369,7 @@ def test_two_processes_compile_at_once(fresh, tmp_path):
     code = (
         "import sys\n"
         "import numpy as np, scipy.sparse as sp\n"
-        "from dolfinx_msnn.bases import _sweeps\n"
+        "from dolfinx_msnn.bases import _compress, _sweeps\n"
         f"_sweeps.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
         "assert _sweeps.library() is not None\n"
         "y = np.arange(30.0).reshape(3, 10)\n"

@@ -64,14 +64,20 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     integer, block, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
-    for suffix in "fd":
-        multiply_ = getattr(loaded, f"multiply_{suffix}")
+    for letter in "fd":
+        multiply_ = getattr(loaded, f"multiply_{letter}")
         multiply_.argtypes, multiply_.restype = [integer, integer, *[block] * 5], None
-        chebyshev_ = getattr(loaded, f"chebyshev_{suffix}")
+        chebyshev_ = getattr(loaded, f"chebyshev_{letter}")
         chebyshev_.argtypes = [integer, integer, *[block] * 4, ctypes.c_int, number, number]
         chebyshev_.argtypes += [block, block]
         chebyshev_.restype = ctypes.c_int
+        project = getattr(loaded, f"project_{letter}")
+        project.argtypes, project.restype = [integer, integer, *[block] * 8], None
+        combine = getattr(loaded, f"combine_{letter}")
+        combine.argtypes, combine.restype = [integer, integer, integer, *[block] * 3], None
     loaded.measure.argtypes, loaded.measure.restype = [integer, *[block] * 6], None
+    for whole in (loaded.residuals, loaded.energies):
+        whole.argtypes, whole.restype = [integer, integer, *[block] * 8], None
     return loaded
 
 
@@ -85,7 +91,8 @@ def _processor() -> bytes:
         return f"{platform.processor()} {sysconfig.get_platform()} {platform.node()}".encode()
 
 
-def _suffix(dtype: np.dtype[np.generic]) -> str:
+def suffix(dtype: np.dtype[np.generic]) -> str:
+    """What the names of the kernel's functions end in for this precision."""
     return "f" if dtype == np.float32 else "d"
 
 
@@ -172,7 +179,7 @@ def multiply(matrix: sp.csr_matrix | Matrix, y: Block) -> Block:
         return np.ascontiguousarray(matrix @ y)
     n, m = len(matrix.indptr) - 1, y.shape[1]
     out = np.empty((n, m), dtype=y.dtype)
-    getattr(library(), f"multiply_{_suffix(y.dtype)}")(
+    getattr(library(), f"multiply_{suffix(y.dtype)}")(
         n,
         m,
         matrix.indptr.ctypes.data,
@@ -210,7 +217,7 @@ def chebyshev(
     if _usable(matrix, data, y):
         work = np.empty_like(y)
         n, m = y.shape
-        which = getattr(library(), f"chebyshev_{_suffix(y.dtype)}")(
+        which = getattr(library(), f"chebyshev_{suffix(y.dtype)}")(
             n,
             m,
             matrix.indptr.ctypes.data,

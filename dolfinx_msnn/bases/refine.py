@@ -25,7 +25,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.bases import _sweeps
+from dolfinx_msnn.bases import _compress, _sweeps
 from dolfinx_msnn.bases._sweeps import Block
 from dolfinx_msnn.bases.checks import check_energies
 from dolfinx_msnn.geometry import Geometry
@@ -84,23 +84,23 @@ class Pencil:
         Raises:
             ValueError: If S is zero, or a coordinate or the constant has a negative energy.
         """
-        problem, z = self.problem, self.geometry.linear
-        energy = np.einsum("ik,ik->k", z, _sweeps.multiply(problem.A, z))
-        size = self.diagonal @ (z * z)
-        check_energies(problem, energy, size, self._mass)
-        energy = energy[: problem.gdim * problem.block_size]
-        return np.asarray(energy.reshape(problem.gdim, -1).mean(axis=1))
+        energy, size, mass = self._energies
+        check_energies(self.problem, energy, size, mass)
+        return self._mean(energy)
 
     @cached_property
     def shift(self) -> float:
         """Scale of the wanted λ: Rayleigh quotient of a coordinate, with the diagonal of S."""
-        x = self.geometry.linear[:, : self.problem.gdim * self.problem.block_size]
-        mass = (self._mass @ (x * x)).reshape(self.problem.gdim, -1).mean(axis=1)
-        return float((self.stiffness / mass).min())
+        return float((self.stiffness / self._mean(self._energies[2])).min())
 
     @cached_property
-    def _mass(self) -> FloatArray:
-        return np.asarray(self.problem.S.diagonal())
+    def _energies(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return _compress.energies(self.problem.A, self.problem.S, self.geometry.linear)
+
+    def _mean(self, energy: FloatArray) -> FloatArray:
+        """Mean over the components of a vector, for each coordinate."""
+        gdim = self.problem.gdim
+        return np.asarray(energy[: gdim * self.problem.block_size].reshape(gdim, -1).mean(axis=1))
 
     @cached_property
     def _working(self) -> tuple[Block, Block]:
@@ -171,18 +171,22 @@ class Ritz:
         values: Ritz values λ of (A, S), ascending, shape ``(num,)``.
         errors: Estimated squared energy error of the first vectors relative to their energy, shape
             ``(num_checked,)``; see :func:`rayleigh_ritz`.
-        basis: Basis of the subspace, one function a column, shape ``(n_i, m)``.
+        basis: Basis of the subspace, one function a column, shape ``(n_i, m)``, either precision.
         coefficients: Ritz vectors in that basis, shape ``(m, num)``.
+        first: The first vectors, shape ``(n_i, num_checked)``.
     """
 
     values: FloatArray
     errors: FloatArray
-    basis: FloatArray
+    basis: Block
     coefficients: FloatArray
+    first: FloatArray
 
     def functions(self, num: int | None = None) -> FloatArray:
         """The first Ritz vectors, one a column, S-orthonormal, shape ``(n_i, num)``."""
-        return np.asarray(self.basis @ self.coefficients[:, :num])
+        if num is not None and num <= self.first.shape[1]:
+            return self.first[:, :num]
+        return _compress.combine(self.basis, self.coefficients[:, :num])
 
 
 def rayleigh_ritz(
@@ -204,41 +208,38 @@ def rayleigh_ritz(
     Returns:
         As many pairs as the span has independent functions with finite Ritz values.
     """
-    shift = pencil.shift
-    y = np.ascontiguousarray(functions, dtype=np.float64)
-    Ay, Sy, a, s, scale = _project(pencil, y)
+    shift, problem = pencil.shift, pencil.problem
+    y = np.ascontiguousarray(functions)
+    a, s, scale = _project(pencil, y)
     if not scale.any():
-        return Ritz(np.zeros(0), np.zeros(0), y, np.zeros((y.shape[1], 0)))
+        none = np.zeros((y.shape[1], 0))
+        return Ritz(np.zeros(0), np.zeros(0), y, none, np.zeros((len(y), 0)))
     white = _whiten(a + shift * s, scale)
     if white is None:
         # Rounding errors of the Gram matrix are magnified: orthonormalise first, then again.
-        y = np.ascontiguousarray(y @ _whiten_dependent(a + shift * s, scale))
-        Ay, Sy, a, s, scale = _project(pencil, y)
+        y = _compress.combine(y, _whiten_dependent(a + shift * s, scale))
+        y = np.ascontiguousarray(y)
+        a, s, scale = _project(pencil, y)
         white = _whiten_dependent(a + shift * s, scale)
     # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
     theta, c = _eigh(white.T @ s @ white)
     num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
     c = (white @ c[:, :num]) / np.sqrt(theta[:num])
     values = 1.0 / theta[:num] - shift
-    part = slice(0, num_checked)
-    residual = Ay @ c[:, part]
-    residual -= Sy @ (c[:, part] * values[part])
-    residual *= residual
-    squared = (1.0 / pencil.diagonal) @ residual
+    first = _compress.combine(y, c[:, :num_checked])
+    checked = values[:num_checked]
+    squared = _compress.residuals(problem.A, problem.S, first, checked, pencil.diagonal)
     alpha = pencil.upper if lower is None else lower
-    errors = squared / (alpha * np.maximum(values[part] + shift, np.finfo(float).tiny))
-    return Ritz(values, errors, y, c)
+    errors = squared / (alpha * np.maximum(checked + shift, np.finfo(float).tiny))
+    return Ritz(values, errors, y, c, first)
 
 
-def _project(pencil: Pencil, y: FloatArray) -> tuple[FloatArray, ...]:
-    """A y, S y, yᵀA y, yᵀS y, and factors that give each column of y the norm one."""
-    Ay = _sweeps.multiply(pencil.problem.A, y)
-    Sy = _sweeps.multiply(pencil.problem.S, y)
-    a, s = y.T @ Ay, y.T @ Sy
+def _project(pencil: Pencil, y: Block) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """yᵀA y, yᵀS y, and factors that give each column of y the norm one."""
+    a, s = _compress.project(pencil.problem.A, pencil.problem.S, y)
     size = a.diagonal() + pencil.shift * s.diagonal()
     good = np.isfinite(size) & (size > 0)
-    scale = np.where(good, 1.0 / np.sqrt(np.where(good, size, 1.0)), 0.0)
-    return Ay, Sy, 0.5 * (a + a.T), 0.5 * (s + s.T), scale
+    return a, s, np.where(good, 1.0 / np.sqrt(np.where(good, size, 1.0)), 0.0)
 
 
 def _eigh(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:

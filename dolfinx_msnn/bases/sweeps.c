@@ -128,3 +128,157 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
 
 SWEEPS(float, f)
 SWEEPS(double, d)
+
+/* Rayleigh-Ritz. A and S share a pattern; sums are taken in double precision whatever the block is. A tile of ROWS
+ * rows of A y and S y stays in the cache until its share of the Gram matrices is added: neither product is stored. */
+#define TILE 16
+
+typedef double quad __attribute__((vector_size(32), aligned(8), may_alias));
+typedef float quad_f __attribute__((vector_size(16), aligned(4), may_alias));
+typedef double quad_d __attribute__((vector_size(32), aligned(8), may_alias));
+
+/* gram += yᵀ z for a tile of rows, both of `width` columns, a multiple of 8; the blocks on and above the diagonal. */
+static void add_gram(int64_t rows, int64_t width, const double *y, const double *z, double *gram)
+{
+    for (int64_t p = 0; p < width; p += 4)
+        for (int64_t q = p & ~(int64_t)7; q < width; q += 8) {
+            quad sum[4][2];
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < 2; ++j)
+                    sum[i][j] = *(const quad *)(gram + (p + i) * width + q + 4 * j);
+            for (int64_t r = 0; r < rows; ++r) {
+                const quad left = *(const quad *)(z + r * width + q), right = *(const quad *)(z + r * width + q + 4);
+                for (int i = 0; i < 4; ++i) {
+                    sum[i][0] += y[r * width + p + i] * left;
+                    sum[i][1] += y[r * width + p + i] * right;
+                }
+            }
+            for (int i = 0; i < 4; ++i)
+                for (int j = 0; j < 2; ++j)
+                    *(quad *)(gram + (p + i) * width + q + 4 * j) = sum[i][j];
+        }
+}
+
+#define RITZ(T, SUFFIX)                                                                                \
+    /* Rows of A y and S y in `count` groups of 4 columns from column `at`. */                         \
+    static inline __attribute__((always_inline)) void both_##SUFFIX(int64_t i, int64_t m, int64_t at, int count,                      \
+                                     const int32_t *indptr, const int32_t *indices, const double *A,   \
+                                     const double *S, const T *y, quad *to_a, quad *to_s)              \
+    {                                                                                                  \
+        quad a[6], s[6];                                                                               \
+        for (int j = 0; j < count; ++j)                                                                \
+            a[j] = s[j] = (quad){0};                                                                   \
+        for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k) {                                          \
+            const quad_##SUFFIX *x = (const quad_##SUFFIX *)(y + (int64_t)indices[k] * m + at);        \
+            for (int j = 0; j < count; ++j) {                                                          \
+                const quad value = __builtin_convertvector(x[j], quad);                                \
+                a[j] += A[k] * value;                                                                  \
+                s[j] += S[k] * value;                                                                  \
+            }                                                                                          \
+        }                                                                                              \
+        for (int j = 0; j < count; ++j) {                                                              \
+            to_a[j] = a[j];                                                                            \
+            to_s[j] = s[j];                                                                            \
+        }                                                                                              \
+    }                                                                                                  \
+    /* a = yᵀA y and s = yᵀS y, y of m columns (a multiple of 8); `work` holds 3 x TILE x m doubles. */ \
+    void project_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,         \
+                          const double *A, const double *S, const T *y, double *a, double *s,          \
+                          double *work)                                                                \
+    {                                                                                                  \
+        double *z = work, *Az = work + TILE * m, *Sz = work + 2 * TILE * m;                            \
+        for (int64_t k = 0; k < m * m; ++k)                                                            \
+            a[k] = s[k] = 0;                                                                           \
+        for (int64_t first = 0; first < n; first += TILE) {                                            \
+            const int64_t rows = n - first < TILE ? n - first : TILE;                                  \
+            for (int64_t k = 0; k < rows * m; ++k)                                                     \
+                z[k] = y[first * m + k];                                                               \
+            for (int64_t at = 0; at < m;) {                                                            \
+                const int64_t quads = (m - at) / 4;                                                    \
+                const int count = quads >= 6 && quads != 8 ? 6 : quads >= 4 ? 4 : 2;                   \
+                for (int64_t r = 0; r < rows; ++r) {                                                   \
+                    quad *to_a = (quad *)(Az + r * m + at), *to_s = (quad *)(Sz + r * m + at);         \
+                    if (count == 6)                                                                    \
+                        both_##SUFFIX(first + r, m, at, 6, indptr, indices, A, S, y, to_a, to_s);      \
+                    else if (count == 4)                                                               \
+                        both_##SUFFIX(first + r, m, at, 4, indptr, indices, A, S, y, to_a, to_s);      \
+                    else                                                                               \
+                        both_##SUFFIX(first + r, m, at, 2, indptr, indices, A, S, y, to_a, to_s);      \
+                }                                                                                      \
+                at += 4 * count;                                                                       \
+            }                                                                                          \
+            add_gram(rows, m, z, Az, a);                                                               \
+            add_gram(rows, m, z, Sz, s);                                                               \
+        }                                                                                              \
+        for (int64_t p = 0; p < m; ++p)                                                                \
+            for (int64_t q = 0; q < p; ++q) {                                                          \
+                a[p * m + q] = a[q * m + p];                                                           \
+                s[p * m + q] = s[q * m + p];                                                           \
+            }                                                                                          \
+    }                                                                                                  \
+    /* out = y c, y of m columns, out of 4 x `count` columns, 4 columns of it at a time. */            \
+    void combine_##SUFFIX(int64_t n, int64_t m, int64_t width, const T *y, const double *c,            \
+                          double *out)                                                                 \
+    {                                                                                                  \
+        for (int64_t i = 0; i < n; ++i)                                                                \
+            for (int64_t at = 0; at < width; at += 8) {                                                \
+                quad left = {0}, right = {0};                                                          \
+                for (int64_t k = 0; k < m; ++k) {                                                      \
+                    const double value = y[i * m + k];                                                 \
+                    left += value * *(const quad *)(c + k * width + at);                               \
+                    right += value * *(const quad *)(c + k * width + at + 4);                          \
+                }                                                                                      \
+                *(quad *)(out + i * width + at) = left;                                                \
+                *(quad *)(out + i * width + at + 4) = right;                                           \
+            }                                                                                          \
+    }
+
+RITZ(float, f)
+RITZ(double, d)
+
+/* errors_j = Σ_i (A y_j - values_j S y_j)_i² / diagonal_i, y of m columns, a multiple of 8. */
+void residuals(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices, const double *A,
+               const double *S, const double *y, const double *values, const double *diagonal, double *errors)
+{
+    for (int64_t at = 0; at < m; at += 8) {
+        const quad *value = (const quad *)(values + at);
+        quad sum[2] = {{0}, {0}};
+        for (int64_t i = 0; i < n; ++i) {
+            quad a[2], s[2];
+            both_d(i, m, at, 2, indptr, indices, A, S, y, a, s);
+            for (int j = 0; j < 2; ++j) {
+                const quad rest = a[j] - value[j] * s[j];
+                sum[j] += rest * rest / diagonal[i];
+            }
+        }
+        for (int j = 0; j < 2; ++j)
+            *(quad *)(errors + at + 4 * j) = sum[j];
+    }
+}
+
+/* For functions z of m columns (a multiple of 4): energies zᵀA z, sizes zᵀD z with D = diag(A), and zᵀdiag(S) z. */
+void energies(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices, const double *A, const double *S,
+              const double *z, double *energy, double *size, double *mass)
+{
+    for (int64_t at = 0; at < m; at += 4) {
+        quad sums[3] = {{0}, {0}, {0}};
+        for (int64_t i = 0; i < n; ++i) {
+            const quad x = *(const quad *)(z + i * m + at);
+            quad product = {0};
+            double d = 0, w = 0;
+            for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k) {
+                product += A[k] * *(const quad *)(z + (int64_t)indices[k] * m + at);
+                if (indices[k] == i) {
+                    d = A[k];
+                    w = S[k];
+                }
+            }
+            sums[0] += product * x;
+            sums[1] += d * (x * x);
+            sums[2] += w * (x * x);
+        }
+        *(quad *)(energy + at) = sums[0];
+        *(quad *)(size + at) = sums[1];
+        *(quad *)(mass + at) = sums[2];
+    }
+}
