@@ -79,10 +79,11 @@ def test_lowest_frequencies(dim, count):
     assert chosen[0].sum() == 0
 
 
+@pytest.mark.parametrize("warp", [True, False])
 @pytest.mark.parametrize("shape", [(9,), (7, 8), (5, 6, 9)])
-def test_untrained_predicts_tensor_cosines(shape):
+def test_untrained_predicts_tensor_cosines(shape, warp):
     dim = len(shape)
-    net = FFNO(dim, 2, 8, width=4, modes=5, layers=1)
+    net = FFNO(dim, 2, 8, width=4, modes=5, layers=1, warp=warp)
     y = net(torch.randn(3, 2, *shape))
     assert y.shape == (3, 8, *shape) and y.is_contiguous() and y.dtype == torch.float32
     axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
@@ -92,11 +93,12 @@ def test_untrained_predicts_tensor_cosines(shape):
             np.testing.assert_allclose(sample[k], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("warp", [True, False])
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
-def test_layer_against_the_formula(shape):
-    """The mixing, written out with one einsum per dimension."""
-    dim = len(shape)
-    net = network(dim, out=3)
+def test_against_the_formula(shape, warp):
+    """The mixing, written out with one einsum per dimension, and the displaced cosines."""
+    dim, out = len(shape), 11
+    net = network(dim, out=out, warp=warp)
     x = torch.randn(2, 3, *shape, dtype=torch.float64)
     y = net.lift(x.movedim(1, -1))
     letters = "pqr"[:dim]
@@ -109,8 +111,16 @@ def test_layer_against_the_formula(shape):
             spec = f"xm,mwv,m{here},{lattice}w->{lattice.replace(here, 'x')}v"
             z = z + torch.einsum(spec, back, layer.spectral[j, :m], forth, y)
         y = y + layer.contract(torch.nn.functional.gelu(layer.expand(z)))
-    flat = FFNO(dim, 3, 3, width=1, modes=1, layers=1).double()(x)
-    torch.testing.assert_close(net(x), net.head(y).movedim(-1, 1) + flat, rtol=1e-12, atol=1e-12)
+    y = net.head(y).movedim(-1, 1)
+    axes = torch.meshgrid(
+        *[torch.linspace(0, 1, n, dtype=torch.float64) for n in shape], indexing="ij"
+    )
+    f, g = (y[:, :dim], y[:, dim:]) if warp else (torch.zeros(2, dim, *shape), y)
+    waves = [
+        torch.stack([torch.cos(np.pi * k * (axes[j] + f[:, j])) for j, k in enumerate(a)]).prod(0)
+        for a in lowest_frequencies(dim, out)
+    ]
+    torch.testing.assert_close(net(x), g + torch.stack(waves, 1), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients():

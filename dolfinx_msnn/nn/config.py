@@ -131,6 +131,7 @@ class Network:
     width: int = _key(32, low=1)
     modes: int = _key(12, low=1)
     layers: int = _key(4, low=1)
+    warp: bool = _key(True)
 
 
 @dataclass(frozen=True, kw_only=True)

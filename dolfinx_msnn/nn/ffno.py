@@ -8,11 +8,16 @@ maps L:
     y_0     = L_lift x
     z_l     = y_l + Σ_j C_j W_lj F_j y_l          spectral mixing along one dimension at a time
     y_{l+1} = y_l + L'_l GELU(L_l z_l)            feed-forward, with skip
-    out_k   = (L_head y_end)_k + Π_j cos(π a_kj x_j)
+    f, g    = L_head y_end                         d and N_out channels
+    out_k   = Π_j cos(π a_kj (x_j + f_j)) + g_k
 
 F_j is the cosine transform of type I cut after m modes, C_j = cos(π k x_i) its inverse and W_lj one
 (width, width) matrix a mode. The frequencies a_k are the lowest of the box, and the head starts at
 zero: a network that has not been trained predicts tensor cosines, and training learns the rest.
+Low modes are flat where κ is large and steep where it is small: much like cosines of coordinates
+x + f that are compressed and stretched (exactly so in one dimension). One displacement f serves all
+outputs. Measured on neighbourhoods in 3D, energy defect after 4 minutes of training: 0.090 without
+f, 0.068 without g, 0.067 with both, 0.068 with one f for each output beside the common one.
 
 The transform holds the weights of the trapezoidal rule, so the coefficients approximate integrals
 and one set of weights serves lattices of any resolution. It is a dense matrix product: for the few
@@ -180,6 +185,7 @@ class FFNO(torch.nn.Module):
         modes: Cosine modes per dimension; on lattices of fewer nodes, as many as there are nodes.
         layers: Number of layers.
         hidden: Channels inside the feed-forward part. Default: twice ``width``.
+        warp: Predict a displacement f of the coordinates; without it f = 0.
 
     Raises:
         ValueError: If ``dim`` is not 1, 2 or 3 or another size is not positive.
@@ -195,6 +201,7 @@ class FFNO(torch.nn.Module):
         modes: int = 12,
         layers: int = 4,
         hidden: int | None = None,
+        warp: bool = True,
     ) -> None:
         super().__init__()
         hidden = 2 * width if hidden is None else hidden
@@ -218,7 +225,8 @@ class FFNO(torch.nn.Module):
         self.highest = max(max(line) for line in self.frequencies)
         self.lift = torch.nn.Linear(in_channels, width)
         self.layers = torch.nn.ModuleList([Layer(dim, width, modes, hidden) for _ in range(layers)])
-        self.head = torch.nn.Linear(width, out_channels)
+        self.warp = warp
+        self.head = torch.nn.Linear(width, out_channels + (dim if warp else 0))
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         # Lattice to the front, batch and channels to the back, and the way back again.
@@ -245,7 +253,6 @@ class FFNO(torch.nn.Module):
             )
         analysis: list[Tensor] = []
         synthesis: list[Tensor] = []
-        basis = torch.ones(1, device=x.device, dtype=x.dtype)
         for j in range(self.dim):
             n = x.shape[2 + j]
             if n < 2 or n <= self.highest:
@@ -256,11 +263,42 @@ class FFNO(torch.nn.Module):
             m = min(self.modes, n)
             analysis.append(cosine_transform(n, m, x))
             synthesis.append(cosines(n, m, x))
-            chosen = torch.tensor(self.frequencies[j], device=x.device)
-            basis = basis.unsqueeze(-2) * cosines(n, self.highest + 1, x)[:, chosen]
         y = self.lift(x.permute(self.inward))
         for layer in self.layers:
             y = layer(y, analysis, synthesis)
-        # (n_1, ..., n_d, B, out) + (n_1, ..., n_d, 1, out)
-        out: Tensor = self.head(y) + basis.unsqueeze(-2)
-        return out.permute(self.outward).contiguous()
+        y = self.head(y)
+        # (n_1, ..., n_d, B, out) or, without displacement, (n_1, ..., n_d, 1, out)
+        basis = torch.ones(1, device=x.device, dtype=x.dtype)
+        for j in range(self.dim):
+            n = x.shape[2 + j]
+            chosen = torch.tensor(self.frequencies[j], device=x.device)
+            if self.warp:
+                shape = [1] * (self.dim + 1)
+                shape[j] = n
+                place = torch.linspace(0.0, 1.0, n, device=x.device, dtype=x.dtype).reshape(shape)
+                waves = multiples(place + y.select(-1, j), self.highest + 1)
+                basis = basis * waves.index_select(-1, chosen)
+            else:
+                basis = basis.unsqueeze(-2) * cosines(n, self.highest + 1, x)[:, chosen]
+        if self.warp:
+            y = y.narrow(-1, self.dim, y.shape[-1] - self.dim) + basis
+        else:
+            y = y + basis.unsqueeze(-2)
+        return y.permute(self.outward).contiguous()
+
+
+def multiples(t: Tensor, count: int) -> Tensor:
+    """cos(π k t) for k = 0, ..., count - 1 by Chebyshev's recurrence, one cosine a place.
+
+    Args:
+        t: Of any shape.
+        count: At least 1.
+
+    Returns:
+        Shape ``(*t.shape, count)``.
+    """
+    first = torch.cos(math.pi * t)
+    found = [torch.ones_like(t), first]
+    for _ in range(count - 2):
+        found.append(2.0 * first * found[-1] - found[-2])
+    return torch.stack(found[:count], dim=-1)

@@ -450,6 +450,7 @@ class _Archive:
                     modes=card.modes,
                     layers=card.layers,
                     hidden=hidden,
+                    warp=len(state["head.bias"]) != card.n_out,
                 )
             module.load_state_dict(state, assign=True)
         except Exception:

@@ -558,6 +558,7 @@ def _network(config: Config) -> FFNO:
         width=network.width,
         modes=network.modes,
         layers=network.layers,
+        warp=network.warp,
     )
 
 
