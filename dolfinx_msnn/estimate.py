@@ -2,16 +2,29 @@
 # SPDX-License-Identifier: MIT
 """Error control of multiscale solutions: indicators, guaranteed bounds, adaptive enrichment."""
 
+from dolfinx_msnn.cg_bound import (
+    FineErrorBound,
+    Preconditioner,
+    SchwarzPreconditioner,
+    bound_fine_error,
+)
 from dolfinx_msnn.indicators import (
     LocalIndicators,
     SubdomainSolvers,
     local_indicators,
     residual,
 )
+from dolfinx_msnn.stability import schwarz_lambda_min, stability_constants
 
 __all__ = [
+    "FineErrorBound",
     "LocalIndicators",
+    "Preconditioner",
+    "SchwarzPreconditioner",
     "SubdomainSolvers",
+    "bound_fine_error",
     "local_indicators",
     "residual",
+    "schwarz_lambda_min",
+    "stability_constants",
 ]

@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+from petsc4py import PETSc
+
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.sparse.linalg
 from sample import COMM, expect_error
 from scipy.stats import spearmanr
 from utils import (
@@ -25,7 +29,15 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, FilteredBasis, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn.estimate import SubdomainSolvers, local_indicators, residual
+from dolfinx_msnn.estimate import (
+    SchwarzPreconditioner,
+    SubdomainSolvers,
+    bound_fine_error,
+    local_indicators,
+    residual,
+    schwarz_lambda_min,
+    stability_constants,
+)
 from dolfinx_msnn.petsc import LinearProblem
 
 
@@ -165,3 +177,195 @@ def test_solvers_can_be_kept_and_refuse():
             local_indicators(case.problem, solvers=solvers)
         with expect_error(ValueError, "fine matrix is"):
             SubdomainSolvers(case.problem.A0, case.W)
+
+
+# ---- bounds against the fine solution ----
+
+
+def schwarz_matrix(case):
+    """Dense M of SchwarzPreconditioner, inverted, on the free dofs, and A there."""
+    A, _, _ = case.gathered()
+    P = gather_matrix(case.W.P).tocsc()
+    vertex = np.concatenate(COMM.allgather(case.W.vertex))
+    free = np.flatnonzero(~np.concatenate(COMM.allgather(case.W.dirichlet)))
+    A = A.toarray()
+    Pd = P.toarray()
+    Q = Pd @ np.linalg.pinv(Pd.T @ A @ Pd, rcond=1e-13, hermitian=True) @ Pd.T
+    S = np.zeros_like(A)
+    for i in np.unique(vertex):
+        dofs = np.unique(P[:, np.flatnonzero(vertex == i)].indices)
+        S[np.ix_(dofs, dofs)] += np.linalg.inv(A[np.ix_(dofs, dofs)])
+    E = np.eye(len(A)) - Q @ A
+    M = Q + E @ S @ E.T
+    return M[np.ix_(free, free)], A[np.ix_(free, free)], free
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"basis": FilteredBasis(num_modes=3)},
+        {"vector": True, "modes": 5, "n": 12, "boxes": 3},
+        {"cell": CellType.triangle, "conditions": "dirichlet", "contrast": 1e6},
+    ],
+)
+def test_schwarz_bound(options):
+    """λ_min of the computed constants is below the true one, the preconditioner is the formula."""
+    with Case(**options) as case, SchwarzPreconditioner(case.problem) as pc:
+        constants = stability_constants(case.W, case.coarse, case.a, case.bcs)
+        bound = schwarz_lambda_min(case.W, case.coarse, constants)
+        M, A, free = schwarz_matrix(case)
+        L = np.linalg.cholesky(A)
+        eigenvalues = np.linalg.eigvalsh(L.T @ M @ L)
+        assert 0 < bound <= eigenvalues[0] * (1 + 1e-6)
+        # ... and no idle bound.
+        assert bound > eigenvalues[0] / 20
+        r = residual(case.problem)
+        z = r.duplicate()
+        r.setRandom()
+        with r as array:
+            array[case.W.dirichlet] = 0.0
+        pc.apply(None, r, z)
+        np.testing.assert_allclose(
+            gather_vector(z)[free],
+            M @ gather_vector(r)[free],
+            atol=1e-6 * abs(gather_vector(z)).max(),
+        )
+        r.destroy()
+        z.destroy()
+
+
+@pytest.mark.parametrize("n", [8, 24])
+def test_stability_constant_is_the_largest_quotient(n):
+    """Against dense algebra on a neighbourhood assembled by DOLFINx; n = 24 takes Lanczos."""
+    with Case(n=n, boxes=2, modes=3) as case:
+        found = stability_constants(case.W, case.coarse, case.a, case.bcs)
+        values = {i: t for part in COMM.allgather(found) for i, t in part.items()}
+        # The neighbourhood of the middle vertex is the whole square, without Dirichlet conditions.
+        A = gather_matrix(case.problem.A).toarray()
+        vertex = np.concatenate(COMM.allgather(case.W.vertex))
+        P = gather_matrix(case.W.P)[:, np.flatnonzero(vertex == 4)].toarray()
+        from dolfinx.fem.petsc import assemble_matrix
+
+        full = assemble_matrix(fem.form(case.a))
+        full.assemble()
+        N = gather_matrix(full).toarray()
+        full.destroy()
+        free = ~np.concatenate(COMM.allgather(case.W.dirichlet))
+        x = np.concatenate(
+            COMM.allgather(
+                case.V.tabulate_dof_coordinates()[: case.V.dofmap.index_map.size_local, :2]
+            )
+        )
+        chi = np.prod(1 - np.abs(2 * x - 1), axis=1)[free]
+        A, N, P = A[np.ix_(free, free)], N[np.ix_(free, free)], P[free]
+        X = chi[:, None] * A * chi
+        B = chi[:, None] * (A @ P)
+        K = X - B @ np.linalg.solve(P.T @ A @ P, B.T)
+        largest = scipy.linalg.eigvalsh(K, N)[-1]
+        assert largest * (1 - 1e-8) <= values[4] <= 1.05 * largest
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"contrast": 1e6, "modes": 2},
+        {"basis": FilteredBasis(num_modes=4), "conditions": "dirichlet"},
+        {"vector": True, "modes": 6},
+        {"cell": CellType.tetrahedron, "n": 6, "boxes": 2},
+    ],
+)
+def test_fine_error_is_bounded(options):
+    with Case(**options) as case, SchwarzPreconditioner(case.problem) as pc:
+        A, b, u = case.gathered()
+        e = scipy.sparse.linalg.spsolve(A.tocsc(), b) - u
+        true = np.sqrt(e @ (A @ e))
+        constants = stability_constants(case.W, case.coarse, case.a, case.bcs)
+        bound = schwarz_lambda_min(case.W, case.coarse, constants)
+        found = bound_fine_error(case.problem, pc, bound)
+        assert found.lower <= true * (1 + 1e-8) and true <= found.upper * (1 + 1e-8)
+        assert (found.history >= true * (1 - 1e-8)).all()
+        assert found.upper < 2 * true
+        # The bound by the indicators alone.
+        energies = local_indicators(case.problem, constants=constants)
+        shared = 2**case.V.mesh.geometry.dim
+        assert np.sqrt(shared) * energies.total >= true
+        none = bound_fine_error(case.problem, pc, bound, steps=0)
+        assert none.upper == pytest.approx(
+            local_indicators(case.problem).total / np.sqrt(bound), rel=1e-6
+        )
+
+
+def test_user_preconditioner():
+    """Jacobi by a PETSc PC, with the λ_min that dense algebra finds."""
+    with Case(n=12, boxes=3, contrast=10.0) as case:
+        A, b, u = case.gathered()
+        e = scipy.sparse.linalg.spsolve(A.tocsc(), b) - u
+        true = np.sqrt(e @ (A @ e))
+        scale = np.sqrt(A.diagonal())
+        least = np.linalg.eigvalsh(A.toarray() / np.outer(scale, scale))[0]
+        pc = PETSc.PC().create(COMM)
+        pc.setOperators(case.problem.A)
+        pc.setType("jacobi")
+        pc.setUp()
+        found = bound_fine_error(case.problem, pc, 0.999 * least, steps=60, ratio=1.01)
+        pc.destroy()
+        assert found.lower <= true <= found.upper < 1.05 * true
+        assert (found.history >= true * (1 - 1e-8)).all()
+
+
+def test_pure_neumann_bound():
+    msh = box(COMM, CellType.quadrilateral, 12)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    kappa = cell_field(msh, rough(100.0))
+    a, coarse = diffusion(V, kappa), CoarseGrid(msh, (3, 3))
+    L = ufl.inner(ufl.SpatialCoordinate(msh)[0] - 0.5, ufl.TestFunction(V)) * ufl.dx
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(3), a, mass(V, kappa)) as W,
+        LinearProblem(a, L, W, petsc_options_prefix="estimate_") as problem,
+    ):
+        problem.solve()
+        constants = stability_constants(W, coarse, a)
+        with SchwarzPreconditioner(problem) as pc:
+            found = bound_fine_error(problem, pc, schwarz_lambda_min(W, coarse, constants))
+        A, b = gather_matrix(problem.A).toarray(), gather_vector(problem.b)
+        e = np.linalg.lstsq(A, b, rcond=1e-12)[0] - gather_function(problem.u)
+        true = np.sqrt(e @ A @ e)
+        assert found.lower <= true <= found.upper < 2 * true
+
+
+class Shifted:
+    """A basis without the constant."""
+
+    def __init__(self):
+        self.inner = SpectralBasis(3)
+
+    def modes(self, problems):
+        return [
+            type(m)(values=m.values[1:], vectors=m.vectors[1:]) for m in self.inner.modes(problems)
+        ]
+
+
+def test_a_basis_without_the_constant_has_no_bound():
+    with Case(basis=Shifted()) as case:
+        constants = stability_constants(case.W, case.coarse, case.a, case.bcs)
+        assert np.isinf(max([0.0, *(t for p in COMM.allgather(constants) for t in p.values())]))
+        bound = schwarz_lambda_min(case.W, case.coarse, constants)
+        assert bound == 0.0
+        with SchwarzPreconditioner(case.problem) as pc, expect_error(ValueError, "lambda_min=0"):
+            bound_fine_error(case.problem, pc, bound)
+
+
+def test_bound_refuses_bad_input():
+    with Case() as case, SchwarzPreconditioner(case.problem) as pc:
+        for lambda_min in (-1.0, np.nan):
+            with expect_error(ValueError, "expected a positive number"):
+                bound_fine_error(case.problem, pc, lambda_min)
+        with expect_error(ValueError, "non-negative integer"):
+            bound_fine_error(case.problem, pc, 0.5, steps=-1)
+        with expect_error(ValueError, "Expected a CoarseGrid"):
+            stability_constants(case.W, None, case.a, case.bcs)
+        other = CoarseGrid(case.V.mesh, (3, 3))
+        with expect_error(ValueError, "another support|no basis function"):
+            stability_constants(case.W, other, case.a, case.bcs)
