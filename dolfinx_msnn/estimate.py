@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: MIT
 """Error control of multiscale solutions: indicators, guaranteed bounds, adaptive enrichment."""
 
+from dolfinx_msnn.adaptive import AdaptiveSolution, Round, adapt
 from dolfinx_msnn.cg_bound import (
     FineErrorBound,
     Preconditioner,
     SchwarzPreconditioner,
     bound_fine_error,
 )
+from dolfinx_msnn.enrichment import enrich
 from dolfinx_msnn.indicators import (
     LocalIndicators,
     SubdomainSolvers,
@@ -17,12 +19,16 @@ from dolfinx_msnn.indicators import (
 from dolfinx_msnn.stability import schwarz_lambda_min, stability_constants
 
 __all__ = [
+    "AdaptiveSolution",
     "FineErrorBound",
     "LocalIndicators",
     "Preconditioner",
+    "Round",
     "SchwarzPreconditioner",
     "SubdomainSolvers",
+    "adapt",
     "bound_fine_error",
+    "enrich",
     "local_indicators",
     "residual",
     "schwarz_lambda_min",
