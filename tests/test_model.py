@@ -29,6 +29,7 @@ from dolfinx_msnn.nn.model import (  # noqa: E402
     save_model,
     weights_hash,
 )
+from dolfinx_msnn.nn.pickles import check_pickle  # noqa: E402
 
 pytestmark = pytest.mark.serial
 
@@ -287,6 +288,108 @@ def test_pickles_are_not_run(tmp_path, written, name):
     path.write_bytes(rewrite(written["model.pt2"], pickled))
     refused(path, "does not hold the weights")
     assert not sprung.exists()
+
+
+def test_numbers_that_are_not_there(tmp_path, written):
+    """Entries with fewer or more numbers than the pickle says: torch would read what is behind."""
+    path = tmp_path / "m"
+    lengths = (lambda n: 0, lambda n: n // 2, lambda n: n - 1, lambda n: n + 4)
+    for key in (0, 2):
+        for length in lengths:
+            data = rewrite(
+                written["model.pt"],
+                lambda name, content, key=key, length=length: (
+                    (content + bytes(4))[: length(len(content))]
+                    if name == f"data/{key}"
+                    else content
+                ),
+            )
+            path.write_bytes(data)
+            refused(path, f"takes .* numbers from the entry '{key}', which has others")
+
+
+def integer(value):
+    return b"J" + value.to_bytes(4, "little", signed=True)
+
+
+def text(value):
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+def storage(num=6, key="0", kind="FloatStorage"):
+    named = f"ctorch\n{kind}\n".encode()
+    return b"(" + text("storage") + named + text(key) + text("cpu") + integer(num) + b"tQ"
+
+
+def tensor(shape=(2, 3), strides=(3, 1), offset=0, of=None):
+    """A tensor as torch pickles it."""
+    shape, strides = (b"(" + b"".join(map(integer, x)) + b"t" for x in (shape, strides))
+    rest = integer(offset) + shape + strides + b"\x89ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + (of or storage()) + rest + b"tR"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        tensor(),
+        tensor((6,), (1,)),
+        tensor((3, 2), (1, 3)),
+        tensor((2,), (2,), 3),
+        tensor((), (), 5),
+        tensor((0, 9), (9, 1)),
+        tensor((0,), (1,), of=storage(0, "none")),
+        b"]" + tensor() + b"a",
+        b"}(" + text("a") + tensor() + b"u",
+        b"](" + integer(1) + b"q\x00h\x00e",
+    ],
+)
+def test_pickles_that_torch_may_write(code):
+    check_pickle(b"\x80\x02" + code + b".", {"0": 24, "none": 0})
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        (tensor((2, 3), (3, 2)), "larger than its numbers"),
+        (tensor((7,), (1,)), "larger than its numbers"),
+        (tensor((6,), (1,), 1), "larger than its numbers"),
+        (tensor((), (), 6), "larger than its numbers"),
+        (tensor((2**30, 2**30), (0, 0)), "larger than its numbers"),
+        (tensor((2, 3), (-3, 1)), "not as torch writes it"),
+        (tensor((2, 3), (3, 1), -1), "not as torch writes it"),
+        (tensor((-2, -3), (3, 1)), "not as torch writes it"),
+        (tensor((2, 3), (3,)), "not as torch writes it"),
+        (tensor(of=storage(7)), "takes 7 numbers from the entry '0'"),
+        (tensor(of=storage(-6)), "takes -6 numbers from the entry '0'"),
+        (tensor(of=storage(6, "1")), "not as torch writes it"),
+        (tensor(of=storage(6, kind="DoubleStorage")), "takes 6 numbers from the entry '0'"),
+        (tensor(of=storage(6, kind="QInt8Storage")), "names 'torch QInt8Storage'"),
+        (tensor(of=integer(6)), "not as torch writes it"),
+        (b"cposix\nsystem\n" + text("true") + b"\x85R", "names 'posix system'"),
+        (b"c__torch__.a\nA\n" + integer(1) + b"R", "not as torch writes it"),
+        (b"]" * 2 + b"a" + b"]" * 2 + b"aa0", "has the operation POP"),
+        (b"]q\x00h\x00a", "not as torch writes it"),
+        (b"]q\x00]h\x00ah\x00Na", "not as torch writes it"),
+        (b"N" + b"\x85" * 1000, "nested too deep"),
+        (b"]" * 1000 + b"a" * 999, "nested too deep"),
+        (b"N" + b"r" + (2**31).to_bytes(4, "little"), "not as torch writes it"),
+        (b"]" + text("L" * 1000) + b"\x86", None),
+        (b"ctorch.jit._pickle\nrestore_type_tag\n(]" + text("L" * 1000) + b"tR", "too long"),
+        (b"Na", "not as torch writes it"),
+        (b"(N(a", "not as torch writes it"),
+        (b"h\x05", "not as torch writes it"),
+        (b"N.N", "more than one pickle"),
+        (b"\xff", "not as torch writes it"),
+        (b"X\xff\xff\xff\xff", "not as torch writes it"),
+    ],
+)
+def test_pickles_that_torch_does_not_write(code, match):
+    code = b"\x80\x02" + code + b"."
+    if match is None:
+        check_pickle(code, {"0": 24})
+        return
+    with pytest.raises(ValueError, match=match):
+        check_pickle(code, {"0": 24})
 
 
 class Saves(torch.nn.Module):

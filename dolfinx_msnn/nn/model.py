@@ -8,7 +8,8 @@ must hold an :class:`~dolfinx_msnn.nn.ffno.FFNO`.
 
 A file is not trusted. All that decides whether it is a model (archive, checksums, card) is checked
 before torch sees it, and no Python pickle is ever run: TorchScript archives have a reader of their
-own, and may hold neither code that runs on loading nor operators that touch files or the network.
+own, whose pickles are gone through first (:mod:`~dolfinx_msnn.nn.pickles`), and may hold neither
+code that runs on loading nor operators that touch files or the network.
 Reading a ``.pt2`` program would run pickles and evaluate expressions; so only its weights are read,
 as plain numbers, into the network that the card describes.
 
@@ -38,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx_msnn._version import __version__
+from dolfinx_msnn.nn.pickles import check_pickle
 
 if TYPE_CHECKING:
     import torch
@@ -380,6 +382,10 @@ class _Archive:
         prefix = f"{self.root}/{folder}"
         return {entry.removeprefix(prefix) for entry in self.entries if entry.startswith(prefix)}
 
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the entries in a folder of the archive."""
+        return {name: len(self[f"{folder}/{name}"]) for name in self._below(f"{folder}/")}
+
     def _read(self) -> dict[str, bytes]:
         """All entries; reading them compares their checksums."""
         if len(self.data) > _LARGEST_ARCHIVE:
@@ -406,6 +412,11 @@ class _Archive:
 
         if any(b"__setstate__" in code for code in self.entries.values()):
             raise ValueError(f"{self.name} holds code that runs on loading, expected none.")
+        for part in ("data", "constants"):
+            try:
+                check_pickle(self[f"{part}.pkl"], self._sizes(part))
+            except ValueError as exc:
+                raise ValueError(f"{self.name} is not a model that torch wrote: {exc}.") from None
         try:
             with _quiet():
                 load = cast("Callable[..., torch.jit.ScriptModule]", torch.jit.load)
