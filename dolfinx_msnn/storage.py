@@ -263,16 +263,26 @@ def _tables(
     W: MultiscaleFunctionSpace, P: PETSc.Mat, forms: list[ufl.Form]
 ) -> dict[str, npt.NDArray[Any]]:
     """This rank's part of all tables. Collective."""
-    V = W.V
-    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
-    owned = index_map.size_local
+    reference = _reference(W.V, forms)
     # Device matrices go through a host copy.
     host = P if P.getType() in ("seqaij", "mpiaij") else P.copy().convert(PETSc.Mat.Type.AIJ)
     try:
-        indptr, indices, values = host.getValuesCSR()
+        # For these tables there may be no memory left on some ranks.
+        with collective_errors(W.comm):
+            return _local_tables(W, host, reference)
     finally:
         if host is not P:
             host.destroy()
+
+
+def _local_tables(
+    W: MultiscaleFunctionSpace, P: PETSc.Mat, reference: FloatArray
+) -> dict[str, npt.NDArray[Any]]:
+    """The same, but for what needs other ranks. Not collective."""
+    V = W.V
+    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
+    owned = index_map.size_local
+    indptr, indices, values = P.getValuesCSR()
     rows = np.repeat(np.arange(bs * owned) + bs * index_map.local_range[0], np.diff(indptr))
     # Neighbourhoods in the order of their coarse dofs; those without any come last.
     present, first, count = np.unique(W.vertex, return_index=True, return_counts=True)
@@ -283,7 +293,7 @@ def _tables(
     tables = {
         "points": V.tabulate_dof_coordinates()[:owned],
         "dirichlet": W.dirichlet.reshape(-1, bs),
-        "reference": _reference(V, forms),
+        "reference": reference,
         "rows": rows,
         "cols": indices,
         "values": values,
