@@ -16,10 +16,12 @@ from dolfinx_msnn.indicators import (
     local_indicators,
     residual,
 )
+from dolfinx_msnn.majorant import ErrorBound, bound_error
 from dolfinx_msnn.stability import schwarz_lambda_min, stability_constants
 
 __all__ = [
     "AdaptiveSolution",
+    "ErrorBound",
     "FineErrorBound",
     "LocalIndicators",
     "Preconditioner",
@@ -27,6 +29,7 @@ __all__ = [
     "SchwarzPreconditioner",
     "SubdomainSolvers",
     "adapt",
+    "bound_error",
     "bound_fine_error",
     "enrich",
     "local_indicators",
