@@ -1,6 +1,10 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""A small problem to make mistakes with, and what every mistake must lead to."""
+"""What the tests make with dolfinx_msnn.
+
+A small problem to make mistakes with, and what every mistake must lead to; local problems; models
+that were never trained.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ import numpy as np
 import ufl
 from dolfinx import fem, mesh
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn.bases.lattice import CLASSES
+from dolfinx_msnn.local import LocalProblems, Timings
+from dolfinx_msnn.nn.model import ModelCard
 from dolfinx_msnn.petsc import LinearProblem
 
 COMM = MPI.COMM_WORLD
@@ -102,3 +109,60 @@ class Sample:
         """Build, solve, destroy; a copy of the solution's values."""
         with self.space() as W, self.problem(W) as problem:
             return problem.solve().x.array.copy()
+
+
+# ---- local problems ----
+
+
+def local_problems(n, a, s=None, coefficient=None):
+    """Those of a grid of n boxes, without conditions, in the order in which they come."""
+    V = a.arguments()[0].ufl_function_space()
+    grid = CoarseGrid(V.mesh, n)
+    return list(LocalProblems(V, grid, a, s, [], Timings(), coefficient=coefficient))
+
+
+# ---- models ----
+
+
+def model_card(**changed):
+    """The card of a small model."""
+    dim = changed.get("dim", 2)
+    entries = {
+        "pde": "diffusion",
+        "dim": dim,
+        "n_out": 24,
+        "classes": CLASSES[dim],
+        "lattice": 17,
+        "samples": 2,
+        "log_kappa_range": 7.0,
+        "family": "two_phase",
+        "num_fields": 1,
+        "loss": "energy",
+        "training_time_s": 0.0,
+        "hardware": "none",
+        "licence": "MIT",
+        "width": 4,
+        "modes": 4,
+        "layers": 1,
+    }
+    return ModelCard(**(entries | changed))
+
+
+def network(card, change=0.0):
+    """The network of a card: tensor cosines, and a little of what a random network says."""
+    import torch
+
+    from dolfinx_msnn.nn.ffno import FFNO
+
+    torch.manual_seed(0)
+    net = FFNO(
+        card.dim,
+        card.in_channels,
+        card.n_out,
+        width=card.width,
+        modes=card.modes,
+        layers=card.layers,
+    )
+    if change:
+        torch.nn.init.normal_(net.head.weight, std=change)
+    return net

@@ -21,21 +21,17 @@ import tempfile
 import time
 import warnings
 import zipfile
-import zlib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from sample import COMM, Sample, is_sentence
+from sample import Sample, is_sentence, model_card, network
 
 from dolfinx_msnn import MultiscaleFunctionSpace, storage
 
 torch = pytest.importorskip("torch")
-
-from test_model import CARD, network  # noqa: E402
 
 import dolfinx_msnn  # noqa: E402
 from dolfinx_msnn.nn.model import load_model, save_model  # noqa: E402
@@ -66,14 +62,11 @@ FORBIDDEN = (
 
 def write_originals(folder):
     """Model and space files, the smallest that have all parts."""
-    deep = replace(CARD, dim=3, lattice=5, n_out=4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, pt2 in (("small.pt", False), ("small.pt2", True)):
-            save_model(folder / name, network(), CARD, pt2=pt2)
-        net = network(out=4, channels=14, dim=3)
-        save_model(folder / "deep.pt", net, deep)
-        save_model(folder / "deep.pt2", net, deep, pt2=True)
+    flat = model_card(n_out=5, lattice=7, width=6, layers=2)
+    deep = model_card(dim=3, n_out=4, lattice=5, width=6, layers=2)
+    for name, card in (("small", flat), ("deep", deep)):
+        save_model(folder / f"{name}.pt", network(card, 0.3), card)
+        save_model(folder / f"{name}.pt2", network(card, 0.3), card, pt2=True)
     for path in sorted((Path(dolfinx_msnn.__file__).parent / "pretrained").glob("*.pt*")):
         (folder / path.name).write_bytes(path.read_bytes())
     p = Sample()

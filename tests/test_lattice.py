@@ -12,9 +12,12 @@ from mpi4py import MPI
 
 import numpy as np
 import pytest
-from sample import HERE, Sample, expect_error, is_sentence
+from sample import HERE, Sample, expect_error, is_sentence, local_problems
 from utils import (
     COMM,
+    HEX,
+    QUAD,
+    TRI,
     box,
     cell_field,
     diffusion,
@@ -29,28 +32,16 @@ from utils import (
 import ufl
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
-from dolfinx_msnn import CoarseGrid
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.lattice import CLASSES, Pose, interpolation, network_input, num_channels
-from dolfinx_msnn.local import LocalProblems, Timings
 
 serial = pytest.mark.serial
-
-QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
 
 
 def problems(msh, n, coefficient, degree=1):
     """Local problems with a coefficient, by coarse vertex; -Δ: the matrices do not matter here."""
     V = fem.functionspace(msh, ("Lagrange", degree))
-    found = LocalProblems(
-        V,
-        CoarseGrid(msh, n),
-        diffusion(V, 1.0),
-        mass(V, 1.0),
-        [],
-        Timings(),
-        coefficient=coefficient,
-    )
+    found = local_problems(n, diffusion(V, 1.0), mass(V, 1.0), coefficient)
     return {p.vertex: p for p in found}
 
 

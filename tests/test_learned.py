@@ -14,24 +14,35 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.sparse.linalg
 from numpy.polynomial.chebyshev import Chebyshev
-from sample import HERE, Sample, expect_error, is_sentence
+from sample import (
+    HERE,
+    Sample,
+    expect_error,
+    is_sentence,
+    local_problems,
+    model_card,
+    network,
+)
 from utils import (
     COMM,
+    HEX,
+    QUAD,
+    TRI,
     box,
     cell_field,
     clamp,
     diffusion,
     dof_points,
     elasticity,
+    energy_error,
     gather_function,
     holed_square,
     mass,
     match,
-    norm_in,
     on_root,
     pencil_eigh,
+    two_phase,
 )
 
 torch = pytest.importorskip("torch")
@@ -39,7 +50,6 @@ torch = pytest.importorskip("torch")
 import dolfinx_msnn  # noqa: E402
 import ufl  # noqa: E402
 from dolfinx import fem  # noqa: E402
-from dolfinx.mesh import CellType  # noqa: E402
 from dolfinx_msnn import (  # noqa: E402
     CoarseGrid,
     LocalBasis,
@@ -48,53 +58,17 @@ from dolfinx_msnn import (  # noqa: E402
 )
 from dolfinx_msnn.bases import learned  # noqa: E402
 from dolfinx_msnn.bases.filtered import FilteredBasis  # noqa: E402
-from dolfinx_msnn.bases.lattice import CLASSES, Pose, num_channels  # noqa: E402
+from dolfinx_msnn.bases.lattice import Pose  # noqa: E402
 from dolfinx_msnn.bases.learned import LearnedBasis  # noqa: E402
-from dolfinx_msnn.local import LocalProblems, Timings  # noqa: E402
 from dolfinx_msnn.nn.ffno import FFNO  # noqa: E402
 from dolfinx_msnn.nn.filter import Pencils  # noqa: E402
-from dolfinx_msnn.nn.model import ModelCard, load_model, save_model  # noqa: E402
+from dolfinx_msnn.nn.model import load_model, save_model  # noqa: E402
 from dolfinx_msnn.petsc import LinearProblem  # noqa: E402
 
 serial = pytest.mark.serial
 
-QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
-
-CARD = ModelCard(
-    pde="diffusion",
-    dim=2,
-    n_out=24,
-    classes=CLASSES[2],
-    lattice=17,
-    samples=2,
-    log_kappa_range=7.0,
-    family="two_phase",
-    num_fields=1,
-    loss="energy",
-    training_time_s=0.0,
-    hardware="none",
-    licence="MIT",
-    width=4,
-    modes=4,
-    layers=1,
-)
-CARD_3D = replace(CARD, dim=3, classes=CLASSES[3], lattice=7)
-
-
-def network(card, change=0.0):
-    """Tensor cosines, and a little of what a random network says."""
-    torch.manual_seed(0)
-    net = FFNO(
-        card.dim,
-        num_channels(card.dim, card.samples),
-        card.n_out,
-        width=card.width,
-        modes=card.modes,
-        layers=card.layers,
-    )
-    if change:
-        torch.nn.init.normal_(net.head.weight, std=change)
-    return net
+CARD = model_card()
+CARD_3D = model_card(dim=3, lattice=7)
 
 
 class Fails(torch.nn.Module):
@@ -135,32 +109,21 @@ def files(tmp_path_factory):
     return paths
 
 
-def two_phase(contrast):
-    def value(x):
-        wave = np.sin(9.1 * x[0] + 2.3 * x[-1]) * np.cos(7.7 * x[1] - 3.1 * x[0])
-        return np.where(wave > 0, contrast, 1.0)
-
-    return value
-
-
 def left_rough(x):
     """Rough at the left, one at the right."""
     return np.where((x[0] < 0.3) & (np.sin(40 * x[1]) > 0), 1e3, 1.0)
 
 
-def local_problems(msh, n, value, degree=1, shape=None):
+def problems(msh, n, value, degree=1):
     """Local problems with their coefficient, in the order in which they come."""
-    element = ("Lagrange", degree) if shape is None else ("Lagrange", degree, shape)
-    V = fem.functionspace(msh, element)
+    V = fem.functionspace(msh, ("Lagrange", degree))
     kappa = cell_field(msh, value)
-    a = (diffusion if shape is None else elasticity)(V, kappa)
-    grid = CoarseGrid(msh, n)
-    return list(LocalProblems(V, grid, a, mass(V, kappa), [], Timings(), coefficient=kappa))
+    return local_problems(n, diffusion(V, kappa), mass(V, kappa), kappa)
 
 
 @cache
 def square(contrast=1e3, n=3, cells=24):
-    return local_problems(box(MPI.COMM_SELF, QUAD, cells), (n, n), two_phase(contrast))
+    return problems(box(MPI.COMM_SELF, QUAD, cells), (n, n), two_phase(contrast))
 
 
 def exact(p, num):
@@ -176,7 +139,7 @@ _known: dict[int, tuple] = {}
 
 @cache
 def rough_at_the_left():
-    return local_problems(box(MPI.COMM_SELF, QUAD, 24), (3, 3), left_rough)
+    return problems(box(MPI.COMM_SELF, QUAD, 24), (3, 3), left_rough)
 
 
 # ---- modes ----
@@ -209,7 +172,7 @@ def test_modes(files, name):
 @pytest.mark.parametrize("cells", [16, 32])
 def test_without_sweeps_the_prediction_is_compressed_and_nothing_else(files, cells):
     """The Ritz values in the span of the cosines, which are evaluated by their formula."""
-    chosen = local_problems(box(MPI.COMM_SELF, QUAD, cells), (2, 2), two_phase(1e3))
+    chosen = problems(box(MPI.COMM_SELF, QUAD, cells), (2, 2), two_phase(1e3))
     basis = LearnedBasis(files["cosines"], 1.0, 5, sweeps=0, max_rounds=1)
     waves = sorted(
         ((a, b) for a in range(24) for b in range(24)), key=lambda w: (w[0] ** 2 + w[1] ** 2, w)
@@ -250,9 +213,9 @@ def test_sweeps(files):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: local_problems(holed_square(MPI.COMM_SELF, 24), (3, 3), two_phase(1e3)),
-        lambda: local_problems(box(MPI.COMM_SELF, TRI, 8), (2, 2), two_phase(1e3), 2),
-        lambda: local_problems(box(MPI.COMM_SELF, QUAD, 30), (2, 1), two_phase(1e2)),
+        lambda: problems(holed_square(MPI.COMM_SELF, 24), (3, 3), two_phase(1e3)),
+        lambda: problems(box(MPI.COMM_SELF, TRI, 8), (2, 2), two_phase(1e3), 2),
+        lambda: problems(box(MPI.COMM_SELF, QUAD, 30), (2, 1), two_phase(1e2)),
     ],
     ids=["unstructured", "P2", "long boxes"],
 )
@@ -427,19 +390,6 @@ def solve(comm, make_basis, **options):
         return gather_function(problem.u), dof_points(V), reports
 
 
-def energy_error(u, **options):
-    """Error of a serial solution against SciPy's, relative, in the energy norm."""
-    _, _, a, _, load, bcs, _ = pose(MPI.COMM_SELF, **options)
-    A = fem.assemble_matrix(fem.form(a)).to_scipy().tocsr()
-    b = fem.assemble_vector(fem.form(load)).array
-    free = np.ones(len(b), bool)
-    for bc in bcs:
-        free[bc.dof_indices()[0]] = False
-    fine = np.zeros(len(b))
-    fine[free] = scipy.sparse.linalg.spsolve(A[free][:, free].tocsc(), b[free])
-    return norm_in(A, u - fine) / norm_in(A, fine)
-
-
 @serial
 @pytest.mark.parametrize("dim,name", [(2, "cosines"), (2, "perturbed"), (3, "cube")])
 def test_solution_is_as_good_as_that_of_the_eigensolver(files, dim, name):
@@ -448,7 +398,8 @@ def test_solution_is_as_good_as_that_of_the_eigensolver(files, dim, name):
     assert len(reports) == (16 if dim == 2 else 27)
     assert {r.source for r in reports} == {"model"} and all(r.in_range for r in reports)
     reference, _, _ = solve(MPI.COMM_SELF, lambda kappa: SpectralBasis(8), dim=dim)
-    errors = [energy_error(x, dim=dim) for x in (u, reference)]
+    _, _, a, _, load, bcs, _ = pose(MPI.COMM_SELF, dim)
+    errors = [energy_error(x, a, load, bcs) for x in (u, reference)]
     assert errors[0] <= 1.05 * errors[1]
     assert 1e-3 < errors[1] < 0.5
 

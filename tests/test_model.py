@@ -17,13 +17,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from sample import is_sentence
+import sample
+from sample import is_sentence, model_card
 
 torch = pytest.importorskip("torch")
 
-from dolfinx_msnn.nn.ffno import FFNO  # noqa: E402
 from dolfinx_msnn.nn.model import (  # noqa: E402
-    ModelCard,
     load_model,
     read_card,
     save_model,
@@ -33,32 +32,21 @@ from dolfinx_msnn.nn.pickles import check_pickle  # noqa: E402
 
 pytestmark = pytest.mark.serial
 
-CARD = ModelCard(
-    pde="diffusion",
-    dim=2,
+CARD = model_card(
     n_out=5,
     classes=("full", "half"),
     lattice=7,
-    samples=2,
-    log_kappa_range=6.9,
-    family="two_phase",
     num_fields=10,
-    loss="energy",
     training_time_s=1.5,
     hardware="one core",
-    licence="MIT",
     width=6,
-    modes=4,
     layers=2,
     validation={"energy": 0.1},
 )
 
 
-def network(out=5, channels=8, width=6, dim=2):
-    torch.manual_seed(0)
-    net = FFNO(dim, channels, out, width=width, modes=4, layers=2)
-    torch.nn.init.normal_(net.head.weight, std=0.3)
-    return net
+def network(**changed):
+    return sample.network(dataclasses.replace(CARD, **changed), 0.3)
 
 
 def inputs(batch=3, channels=8, shape=(7, 7)):
@@ -170,7 +158,7 @@ def test_hash_is_of_the_weights():
 
 def test_three_dimensions(tmp_path):
     card = dataclasses.replace(CARD, dim=3, lattice=5, n_out=4)
-    net = network(out=4, channels=14, dim=3)
+    net = network(dim=3, n_out=4)
     for pt2 in (False, True):
         save_model(tmp_path / "m", net, card, pt2=pt2)
         assert load_model(tmp_path / "m")(inputs(2, 14, (5, 5, 5))).shape == (2, 4, 5, 5, 5)
@@ -532,8 +520,8 @@ def test_missing_entries(tmp_path, written):
 @pytest.mark.parametrize(
     ("net", "match"),
     [
-        (lambda: network(channels=9), "what its card says for 8 channels"),
-        (lambda: network(out=6), "the card says"),
+        (lambda: network(samples=3), "what its card says for 8 channels"),
+        (lambda: network(n_out=6), "the card says"),
         (lambda: network(dim=3), "what its card says"),
         (lambda: network().double(), "float64, expected float32"),
         (lambda: torch.nn.GELU(), "no weights"),

@@ -17,6 +17,7 @@ from mpi4py import MPI
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+import scipy.sparse.linalg
 from scipy.spatial import Delaunay, cKDTree
 
 import basix.ufl
@@ -25,6 +26,7 @@ from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 
 COMM = MPI.COMM_WORLD
+QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
 CELLS = [CellType.triangle, CellType.quadrilateral, CellType.tetrahedron, CellType.hexahedron]
 SIMPLICES = [CellType.triangle, CellType.tetrahedron]
 
@@ -139,6 +141,16 @@ def rough(contrast):
     return value
 
 
+def two_phase(contrast):
+    """A function of position with two values, in stripes and islands without symmetry."""
+
+    def value(x):
+        wave = np.sin(9.1 * x[0] + 2.3 * x[-1]) * np.cos(7.7 * x[1] - 3.1 * x[0])
+        return np.where(wave > 0, contrast, 1.0)
+
+    return value
+
+
 def diffusion(V, kappa):
     """κ ∇u·∇v dx."""
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
@@ -239,6 +251,18 @@ def sine(X, Y):
 def norm_in(A, e):
     """Energy norm √(eᵀAe)."""
     return np.sqrt(max(e @ (A @ e), 0.0))
+
+
+def energy_error(u, a, load, bcs):
+    """Error of a serial solution against SciPy's, relative, in the energy norm (zero bcs)."""
+    A = fem.assemble_matrix(fem.form(a)).to_scipy().tocsr()
+    b = fem.assemble_vector(fem.form(load)).array
+    free = np.ones(len(b), bool)
+    for bc in bcs:
+        free[bc.dof_indices()[0]] = False
+    fine = np.zeros(len(b))
+    fine[free] = scipy.sparse.linalg.spsolve(A[free][:, free].tocsc(), b[free])
+    return norm_in(A, u - fine) / norm_in(A, fine)
 
 
 # ---- the oracle ----
