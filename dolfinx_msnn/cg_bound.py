@@ -13,7 +13,8 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import FloatArray
+from dolfinx_msnn._typing import FloatArray, Function
+from dolfinx_msnn.functionspace import set_function
 from dolfinx_msnn.indicators import SubdomainSolvers, residual
 from dolfinx_msnn.linear import LinearProblem
 
@@ -124,6 +125,7 @@ def bound_fine_error(
     *,
     steps: int = 10,
     ratio: float = 1.05,
+    error: Function | None = None,
 ) -> FineErrorBound:
     """Bound the energy error of a multiscale solution against the fine one.
 
@@ -146,6 +148,8 @@ def bound_fine_error(
         lambda_min: From :func:`schwarz_lambda_min`, or known otherwise; positive.
         steps: Largest number of steps.
         ratio: Stop earlier when upper/lower is below this.
+        error: Filled with the approximation of u_h − u_H that the steps have found, a function in
+            V that is zero on Dirichlet dofs; :func:`local_energies` tells where it is large.
 
     Returns:
         The bounds, the same on every rank.
@@ -165,13 +169,19 @@ def bound_fine_error(
             )
         if not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps={steps!r}; expected a non-negative integer.")
+        if error is not None:
+            problem.W.check_member(error)
     A = problem.A
     r = residual(problem)
-    z, d, image = (A.createVecLeft() for _ in range(3))
+    x, z, d, image = (A.createVecLeft() for _ in range(4))
     try:
-        return _iterate(A, _application(preconditioner), r, z, d, image, lambda_min, steps, ratio)
+        apply = _application(preconditioner)
+        found = _iterate(A, apply, x, r, z, d, image, lambda_min, steps, ratio)
+        if error is not None:
+            set_function(error, x)
+        return found
     finally:
-        for item in (r, z, d, image):
+        for item in (x, r, z, d, image):
             item.destroy()
 
 
@@ -184,6 +194,7 @@ def _application(preconditioner: Any) -> Any:
 def _iterate(
     A: PETSc.Mat,
     apply: Any,
+    x: PETSc.Vec,
     r: PETSc.Vec,
     z: PETSc.Vec,
     d: PETSc.Vec,
@@ -193,6 +204,7 @@ def _iterate(
     ratio: float,
 ) -> FineErrorBound:
     """Conjugate gradients with the bounds of each step."""
+    x.set(0.0)
     apply(r, z)
     rho = r.dot(z)
     z.copy(d)
@@ -209,6 +221,7 @@ def _iterate(
             )
         gamma = rho / curvature
         found += gamma * rho
+        x.axpy(gamma, d)
         r.axpy(-gamma, image)
         apply(r, z)
         rho, before = r.dot(z), rho

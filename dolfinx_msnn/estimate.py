@@ -17,7 +17,7 @@ from dolfinx_msnn.indicators import (
     residual,
 )
 from dolfinx_msnn.majorant import ErrorBound, bound_error
-from dolfinx_msnn.stability import schwarz_lambda_min, stability_constants
+from dolfinx_msnn.stability import local_energies, schwarz_lambda_min, stability_constants
 
 __all__ = [
     "AdaptiveSolution",
@@ -32,6 +32,7 @@ __all__ = [
     "bound_error",
     "bound_fine_error",
     "enrich",
+    "local_energies",
     "local_indicators",
     "residual",
     "schwarz_lambda_min",

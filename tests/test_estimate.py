@@ -33,6 +33,7 @@ from dolfinx_msnn.estimate import (
     SchwarzPreconditioner,
     SubdomainSolvers,
     bound_fine_error,
+    local_energies,
     local_indicators,
     residual,
     schwarz_lambda_min,
@@ -295,6 +296,23 @@ def test_fine_error_is_bounded(options):
         assert none.upper == pytest.approx(
             local_indicators(case.problem).total / np.sqrt(bound), rel=1e-6
         )
+
+
+def test_error_function():
+    """With many steps it is the error; with two, its local energies are nearly the true ones."""
+    with (
+        Case(n=32, boxes=8, modes=2, contrast=1e6) as case,
+        SchwarzPreconditioner(case.problem) as pc,
+    ):
+        errors, total = local_errors(case)
+        e = fem.Function(case.V)
+        bound_fine_error(case.problem, pc, 1e-8, steps=60, ratio=1.0, error=e)
+        found = local_energies(case.a, e, case.coarse)
+        np.testing.assert_allclose(found, errors, rtol=1e-4, atol=1e-6 * total)
+        bound_fine_error(case.problem, pc, 1e-8, steps=2, ratio=1.0, error=e)
+        assert spearmanr(local_energies(case.a, e, case.coarse), errors).statistic > 0.9
+        with expect_error(ValueError, "Expected a dolfinx.fem.Function in the fine space"):
+            bound_fine_error(case.problem, pc, 1.0, error=case.kappa)
 
 
 def test_user_preconditioner():
