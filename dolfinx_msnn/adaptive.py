@@ -13,7 +13,7 @@ import numpy as np
 
 import ufl
 from dolfinx import fem
-from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import DirichletBC, FloatArray, Form, Function, LongArray
 from dolfinx_msnn.cg_bound import FineErrorBound, SchwarzPreconditioner, bound_fine_error
 from dolfinx_msnn.coarse import CoarseGrid
@@ -140,6 +140,19 @@ def adapt(
         Collective. The bound is guaranteed in the sense of :func:`bound_fine_error`; where a
         neighbourhood lacks its constant it is infinite, and enrichment goes on to ``max_rounds``.
     """
+    if not isinstance(W, MultiscaleFunctionSpace):
+        raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+    check_same(
+        W.comm,
+        tol=tol,
+        kind=kind,
+        initial_modes=initial_modes,
+        modes_per_round=modes_per_round,
+        marking=marking,
+        colours=colours,
+        max_rounds=max_rounds,
+        steps=steps,
+    )
     with collective_errors(W.comm):
         _check(tol, kind, initial_modes, modes_per_round, marking, max_rounds)
     state = _State(a, L, W, coarse, petsc_options_prefix, bcs, petsc_options, initial_modes)

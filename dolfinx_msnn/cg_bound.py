@@ -12,7 +12,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
-from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import FloatArray, Function
 from dolfinx_msnn.functionspace import set_function
 from dolfinx_msnn.indicators import SubdomainSolvers, residual
@@ -171,6 +171,7 @@ def bound_fine_error(
             raise ValueError(f"steps={steps!r}; expected a non-negative integer.")
         if error is not None:
             problem.W.check_member(error)
+    check_same(problem.W.comm, lambda_min=lambda_min, steps=steps, ratio=ratio)
     A = problem.A
     r = residual(problem)
     x, z, d, image = (A.createVecLeft() for _ in range(4))

@@ -169,7 +169,7 @@ def equilibrate(
     boundary: FloatArray,
     dirichlet: BoolArray,
     num_cells: int,
-) -> FloatArray:
+) -> tuple[FloatArray, float]:
     """Solve the mixed problems of all patches, and sum their fluxes.
 
     Rows are pairs of a patch and a cell of this rank; the cells of a patch may be on any rank.
@@ -188,7 +188,8 @@ def equilibrate(
         num_cells: Cells of this rank.
 
     Returns:
-        The flux, shape ``(num_cells, nf)``.
+        The flux, shape ``(num_cells, nf)``, and the largest lack of equilibrium in a connected part
+        of a patch, relative to the flows there: rounding errors, or there is no such flux.
 
     Note:
         Collective.
@@ -199,27 +200,29 @@ def equilibrate(
     )
     nf = facets.shape[1]
     q = np.empty((len(patch), nf))
+    worst = 0.0
     order = np.argsort(patch, kind="stable")
     start = np.flatnonzero(np.diff(patch[order], prepend=-1))
     with collective_errors(comm):
         for rows in np.split(order, start[1:]) if len(order) else []:
             part = data[rows]
-            q[rows] = _solve_patch(
+            q[rows], lack = _solve_patch(
                 facets[rows],
                 part[:, 2 * nf :].reshape(-1, nf, nf),
                 part[:, :nf],
                 part[:, nf : 2 * nf],
                 dirichlet[rows],
             )
+            worst = max(worst, lack)
     _, (cell, q) = route(comm, source, cell, q)
     flux = np.zeros((num_cells, nf))
     np.add.at(flux, cell, q)
-    return flux
+    return flux, comm.allreduce(worst, op=MPI.MAX)
 
 
 def _solve_patch(
     facets: LongArray, S: FloatArray, h: FloatArray, boundary: FloatArray, dirichlet: BoolArray
-) -> FloatArray:
+) -> tuple[FloatArray, float]:
     """Flows of the cells of one patch; the inner boundary lets nothing through."""
     numbers, local = np.unique(facets, return_inverse=True)
     local = local.reshape(facets.shape)
@@ -229,10 +232,17 @@ def _solve_patch(
     right = np.bincount(local.reshape(-1), weights=(h - boundary).reshape(-1), minlength=n)
     free = np.ones(n, dtype=bool)
     free[local[dirichlet]] = False
-    if free.all():
-        # Multipliers up to a constant; the data are compatible.
-        free[0] = False
+    # Parts of a patch that only meet in a vertex, or on two sides of a slit, stand for themselves.
+    num, part = sp.csgraph.connected_components(K, directed=False)
+    floating = np.ones(num, dtype=bool)
+    floating[part[~free]] = False
+    excess = np.abs(np.bincount(part, weights=right, minlength=num))[floating]
+    # Of what flows: the residual of one cell may be rounding errors only.
+    flow = np.bincount(part[local[:, 0]], weights=np.abs(h).sum(axis=1), minlength=num)[floating]
+    lack = float(np.max(excess / np.maximum(flow, np.finfo(float).tiny), initial=0.0))
+    # Multipliers are known up to a constant there.
+    free[np.unique(part, return_index=True)[1][floating]] = False
     solution = np.zeros(n)
     if free.any():
         solution[free] = factorise(K[free][:, free]).solve(right[free])
-    return np.asarray(h - np.einsum("cij,cj->ci", S, solution[local]))
+    return h - np.einsum("cij,cj->ci", S, solution[local]), lack

@@ -74,6 +74,8 @@ class SubdomainSolvers:
 
     def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
         self._owned: list[PETSc.Object] = []
+        if not isinstance(W, MultiscaleFunctionSpace):
+            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
         owners = sweep(W.comm)
         if A.getSize() != (W.P.getSize()[0],) * 2:
             raise ValueError(
@@ -104,15 +106,19 @@ class SubdomainSolvers:
             item.destroy()
         owners.add(self)
         self._factors: list[Any] = []
-        with collective_errors(W.comm):
-            for vertex, matrix in zip(self.vertex, self.matrices, strict=True):
-                try:
-                    self._factors.append(factorise(matrix))
-                except RuntimeError as error:
-                    raise RuntimeError(
-                        f"The fine matrix is singular inside the neighbourhood of coarse vertex "
-                        f"{vertex}; expected a coercive form."
-                    ) from error
+        try:
+            with collective_errors(W.comm):
+                for vertex, matrix in zip(self.vertex, self.matrices, strict=True):
+                    try:
+                        self._factors.append(factorise(matrix))
+                    except RuntimeError as error:
+                        raise RuntimeError(
+                            "The fine matrix is singular inside the neighbourhood of coarse "
+                            f"vertex {vertex}; expected a coercive form."
+                        ) from error
+        except BaseException:
+            self.destroy()
+            raise
 
     def _own(self, item: PETSc.Object) -> PETSc.Object:
         self._owned.append(item)

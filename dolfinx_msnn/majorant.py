@@ -15,7 +15,7 @@ import scipy.sparse.linalg as spla
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import elements
-from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import DirichletBC, FloatArray, Function, Mesh
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.coefficient import check_coefficient
@@ -24,6 +24,9 @@ from dolfinx_msnn.patches import Patches
 
 #: Total flow that data may lack, relative to the flows there are, before they are incompatible.
 COMPATIBLE = 1e-6
+
+#: Lack of equilibrium of a patch, relative to its flows, that rounding errors may cause.
+EQUILIBRIUM = 1e-8
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def bound_error(
     SIAM J. Numer. Anal. 53, 2015, there on the patches of fine vertices). It exists if u_H is
     orthogonal to the hat functions χ_i, which a multiscale space holds: its first mode is the
     constant. Where it does not, or the coarse solve was not exact, hat functions are first added
-    to u_H, and Pythagoras accounts for them.
+    to u_H, and Pythagoras accounts for them. Where a neighbourhood falls into parts (on two sides
+    of a slit) that are not in equilibrium each, the flux is computed as with ``coarse=None``.
 
     Guaranteed up to rounding errors if κ is piecewise constant, f and g are integrated exactly (by
     quadrature of degree 2k + 2, k the degree of V), and the boundary values are those of the exact
@@ -101,7 +105,17 @@ def bound_error(
             raise ValueError(f"Expected a CoarseGrid or None, got {type(coarse).__name__}.")
         elements.check_bcs(bcs, V)
         _check_kappa(kappa, V.mesh)
-    return _Majorant(u, kappa, f, g, coarse, bcs).bound()
+    numbers_given = [repr(v) if isinstance(v, numbers.Real) else "an expression" for v in (f, g)]
+    check_same(comm, f=numbers_given[0], g=numbers_given[1], coarse=coarse is None)
+    found = _Majorant(u, kappa, f, g, coarse, bcs).bound()
+    if found is None and coarse is not None:
+        found = _Majorant(u, kappa, f, g, None, bcs).bound()
+    if found is None:
+        raise ValueError(
+            "A part of the mesh that no condition in bcs touches is not in equilibrium; expected "
+            "one connected mesh."
+        )
+    return found
 
 
 def _check_kappa(kappa: object, msh: Mesh) -> None:
@@ -155,8 +169,8 @@ class _Majorant(Patches):
         self.u += np.einsum("nk,nk->n", self.hats.values, c[self.hats.vertices])
         return float(max(c @ (A @ c), 0.0))
 
-    def bound(self) -> ErrorBound:
-        """The bound."""
+    def bound(self) -> ErrorBound | None:
+        """The bound; ``None`` if a part of a patch is not in equilibrium."""
         correction = self._correct()
         source, flows = self.flows()
         kappa, cell = self.kappa, self.cell
@@ -166,7 +180,7 @@ class _Majorant(Patches):
         slope = np.einsum("cqfi,cqi->cqf", self.psi, gradient)
         m = np.einsum("cq,cqf->cf", self.weights[cell] * (self.chi @ self.values.T), slope[cell])
         h = z[cell] * source[:, None] - np.einsum("cfg,cg->cf", S[cell], m)
-        self.flux = q = equilibrate(
+        q, lack = equilibrate(
             self.comm,
             self.owner,
             self.patch,
@@ -178,6 +192,9 @@ class _Majorant(Patches):
             self.dirichlet[cell],
             len(self.dofs),
         )
+        if not lack <= EQUILIBRIUM:
+            return None
+        self.flux = q
         defect = np.einsum("cqfi,cf->cqi", self.psi, q) + kappa[:, None, None] * gradient
         flux = np.einsum("cq,cqi,cqi->c", self.weights / kappa[:, None], defect, defect)
         mean = (self.weights * self.f).sum(axis=1) / self.weights.sum(axis=1)

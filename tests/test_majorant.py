@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import scipy.linalg
 from sample import COMM, expect_error
-from utils import CELLS, box, cell_field, clamp, diffusion, gdim, jiggle, l_shape, mass, rough
+from utils import (
+    CELLS,
+    box,
+    cell_field,
+    clamp,
+    diffusion,
+    from_points,
+    gdim,
+    jiggle,
+    l_shape,
+    mass,
+    rough,
+)
 
 import basix.ufl
 import ufl
@@ -273,6 +285,26 @@ def test_unstructured():
     found, sharper = (bound_error(u, kappa, f, c, bcs=bcs) for c in (coarse, None))
     assert found.correction < 1e-8 * found.upper
     assert sharper.upper <= found.upper * (1 + 1e-9) <= 1.5 * sharper.upper
+
+
+def test_slit():
+    """A neighbourhood in two parts: χ_i balances their sum only, so the flux is a global one."""
+    n = 20
+    lattice = np.stack(np.meshgrid(*[np.arange(n + 1) / n] * 2), -1).reshape(-1, 2)
+    msh = from_points(COMM, lattice, lambda m: (np.abs(m[:, 0] - 0.5) > 0.05) | (m[:, 1] > 0.85))
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    kappa = cell_field(msh, lambda p: 1 + 0 * p[0])
+    f = cell_field(msh, lambda p: 1.0 + p[0])
+    bcs = [clamp(V, lambda p: np.isclose(p[1], 1), 0.0)]
+    coarse = CoarseGrid(msh, (2, 2))
+    u = solve(V, kappa, f, 0.0, bcs, coarse, modes=1)
+    assert _Majorant(u, kappa, f, 0.0, coarse, bcs).bound() is None
+    found, sharper = (bound_error(u, kappa, f, c, bcs=bcs) for c in (coarse, None))
+    assert found.upper == pytest.approx(sharper.upper, rel=1e-8)
+    # With two modes both parts have their constant, and their equilibrium.
+    u = solve(V, kappa, f, 0.0, bcs, coarse, modes=2)
+    found, sharper = (bound_error(u, kappa, f, c, bcs=bcs) for c in (coarse, None))
+    assert sharper.upper * (1 + 1e-6) < found.upper < 1.2 * sharper.upper
 
 
 def test_refuses():
