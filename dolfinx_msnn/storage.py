@@ -30,6 +30,7 @@ has them on all of its own data: a damaged file is refused, not read wrongly.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -367,14 +368,14 @@ def _check_header(name: str, header: _Header, V: FunctionSpace, num_forms: int) 
     if not _is(kind, FORMAT) or not _is(version, FORMAT_VERSION):
         raise ValueError(
             f"{name} is not a file of the format '{FORMAT}', version {FORMAT_VERSION}; it says "
-            f"{kind!r}, version {version!s}."
+            f"{_shown(repr(kind))}, version {_shown(version)}."
         )
     cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_global
     blocks, bs = V.dofmap.index_map.size_global, V.dofmap.index_map_bs
     if not _is(text.get("element"), str(V.ufl_element())):
         raise ValueError(
-            f"{name} holds a space of the element {text.get('element')!s}, expected that of V, "
-            f"{V.ufl_element()}."
+            f"{name} holds a space of the element {_shown(text.get('element'))}, expected that of "
+            f"V, {V.ufl_element()}."
         )
     shapes = {key: table[0] for key, table in header.tables.items()}
     for key, dtype in _DTYPES.items():
@@ -382,7 +383,7 @@ def _check_header(name: str, header: _Header, V: FunctionSpace, num_forms: int) 
             raise ValueError(f"{name} is damaged: the table '{key}' is missing or incomplete.")
     if not _is(text.get("cells"), cells) or shapes["points"] != (blocks, 3):
         raise ValueError(
-            f"{name} was saved on another mesh, of {text.get('cells')!s} cells and "
+            f"{name} was saved on another mesh, of {_shown(text.get('cells'))} cells and "
             f"{shapes['points'][:1]} nodes; the mesh of V has {cells} and {(blocks,)}."
         )
     width = NUM_REFERENCE * bs
@@ -412,6 +413,11 @@ def _check_header(name: str, header: _Header, V: FunctionSpace, num_forms: int) 
         )
     if not isinstance(text.get("num_dropped"), int | np.integer) or "id" not in text:
         raise ValueError(f"{name} is damaged: an attribute is missing.")
+
+
+def _shown(value: object) -> str:
+    """What a file says, as a part of a sentence."""
+    return re.sub(r"[^ -~]|(?<=\.) ", "?", str(value))[:200]
 
 
 def _is(given: object, expected: str | int) -> bool:

@@ -728,6 +728,8 @@ def set_attribute(name, value):
         ("format", np.zeros(3), "is not a file of the format"),
         ("format_version", 2, "is not a file of the format .*, version 1; .*, version 2"),
         ("format_version", np.bytes_("1"), "is not a file of the format"),
+        ("format_version", np.bytes_(b"\xff\n. A"), r"is not a file of .*, version \?\?\.\?A"),
+        ("element", np.bytes_(b"Q7. No\n"), "of the element Q7\\.\\?No\\?"),
         ("element", np.bytes_("Q7"), "holds a space of the element Q7"),
         ("cells", 71, "was saved on another mesh, of 71 cells"),
         ("cells", "many", "was saved on another mesh, of many cells"),
