@@ -142,6 +142,13 @@ class TwoLevelPC:
             fine = self._hybrid(A, B) if self.kind == "hybrid" else self._multigrid(self.pc)
             bound: dict[str, object] = {}
             if self._fine_type(given) == "asm":
+                if given.get("fine_pc_asm_type", "basic") != "basic":
+                    # PETSc (3.25) goes wrong, silently, where the restricted part has dofs of
+                    # other ranks.
+                    raise ValueError(
+                        f"{self.name} was given fine_pc_asm_type={given['fine_pc_asm_type']}; "
+                        "expected basic, as subdomains cross ranks."
+                    )
                 local = fine.getPC() if isinstance(fine, PETSc.KSP) else fine
                 local.setOperators(A, B)
                 largest = self._decompose(local)
