@@ -213,8 +213,17 @@ def create_prolongation(
 def _assemble(
     V: FunctionSpace, columns: _Columns, num_local: int, mat_type: str | None
 ) -> PETSc.Mat:
-    comm = V.mesh.comm
-    first = comm.exscan(num_local) or 0
+    first = V.mesh.comm.exscan(num_local) or 0
+    # The largest arrays of all: on some ranks there may be no memory for them.
+    with collective_errors(V.mesh.comm):
+        rows, cols, data = _entries(columns, first)
+    return create_coo_matrix(V, num_local, rows, cols, data, mat_type)
+
+
+def _entries(
+    columns: _Columns, first: int
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], FloatArray]:
+    """The basis functions by coordinates; they are freed on the way. Not collective."""
     sizes = [values.size for values in columns.values]
     rows = np.empty(sum(sizes), dtype=PETSc.IntType)
     cols = np.empty(sum(sizes), dtype=PETSc.IntType)
@@ -231,7 +240,7 @@ def _assemble(
         cols[part] = np.tile(np.arange(column, column + num), n)
         data[part] = values.T.reshape(-1)
         at, column = at + values.size, column + num
-    return create_coo_matrix(V, num_local, rows, cols, data, mat_type)
+    return rows, cols, data
 
 
 def create_coo_matrix(

@@ -179,6 +179,15 @@ def non_finite_load(here):
     return {"basis": spectral(), "prepare": spoil}
 
 
+def columns(here):
+    """No memory for the entries of P."""
+    from dolfinx_msnn import prolongation
+
+    if here:
+        prolongation.np = Starving(np, "tile")
+    return {"basis": spectral()}
+
+
 def save(here):
     """No memory for the tables of a file."""
     from dolfinx_msnn import storage
@@ -213,6 +222,7 @@ FAULTS = {
         non_finite_modes,
         non_finite_filter,
         non_finite_load,
+        columns,
         save,
     )
 }
