@@ -469,7 +469,12 @@ def main() -> None:
     if options.cases and (output / f"{name}.json").exists():
         # What is not run again stays.
         records = json.loads((output / f"{name}.json").read_text())["records"]
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "date": time.ctime()}
+    machine = {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "date": time.ctime(),
+        "load": os.getloadavg(),
+    }
     settings = {"rtol": RTOL, "seed": SEED, "gamg": GAMG, "tuning": TUNING}
     for case in chosen:
         found: list[dict[str, Any]]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spla
 from sample import COMM, HERE, Sample, expect_error
+from test_leaks import grown, live_objects
 from utils import cell_field, elasticity, gather_matrix, gather_vector, mass, rough
 
 from dolfinx import fem
@@ -519,3 +520,30 @@ def test_destroyed_objects(setting):
     del M
     gc.collect()
     _petsc.sweep(COMM)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left(setting, tmp_path, kind):
+    """Of PETSc's objects, while Python still refers to the inner ones."""
+    _, W, system = setting
+    PETSc.Log.begin()
+
+    def cycle():
+        options = {"fine_pc_type": "asm"}
+        with (
+            system.ksp() as ksp,
+            TwoLevelPreconditioner(
+                W, petsc_options_prefix=PREFIX, kind=kind, petsc_options=options
+            ) as M,
+        ):
+            M.attach(ksp)
+            ksp.solve(system.b, system.x)
+            return M.pcs
+
+    cycle()
+    gc.collect()
+    _petsc.sweep(COMM)
+    before = live_objects(tmp_path / "log")
+    held = cycle()
+    assert not grown(before, live_objects(tmp_path / "log"))
+    assert not any(held)
