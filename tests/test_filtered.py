@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-from functools import cache
 from itertools import pairwise
 
 from mpi4py import MPI
@@ -19,20 +18,24 @@ import scipy.linalg
 import scipy.sparse as sp
 import scipy.sparse.linalg
 from numpy.polynomial.chebyshev import Chebyshev
+from problems import (
+    HEX,
+    PROBLEMS,
+    QUAD,
+    TRI,
+    dense,
+    energy_error,
+    exact_modes,
+    mesh_of,
+    neighbourhood,
+    pose,
+    problem,
+    solve,
+)
 from sample import Sample, expect_error, is_sentence
 from utils import (
     COMM,
-    box,
-    cell_field,
-    clamp,
-    diffusion,
-    dof_points,
-    elasticity,
-    gather_function,
     gather_matrix,
-    holed_square,
-    jiggle,
-    mass,
     match,
     norm_in,
     on_root,
@@ -40,10 +43,7 @@ from utils import (
     rough,
 )
 
-import ufl
-from dolfinx import fem
-from dolfinx.mesh import CellType
-from dolfinx_msnn import CoarseGrid, LocalBasis, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn import LocalBasis, SpectralBasis, multiscale_functionspace
 from dolfinx_msnn.bases import _compress, _sweeps
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.refine import (
@@ -53,85 +53,8 @@ from dolfinx_msnn.bases.refine import (
     rayleigh_ritz,
     smoothing_end,
 )
-from dolfinx_msnn.local import LocalProblems, Timings
-from dolfinx_msnn.petsc import LinearProblem
 
 serial = pytest.mark.serial
-
-QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
-
-
-def one(x):
-    return np.ones(x.shape[1])
-
-
-def smooth(x):
-    return 1.0 + x[0] * x[1]
-
-
-def two_phase(contrast):
-    """Two values only, in stripes and islands without symmetry."""
-
-    def value(x):
-        wave = np.sin(9.1 * x[0] + 2.3 * x[-1]) * np.cos(7.7 * x[1] - 3.1 * x[0])
-        return np.where(wave > 0, contrast, 1.0)
-
-    return value
-
-
-def neighbourhood(msh, n, vertex, value=one, *, degree=1, shape=None, s=mass):
-    """One local problem of a serial mesh; elasticity if it has a shape."""
-    element = ("Lagrange", degree) if shape is None else ("Lagrange", degree, shape)
-    V = fem.functionspace(msh, element)
-    kappa = cell_field(msh, value)
-    a = (diffusion if shape is None else elasticity)(V, kappa)
-    right = None if s is None else s(V, kappa)
-    found = LocalProblems(V, CoarseGrid(msh, n), a, right, [], Timings())
-    return next(p for p in found if p.vertex == vertex)
-
-
-def mesh_of(cell, cells, upper=(1.0, 1.0, 1.0)):
-    return box(MPI.COMM_SELF, cell, cells, upper)
-
-
-#: Local problems by name, all different in what matters for the filter.
-PROBLEMS = {
-    "quadrilaterals": lambda: neighbourhood(mesh_of(QUAD, 12), (2, 2), 4, smooth),
-    "two phases": lambda: neighbourhood(mesh_of(QUAD, 16), (2, 2), 4, two_phase(1e3)),
-    "two phases, 1e6": lambda: neighbourhood(mesh_of(QUAD, 16), (2, 2), 4, two_phase(1e6)),
-    "two phases, 1e8": lambda: neighbourhood(mesh_of(QUAD, 14), (2, 2), 4, two_phase(1e8)),
-    "cells 2:1": lambda: neighbourhood(mesh_of(QUAD, (8, 16)), (2, 2), 4, rough(1e3)),
-    "triangles": lambda: neighbourhood(jiggle(mesh_of(TRI, 14), 0.01), (2, 2), 4, two_phase(1e3)),
-    "unstructured": lambda: neighbourhood(
-        holed_square(MPI.COMM_SELF, 32), (3, 3), 5, two_phase(1e3)
-    ),
-    "P2": lambda: neighbourhood(mesh_of(TRI, 8), (2, 2), 4, two_phase(1e3), degree=2),
-    "hexahedra": lambda: neighbourhood(mesh_of(HEX, 6), (2, 2, 2), 13, two_phase(1e3)),
-    "elasticity": lambda: neighbourhood(mesh_of(QUAD, 10), (2, 2), 4, two_phase(1e3), shape=(2,)),
-    "elasticity, 3D": lambda: neighbourhood(mesh_of(HEX, 4), (2, 2, 1), 8, rough(1e2), shape=(3,)),
-    "small, hexahedra": lambda: neighbourhood(mesh_of(HEX, 4), (2, 2, 2), 13, rough(1e3)),
-    "small, triangles": lambda: neighbourhood(
-        holed_square(MPI.COMM_SELF, 14), (3, 3), 5, two_phase(1e3)
-    ),
-    "small, elasticity": lambda: neighbourhood(mesh_of(QUAD, 6), (2, 2), 4, rough(1e3), shape=(2,)),
-    "no s": lambda: neighbourhood(mesh_of(QUAD, 12), (2, 2), 4, two_phase(1e3), s=None),
-}
-
-
-@cache
-def problem(name):
-    return PROBLEMS[name]()
-
-
-@cache
-def dense(name):
-    p = problem(name)
-    return p.A.toarray(), p.S.toarray()
-
-
-@cache
-def exact_modes(name):
-    return pencil_eigh(*dense(name), 16)
 
 
 @pytest.fixture(params=["kernel", "scipy"])
@@ -807,44 +730,6 @@ def test_more_modes_than_dofs():
 
 
 # ---- solutions ----
-
-
-def pose(comm, shape=None, cell=QUAD, n=24, coarse=3, contrast=1e3, with_s=True):
-    """A problem: space, coarse grid, forms, load and conditions."""
-    msh = jiggle(box(comm, cell, n), 0.2 / n) if cell == TRI else box(comm, cell, n)
-    V = fem.functionspace(msh, ("Lagrange", 1) if shape is None else ("Lagrange", 1, shape))
-    kappa = cell_field(msh, two_phase(contrast))
-    a = (diffusion if shape is None else elasticity)(V, kappa)
-    s = mass(V, kappa) if with_s else None
-    v, x = ufl.TestFunction(V), ufl.SpatialCoordinate(msh)
-    load = (1 + x[1]) * (v if shape is None else v[0] + 2 * v[1]) * ufl.dx
-    bcs = [clamp(V, lambda x: np.isclose(x[0], 0.0))]
-    grid = CoarseGrid(msh, (coarse,) * msh.geometry.dim)
-    return V, grid, a, s, load, bcs
-
-
-def solve(comm, make_basis, **options):
-    """The multiscale solution by global dof, and the dofs' positions."""
-    V, grid, a, s, load, bcs = pose(comm, **options)
-    with (
-        multiscale_functionspace(V, grid, make_basis(), a, s, bcs) as W,
-        LinearProblem(a, load, W, bcs=bcs, petsc_options_prefix="filtered_") as problem,
-    ):
-        problem.solve()
-        return gather_function(problem.u), dof_points(V)
-
-
-def energy_error(u, **options):
-    """Error of a serial solution against SciPy's, relative, in the energy norm."""
-    _, _, a, _, load, bcs = pose(MPI.COMM_SELF, **options)
-    A = fem.assemble_matrix(fem.form(a)).to_scipy().tocsr()
-    b = fem.assemble_vector(fem.form(load)).array
-    free = np.ones(len(b), bool)
-    for bc in bcs:
-        free[bc.dof_indices()[0]] = False
-    fine = np.zeros(len(b))
-    fine[free] = scipy.sparse.linalg.spsolve(A[free][:, free].tocsc(), b[free])
-    return norm_in(A, u - fine) / norm_in(A, fine)
 
 
 @serial

@@ -294,22 +294,27 @@ def cosines(pencil: Pencil, num: int) -> tuple[FloatArray, float]:
         Functions, shape ``(n_i, num)``, and the filter's lower end α for them.
     """
     problem, geometry = pencil.problem, pencil.geometry
-    bs = problem.block_size
+    bs, each = problem.block_size, _per_component(pencil, num)
+    scalar = geometry.cosines(_lowest_waves(pencil, each), bs)
     if bs == 1:
-        waves = _lowest_waves(pencil, num + 1)
-        return geometry.cosines(waves[:num], bs), _quotient(pencil, waves[num])
+        return scalar, cosine_end(pencil, num)
     centred = geometry.offsets[::bs] - geometry.offsets[::bs].mean(axis=0)
     rotations = rigid_motions(centred, bs)[bs:]
-    each = max(1, -(-(num - len(rotations)) // bs))
-    waves = _lowest_waves(pencil, each + 1)
-    scalar = geometry.cosines(waves[:each], bs)
     functions = np.einsum("nj,cd->ncjd", scalar, np.eye(bs)).reshape(problem.num_dofs, -1)
-    return np.hstack([rotations.T, functions])[:, :num], _quotient(pencil, waves[each])
+    return np.hstack([rotations.T, functions])[:, :num], cosine_end(pencil, num)
 
 
 def cosine_end(pencil: Pencil, num: int) -> float:
     """The (A, D) Rayleigh quotient of the first product of cosines that ``num`` leave out."""
-    return _quotient(pencil, _lowest_waves(pencil, num + 1)[num])
+    each = _per_component(pencil, num)
+    return _quotient(pencil, _lowest_waves(pencil, each + 1)[each])
+
+
+def _per_component(pencil: Pencil, num: int) -> int:
+    """Products of cosines in each component, among ``num`` functions with the rotations."""
+    bs, gdim = pencil.problem.block_size, pencil.problem.gdim
+    rotations = gdim * (gdim - 1) // 2 if bs == gdim else 0
+    return max(1, -(-(num - rotations) // bs))
 
 
 def _quotient(pencil: Pencil, wave: npt.NDArray[np.int64]) -> float:
