@@ -15,8 +15,9 @@ import numpy as np
 from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import FloatArray, Function
 from dolfinx_msnn.functionspace import set_function
-from dolfinx_msnn.indicators import SubdomainSolvers, residual
+from dolfinx_msnn.indicators import residual
 from dolfinx_msnn.linear import LinearProblem
+from dolfinx_msnn.local_solvers import SubdomainSolvers
 
 
 class Preconditioner(Protocol):

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import basix
 from dolfinx_msnn._mpi import collective_errors, route
 from dolfinx_msnn._typing import BoolArray, FloatArray, IntArray, LongArray, Mesh
-from dolfinx_msnn.indicators import factorise
+from dolfinx_msnn.local_solvers import factorise
 
 #: Cells whose vertices are further from those of an affine cell, relative to its size, are refused.
 AFFINE_TOLERANCE = 1e-9

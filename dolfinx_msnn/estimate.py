@@ -12,12 +12,13 @@ from dolfinx_msnn.cg_bound import (
 from dolfinx_msnn.enrichment import enrich
 from dolfinx_msnn.indicators import (
     LocalIndicators,
-    SubdomainSolvers,
+    local_energies,
     local_indicators,
     residual,
 )
+from dolfinx_msnn.local_solvers import SubdomainSolvers
 from dolfinx_msnn.majorant import ErrorBound, bound_error
-from dolfinx_msnn.stability import local_energies, schwarz_lambda_min, stability_constants
+from dolfinx_msnn.stability import schwarz_lambda_min, stability_constants
 
 __all__ = [
     "AdaptiveSolution",

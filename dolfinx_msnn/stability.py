@@ -17,15 +17,14 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 import ufl
-from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._petsc import temporary_options
-from dolfinx_msnn._typing import DirichletBC, FloatArray, Function
+from dolfinx_msnn._typing import DirichletBC, FloatArray
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
-from dolfinx_msnn.indicators import factorise
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings, rigid_motions
+from dolfinx_msnn.local_solvers import factorise
 
 #: Neighbourhoods with at most this many free dofs are solved densely.
 DENSE = 300
@@ -73,8 +72,8 @@ def stability_constants(
         ValueError: If the arguments are not those that ``W`` was made with.
 
     Note:
-        Collective. Values are up to rounding errors, those of the basis included: a function of which
-        less than 1e-10 of the energy is left counts as represented.
+        Collective. Values are up to rounding errors, those of the basis included: a function of
+        which less than 1e-10 of the energy is left counts as represented.
     """
     with collective_errors(W.comm):
         if not isinstance(coarse, CoarseGrid):
@@ -146,42 +145,6 @@ def schwarz_lambda_min(
         inside = np.unique(hats.vertices[dofs][hats.values[dofs] > 0])
         largest = max(largest, float(tau[inside].sum()))
     return float(1.0 / max(1.0, max(W.comm.allgather(largest))))
-
-
-def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
-    """Energy norms √a(w, w) of a function on every neighbourhood.
-
-    With the error that :func:`bound_fine_error` finds these are indicators that follow the true
-    local errors closely, also where a coarse space is so poor that its residual indicators do not.
-
-    Args:
-        a: Bilinear form.
-        w: Function in its space.
-        coarse: Coarse grid.
-
-    Returns:
-        Shape ``(coarse.num_vertices,)``, the same on every rank; zero without cells.
-
-    Note:
-        Collective.
-    """
-    V = w.function_space
-    msh = V.mesh
-    with collective_errors(msh.comm):
-        elements.check_form(a, V, "a")
-    weight = ufl.TestFunction(fem.functionspace(msh, ("DG", 0)))
-    value = ufl.replace(a, dict.fromkeys(a.arguments(), w))
-    density = ufl.Form([i.reconstruct(integrand=i.integrand() * weight) for i in value.integrals()])
-    energy = fem.assemble_vector(fem.form(density)).array
-    hats = coarse.hats(V.tabulate_dof_coordinates())
-    dofs = V.dofmap.list[: msh.topology.index_map(msh.topology.dim).size_local]
-    cell, node, slot = np.nonzero(hats.values[dofs] > 0)
-    pairs = np.unique(cell * coarse.num_vertices + hats.vertices[dofs][cell, node, slot])
-    cell, vertex = np.divmod(pairs, coarse.num_vertices)
-    sums = np.bincount(vertex, weights=energy[cell], minlength=coarse.num_vertices)
-    sums = sums.astype(np.float64)
-    msh.comm.Allreduce(MPI.IN_PLACE, sums)
-    return np.sqrt(np.maximum(sums, 0.0))
 
 
 def _constant(problem: LocalProblem, functions: FloatArray) -> float:
