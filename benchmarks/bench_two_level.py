@@ -48,7 +48,7 @@ CONTRASTS = (1.0, 1e2, 1e4, 1e6, 1e8)
 #: name: dimension, cells, boxes, families
 CASES: dict[str, tuple[int, int, int, Sequence[str]]] = {
     "2d": (2, 100, 5, ("two_phase", "channels")),
-    "3d": (3, 30, 3, ("two_phase", "channels")),
+    "3d": (3, 20, 2, ("two_phase", "channels")),
 }
 QUICK: dict[str, tuple[int, int, int, Sequence[str]]] = {
     "2d": (2, 32, 2, ("two_phase",)),
