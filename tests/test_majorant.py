@@ -259,6 +259,24 @@ def test_constants_of_the_oscillation(cell):
         assert 0.1 * constant < np.sqrt(largest) <= constant
 
 
+def test_sweeps_lead_to_the_global_flux():
+    """Each pass lowers the bound, down to that of the closest flux of all, and stays a bound."""
+    msh = box(COMM, CellType.quadrilateral, 16)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    kappa, f = cell_field(msh, rough(1e5)), cell_field(msh, lambda x: np.cos(5 * x[0]))
+    bcs = [clamp(V, lambda p: np.isclose(p[1], 0), 1.0)]
+    coarse = CoarseGrid(msh, (4, 4))
+    u = solve(V, kappa, f, 0.25, bcs, coarse, modes=2)
+    uppers = [
+        bound_error(u, kappa, f, coarse, bcs=bcs, g=0.25, sweeps=k).upper for k in (0, 1, 4, 40)
+    ]
+    least = bound_error(u, kappa, f, None, bcs=bcs, g=0.25).upper
+    assert uppers[0] > uppers[1] > uppers[2] >= uppers[3] >= least * (1 - 1e-9)
+    assert uppers[3] < 1.001 * least < uppers[0]
+    with expect_error(ValueError, "sweeps=-1"):
+        bound_error(u, kappa, f, coarse, sweeps=-1)
+
+
 def test_pure_neumann():
     msh = box(COMM, CellType.quadrilateral, 12)
     V = fem.functionspace(msh, ("Lagrange", 1))
