@@ -22,7 +22,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,18 +33,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from mpi4py import MPI
 
 import numpy as np
+from common import FAMILIES, FIRST_SEED, NUM_MODES, Clock, box, machine, multiscale_error, pose
 
 import dolfinx_msnn as msnn
 import ufl
-from dolfinx import fem, mesh
-from dolfinx.fem.petsc import LinearProblem as FineProblem
+from dolfinx import fem
 from dolfinx_msnn import fields
 from dolfinx_msnn.bases import refine
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
-from dolfinx_msnn.petsc import LinearProblem
 
-NUM_MODES = 8
-FIRST_SEED = 10**6
 #: name: dimension, fine cells, coarse boxes, fields of each family
 CASES: dict[str, tuple[int, int, int, int]] = {
     "2d-100": (2, 100, 5, 20),
@@ -55,13 +51,6 @@ CASES: dict[str, tuple[int, int, int, int]] = {
 QUICK: dict[str, tuple[int, int, int, int]] = {
     "2d-quick": (2, 40, 2, 2),
     "3d-quick": (3, 12, 2, 1),
-}
-#: Log-normal: SLEPc's errors come near the paper's 1.15 % (L2) and 11.7 % (H1) in the case 2d-100.
-FAMILIES: dict[str, Callable[[Any, int], Any]] = {
-    "log-normal": lambda m, s: fields.log_normal(m, seed=s, variance=4.0, correlation_length=0.06),
-    "two-phase 1e3": lambda m, s: fields.two_phase(m, 1e3, seed=s),
-    "two-phase 1e6": lambda m, s: fields.two_phase(m, 1e6, seed=s),
-    "channels 1e3": lambda m, s: fields.channels(m, 1e3, seed=s),
 }
 #: Layers of SPE10 Model 2, from both formations.
 LAYERS = tuple(range(1, 51, 2))
@@ -76,22 +65,6 @@ class Polynomials:
         for problem in problems:
             functions, _ = refine.cosines(refine.Pencil.create(problem), NUM_MODES)
             found.append(msnn.LocalModes(np.zeros(NUM_MODES), functions.T.copy()))
-        return found
-
-
-class Clock:
-    """A basis whose processor time is taken."""
-
-    def __init__(self, basis: Any) -> None:
-        self.basis, self.seconds, self.count = basis, 0.0, 0
-        self.coefficient = getattr(basis, "coefficient", None)
-
-    def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:
-        """The modes of the basis, with the clock running."""
-        start = time.process_time()
-        found: list[msnn.LocalModes] = self.basis.modes(problems)
-        self.seconds += time.process_time() - start
-        self.count += len(problems)
         return found
 
 
@@ -115,46 +88,11 @@ def one_field(
     msh: Any, n: Sequence[int], kappa: Any, models: dict[str, Any], axis: int
 ) -> dict[str, dict[str, float]]:
     """Errors and times of all bases for one coefficient."""
-    V = fem.functionspace(msh, ("Lagrange", 1))
-    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-    a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-    s = kappa * u * v * ufl.dx
-    L = fem.Constant(msh, 1.0 if axis == 0 else 0.0) * v * ufl.dx
-    x = msh.geometry.x[:, axis]
-    ends = x.min(), x.max()
-    bcs = [
-        fem.dirichletbc(
-            1.0 - k,
-            fem.locate_dofs_geometrical(V, lambda y, at=at: np.isclose(y[axis], at)),
-            V,
-        )
-        for k, at in enumerate(ends)
-    ]
-    options: dict[str, Any] = {"ksp_type": "preonly", "pc_type": "cholesky"}
-    options["pc_factor_mat_solver_type"] = "mumps"
-    if msh.topology.dim == 3:
-        options = {"ksp_type": "cg", "pc_type": "gamg", "ksp_rtol": 1e-10}
-        options["pc_gamg_threshold"] = 0.02
-    fine = FineProblem(a, L, bcs=bcs, petsc_options_prefix="fine_", petsc_options=options)
-    uf = fine.solve()
-
-    def norm(f: Any, weight: Any) -> tuple[float, float, float]:
-        g = ufl.inner(ufl.grad(f), ufl.grad(f))
-        forms = (f * f * ufl.dx, weight * g * ufl.dx, g * ufl.dx)
-        return tuple(float(np.sqrt(fem.assemble_scalar(fem.form(form)))) for form in forms)
-
-    whole = norm(uf, kappa)
-    coarse = msnn.CoarseGrid(msh, n)
+    problem, coarse = pose(msh, kappa, axis), msnn.CoarseGrid(msh, n)
     found: dict[str, dict[str, float]] = {}
     for name, make in rows(kappa, models).items():
         basis = Clock(make())
-        with (
-            msnn.multiscale_functionspace(V, coarse, basis, a, s, bcs) as W,
-            LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="bench_") as problem,
-        ):
-            error = problem.solve()
-            error.x.array[:] -= uf.x.array
-            errors = [e / w for e, w in zip(norm(error, kappa), whole, strict=True)]
+        errors = multiscale_error(problem, coarse, basis)
         reports = getattr(basis.basis, "reports", [])
         filtered = [getattr(r, "filtered", r) for r in reports]
         sweeps = [r.sweeps for r in filtered if r is not None]
@@ -167,13 +105,6 @@ def one_field(
             "fallbacks": getattr(basis.basis, "num_fallbacks", 0) / basis.count,
         }
     return found
-
-
-def box(dim: int, cells: int) -> Any:
-    """The unit square or cube in quadrilaterals or hexahedra."""
-    if dim == 2:
-        return mesh.create_unit_square(MPI.COMM_SELF, cells, cells, mesh.CellType.quadrilateral)
-    return mesh.create_unit_cube(MPI.COMM_SELF, cells, cells, cells, mesh.CellType.hexahedron)
 
 
 def run_case(
@@ -436,11 +367,10 @@ def main() -> None:
     }
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "date": time.ctime()}
     if options.map:
         found = run_map({dim: models[dim]["model"] for dim in models}, options.quick)
         text, name = map_table(found), "bases-map"
-        write(output, name + ("-quick" if options.quick else ""), text, machine, found)
+        write(output, name + ("-quick" if options.quick else ""), text, found)
         return
     known = {**CASES, **QUICK}
     spe10 = os.environ.get("SPE10")
@@ -454,15 +384,15 @@ def main() -> None:
             found = run_spe10(spe10, models[2], LAYERS[: options.fields])
         else:
             found = run_case(case, options.fields, models[known[case][0]], options.families)
-        write(output, f"bases-{case}", table(found).strip(), machine, found)
+        write(output, f"bases-{case}", table(found).strip(), found)
 
 
-def write(output: Path, name: str, text: str, machine: dict[str, Any], found: Any) -> None:
+def write(output: Path, name: str, text: str, found: Any) -> None:
     """The table and, beside it, all figures."""
     print(text if "map" in name else f"{output / name}.md", file=sys.stderr)
     (output / f"{name}.md").write_text(text + "\n")
     settings = {"num_modes": NUM_MODES, "first_seed": FIRST_SEED, "defect": DEFECT}
-    record = {"settings": settings, "machine": machine, "records": found}
+    record = {"settings": settings, "machine": machine(), "records": found}
     (output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -15,6 +15,7 @@ from dolfinx_msnn import fields  # noqa: E402
 from dolfinx_msnn._version import __version__  # noqa: E402
 from dolfinx_msnn.bases import (  # noqa: E402
     FilteredBasis,
+    GuardedBasis,
     LocalBasis,
     LocalModes,
     SpectralBasis,
@@ -29,6 +30,7 @@ from dolfinx_msnn.local import LocalProblem  # noqa: E402
 __all__ = [
     "CoarseGrid",
     "FilteredBasis",
+    "GuardedBasis",
     "LocalBasis",
     "LocalModes",
     "LocalProblem",

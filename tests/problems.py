@@ -9,8 +9,11 @@ from functools import cache
 from mpi4py import MPI
 
 import numpy as np
-import scipy.sparse.linalg
+import utils
 from utils import (
+    HEX,
+    QUAD,
+    TRI,
     box,
     cell_field,
     clamp,
@@ -21,7 +24,6 @@ from utils import (
     holed_square,
     jiggle,
     mass,
-    norm_in,
     pencil_eigh,
     rough,
     two_phase,
@@ -29,12 +31,9 @@ from utils import (
 
 import ufl
 from dolfinx import fem
-from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, multiscale_functionspace
 from dolfinx_msnn.local import LocalProblems, Timings
 from dolfinx_msnn.petsc import LinearProblem
-
-QUAD, TRI, HEX = CellType.quadrilateral, CellType.triangle, CellType.hexahedron
 
 
 def one(x):
@@ -128,11 +127,4 @@ def solve(comm, make_basis, **options):
 def energy_error(u, **options):
     """Error of a serial solution against SciPy's, relative, in the energy norm."""
     _, _, a, _, load, bcs = pose(MPI.COMM_SELF, **options)
-    A = fem.assemble_matrix(fem.form(a)).to_scipy().tocsr()
-    b = fem.assemble_vector(fem.form(load)).array
-    free = np.ones(len(b), bool)
-    for bc in bcs:
-        free[bc.dof_indices()[0]] = False
-    fine = np.zeros(len(b))
-    fine[free] = scipy.sparse.linalg.spsolve(A[free][:, free].tocsc(), b[free])
-    return norm_in(A, u - fine) / norm_in(A, fine)
+    return utils.energy_error(u, a, load, bcs)

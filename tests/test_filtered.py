@@ -19,10 +19,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 from numpy.polynomial.chebyshev import Chebyshev
 from problems import (
-    HEX,
     PROBLEMS,
-    QUAD,
-    TRI,
     dense,
     energy_error,
     exact_modes,
@@ -35,6 +32,9 @@ from problems import (
 from sample import Sample, expect_error, is_sentence
 from utils import (
     COMM,
+    HEX,
+    QUAD,
+    TRI,
     gather_matrix,
     match,
     norm_in,

@@ -9,9 +9,9 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 import scipy.linalg
-from problems import HEX, PROBLEMS, TRI, dense, energy_error, exact_modes, pose, problem, solve
+from problems import PROBLEMS, dense, energy_error, exact_modes, pose, problem, solve
 from sample import is_sentence
-from utils import COMM, match, on_root
+from utils import COMM, HEX, TRI, match, on_root
 
 from dolfinx_msnn import LocalModes, SpectralBasis, multiscale_functionspace
 from dolfinx_msnn.bases.filtered import FilteredBasis

@@ -3,7 +3,17 @@
 """Where local bases come from."""
 
 from dolfinx_msnn.bases.filtered import FilteredBasis, FilterReport
+from dolfinx_msnn.bases.guarded import GuardedBasis, GuardReport, guard_table
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
 from dolfinx_msnn.bases.spectral import SpectralBasis
 
-__all__ = ["FilterReport", "FilteredBasis", "LocalBasis", "LocalModes", "SpectralBasis"]
+__all__ = [
+    "FilterReport",
+    "FilteredBasis",
+    "GuardReport",
+    "GuardedBasis",
+    "LocalBasis",
+    "LocalModes",
+    "SpectralBasis",
+    "guard_table",
+]

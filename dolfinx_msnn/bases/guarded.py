@@ -28,9 +28,9 @@ from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local import LocalProblem
 
 #: Ritz values below this fraction of the scale of the wanted λ are measured against the fraction.
-#: Modes that are constant on stiff inclusions have such values. Measured at contrast 1e6: with 1e-2
+#: Modes that are constant on stiff inclusions have such values. Measured at contrast 1e8: with 1e-4
 #: they pass with noise that doubles the error of the solution.
-FLOOR = 1e-4
+FLOOR = 1e-8
 
 #: Modes that were rejected once have to come so far below the tolerance.
 AFTER_REPAIR = 0.2
@@ -75,7 +75,7 @@ class GuardedBasis:
     good, nothing in that larger space lowers their Ritz values λ_k: filtering does not improve
     them, and the random vectors, which hold a share of every mode, bring none that is missing. The
     deficiency is max_k (λ_k - μ_k) / (μ_k + δ), with μ_k the Ritz values of the larger space and δ
-    10⁻⁴ times the Rayleigh quotient of a coordinate. Up to the tolerance the modes are accepted;
+    10⁻⁸ times the Rayleigh quotient of a coordinate. Up to the tolerance the modes are accepted;
     else the Ritz vectors of the larger space, which are better ones, are checked in turn, with new
     random vectors, until the deficiency is below a fifth of the tolerance; and if that does not
     end, the fallback computes the modes.
@@ -258,8 +258,10 @@ class GuardedBasis:
         # Fewer functions below α than there are random vectors, which can so tell them apart.
         lower = min(cosine_end(pencil, 2 * num), 0.5 * pencil.upper)
         # A random vector holds a mode with a share of 1/sqrt(n), and the rest has up to β/α times
-        # its energy.
-        gain = 10.0 * np.sqrt(n * pencil.upper / lower)
+        # the energy of the wanted modes; more if those hardly have any, as on stiff inclusions.
+        least = max(float(old.values[num - 1]), pencil.shift / pencil.jump)
+        soft = max(1.0, pencil.shift / least)
+        gain = 10.0 * np.sqrt(soft * n * pencil.upper / lower)
         degree = degree_for(gain, lower, pencil.upper)
         start = start / size
         filtered = chebyshev_filter(pencil, np.hstack([start, probes]), degree, lower)
