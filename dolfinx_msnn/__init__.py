@@ -26,6 +26,7 @@ from dolfinx_msnn.functionspace import (  # noqa: E402
     multiscale_functionspace,
 )
 from dolfinx_msnn.local import LocalProblem  # noqa: E402
+from dolfinx_msnn.preconditioner import TwoLevelPreconditioner  # noqa: E402
 
 __all__ = [
     "CoarseGrid",
@@ -36,6 +37,7 @@ __all__ = [
     "LocalProblem",
     "MultiscaleFunctionSpace",
     "SpectralBasis",
+    "TwoLevelPreconditioner",
     "__version__",
     "fields",
     "multiscale_functionspace",

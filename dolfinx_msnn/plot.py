@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Pictures. Needs matplotlib, which is imported when a picture is drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mpi4py import MPI
+
+import numpy as np
+
+from dolfinx_msnn.bases.guarded import OUTCOMES, GuardReport
+
+#: Colour of each outcome, told apart by people who see no red or green, too.
+COLOURS = dict(zip(OUTCOMES, ("#4477aa", "#ccbb44", "#aa3377"), strict=True))
+
+
+def gather_reports(comm: MPI.Comm, reports: Iterable[GuardReport]) -> list[GuardReport]:
+    """The reports of all ranks, by vertex, on every rank.
+
+    Args:
+        comm: Communicator of the mesh.
+        reports: Those of this rank.
+
+    Note:
+        Collective.
+    """
+    parts = comm.allgather(list(reports))
+    return sorted((report for part in parts for report in part), key=lambda report: report.vertex)
+
+
+def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True) -> None:
+    """Draw where modes were accepted, repaired and recomputed.
+
+    In 2D one rectangle a neighbourhood, half as long as it, around its vertex (neighbourhoods
+    overlap); in 3D one dot a vertex.
+
+    Args:
+        axes: Matplotlib axes; for reports in 3D with ``projection="3d"``.
+        reports: Reports of a :class:`~dolfinx_msnn.GuardedBasis`, of all ranks.
+        labels: In 2D, write the power of ten of the deficiency into each rectangle.
+
+    Raises:
+        ValueError: If there are no reports, or the axes are for another dimension.
+    """
+    from matplotlib.patches import Patch, Rectangle
+
+    if not reports:
+        raise ValueError("There are no reports to draw; expected at least one neighbourhood.")
+    dim = len(reports[0].place)
+    if (dim == 3) != (getattr(axes, "name", "") == "3d"):
+        raise ValueError(
+            f"The reports are of {dim} dimensions, the axes are {getattr(axes, 'name', axes)!r}; "
+            "expected projection='3d' in 3D only."
+        )
+    if dim == 3:
+        places = np.array([report.place for report in reports])
+        axes.scatter(*places.T, c=[COLOURS[report.outcome] for report in reports], s=40)
+    else:
+        for report in reports:
+            centre, size = 0.5 * (report.lower + report.upper), report.upper - report.lower
+            # One-sided neighbourhoods have their vertex at the edge.
+            corner = np.where(np.isclose(report.place, report.lower), report.lower, centre)
+            corner = np.where(np.isclose(report.place, report.upper), centre, corner)
+            inner = ~np.isclose(report.place, report.lower) & ~np.isclose(
+                report.place, report.upper
+            )
+            corner = np.where(inner, report.place - 0.25 * size, corner)
+            axes.add_patch(
+                Rectangle(
+                    (float(corner[0]), float(corner[1])),
+                    *(0.5 * size),
+                    facecolor=COLOURS[report.outcome],
+                    edgecolor="white",
+                )
+            )
+            if labels:
+                text = f"{report.deficiency:.0e}" if np.isfinite(report.deficiency) else "none"
+                axes.annotate(
+                    text, corner + 0.25 * size, ha="center", va="center", color="white", fontsize=6
+                )
+        lower = np.min([report.lower for report in reports], axis=0)
+        upper = np.max([report.upper for report in reports], axis=0)
+        axes.set_xlim(lower[0], upper[0])
+        axes.set_ylim(lower[1], upper[1])
+        axes.set_aspect("equal")
+    counts = Counter(report.outcome for report in reports)
+    axes.legend(
+        handles=[Patch(color=COLOURS[k], label=f"{counts[k]} {k}") for k in OUTCOMES if counts[k]],
+        fontsize=7,
+        loc="upper right",
+    )
