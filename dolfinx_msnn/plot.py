@@ -91,5 +91,7 @@ def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True
     axes.legend(
         handles=[Patch(color=COLOURS[k], label=f"{counts[k]} {k}") for k in OUTCOMES if counts[k]],
         fontsize=7,
-        loc="upper right",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        ncols=len(OUTCOMES),
     )
