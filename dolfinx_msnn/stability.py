@@ -19,10 +19,10 @@ import scipy.sparse.linalg as spla
 import ufl
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import temporary_options
 from dolfinx_msnn._typing import DirichletBC, FloatArray
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+from dolfinx_msnn.inertia import inertia
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings, rigid_motions
 from dolfinx_msnn.local_solvers import factorise
 
@@ -215,21 +215,4 @@ def _is_above(value: float, A: Any, DAD: Any, B: FloatArray) -> bool:
     n, m = B.shape
     # Its Schur complement by the lower right block is the matrix in question.
     K = sp.bmat([[value * A - DAD, B], [B.T, -sp.identity(m)]], format="csr")
-    K.sort_indices()
-    matrix = PETSc.Mat().createAIJ(K.shape, csr=(K.indptr, K.indices, K.data), comm=PETSc.COMM_SELF)
-    pc = PETSc.PC().create(PETSc.COMM_SELF)
-    try:
-        matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        pc.setOperators(matrix)
-        pc.setType(PETSc.PC.Type.CHOLESKY)
-        pc.setFactorSolverType("mumps")
-        pc.setOptionsPrefix("msnn_inertia_")
-        # MUMPS counts signs with null-pivot detection only.
-        with temporary_options("msnn_inertia_", {"mat_mumps_icntl_24": 1}):
-            pc.setFromOptions()
-            pc.setUp()
-        negative, zero, positive = pc.getFactorMatrix().getInertia()
-    finally:
-        pc.destroy()
-        matrix.destroy()
-    return bool((negative, zero, positive) == (m, 0, n))
+    return inertia(K, "a neighbourhood") == (m, 0, n)

@@ -16,7 +16,7 @@ from utils import COMM, HEX, TRI, match, on_root
 from dolfinx_msnn import LocalModes, SpectralBasis, multiscale_functionspace
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.guarded import GuardedBasis, guard_table
-from dolfinx_msnn.bases.inertia import count_below
+from dolfinx_msnn.inertia import count_below
 
 serial = pytest.mark.serial
 

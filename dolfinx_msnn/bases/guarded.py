@@ -13,7 +13,6 @@ import numpy as np
 from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.bases.checks import check_signs, check_size, is_number, positive_integer
 from dolfinx_msnn.bases.filtered import default_threads, in_threads
-from dolfinx_msnn.bases.inertia import count_below
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
 from dolfinx_msnn.bases.refine import (
     Pencil,
@@ -25,6 +24,7 @@ from dolfinx_msnn.bases.refine import (
     rayleigh_ritz,
 )
 from dolfinx_msnn.bases.spectral import SpectralBasis
+from dolfinx_msnn.inertia import count_below
 from dolfinx_msnn.local import LocalProblem
 
 #: Ritz values below this fraction of the scale of the wanted λ are measured against the fraction.

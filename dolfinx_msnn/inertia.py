@@ -1,11 +1,13 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""How many eigenvalues of a local pencil lie below a number, counted exactly."""
+"""Eigenvalues counted exactly: Sylvester's law of inertia, by a sparse factorisation."""
 
 from __future__ import annotations
 
 from mpi4py import MPI
 from petsc4py import PETSc
+
+import scipy.sparse as sp
 
 from dolfinx_msnn._petsc import readable_errors, temporary_options
 from dolfinx_msnn.local import LocalProblem
@@ -13,15 +15,12 @@ from dolfinx_msnn.local import LocalProblem
 _PREFIX = "msnn_inertia_"
 
 
-def count_below(problem: LocalProblem, threshold: float) -> int:
-    """The number of eigenvalues λ < threshold of A φ = λ S φ.
-
-    By Sylvester's law of inertia it is the number of negative pivots of A - threshold S; one sparse
-    factorisation by MUMPS.
+def inertia(matrix: sp.spmatrix, name: str) -> tuple[int, int, int]:
+    """Numbers of negative, zero and positive eigenvalues of a symmetric matrix.
 
     Args:
-        problem: The local problem.
-        threshold: Not an eigenvalue itself.
+        matrix: Sparse, shape ``(n, n)``.
+        name: How messages call it.
 
     Raises:
         RuntimeError: If PETSc has no MUMPS, or the factorisation fails.
@@ -34,12 +33,10 @@ def count_below(problem: LocalProblem, threshold: float) -> int:
             "Counting eigenvalues needs a symmetric indefinite factorisation; expected a PETSc "
             "with MUMPS."
         )
-    shifted = (problem.A - threshold * problem.S).tocsr()
-    shifted.sort_indices()
-    arrays = shifted.indptr.astype(PETSc.IntType), shifted.indices.astype(PETSc.IntType)
-    mat = PETSc.Mat().createAIJWithArrays(
-        shifted.shape, (*arrays, shifted.data), comm=MPI.COMM_SELF
-    )
+    matrix = sp.csr_matrix(matrix)
+    matrix.sort_indices()
+    arrays = matrix.indptr.astype(PETSc.IntType), matrix.indices.astype(PETSc.IntType)
+    mat = PETSc.Mat().createAIJWithArrays(matrix.shape, (*arrays, matrix.data), comm=MPI.COMM_SELF)
     pc = PETSc.PC().create(MPI.COMM_SELF)
     try:
         mat.assemble()
@@ -51,13 +48,29 @@ def count_below(problem: LocalProblem, threshold: float) -> int:
         pc.setOptionsPrefix(_PREFIX)
         # PETSc asks for null-pivot detection before it tells the inertia.
         with (
-            readable_errors(f"The inertia of {problem.name} could not be computed"),
+            readable_errors(f"The inertia of {name} could not be computed"),
             temporary_options(_PREFIX, {}, {"mat_mumps_icntl_24": 1}),
         ):
             pc.setFromOptions()
             pc.setUp()
-            negative, _, _ = pc.getFactorMatrix().getInertia()
-        return int(negative)
+            negative, zero, positive = pc.getFactorMatrix().getInertia()
+        return int(negative), int(zero), int(positive)
     finally:
         pc.destroy()
         mat.destroy()
+
+
+def count_below(problem: LocalProblem, threshold: float) -> int:
+    """The number of eigenvalues λ < threshold of A φ = λ S φ, the negative ones of A - threshold S.
+
+    Args:
+        problem: The local problem.
+        threshold: Not an eigenvalue itself.
+
+    Raises:
+        RuntimeError: As :func:`inertia`.
+
+    Note:
+        Not collective.
+    """
+    return inertia(problem.A - threshold * problem.S, problem.name)[0]
