@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -66,6 +68,25 @@ def is_aij(mat_type: str) -> bool:
     the transpose of such a matrix wrongly, and says nothing.
     """
     return re.match("(seq|mpi)?aij(?!sell)", mat_type) is not None
+
+
+class Managed:
+    """Owns PETSc objects; as a context manager, until the end of the ``with`` statement."""
+
+    def destroy(self) -> None:
+        """Free what is owned. Collective; calling it again does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.destroy()
 
 
 @contextmanager

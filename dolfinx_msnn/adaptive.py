@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import ufl
 from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._petsc import Managed
 from dolfinx_msnn._typing import DirichletBC, Function
 from dolfinx_msnn.adaptive_state import AdaptiveState, Kind
 from dolfinx_msnn.coarse import CoarseGrid
@@ -38,7 +37,7 @@ class Round:
 
 
 @dataclass
-class AdaptiveSolution:
+class AdaptiveSolution(Managed):
     """What :func:`adapt` gives. Owns ``W``: call :meth:`destroy` or use it as a context manager.
 
     Attributes:
@@ -56,17 +55,6 @@ class AdaptiveSolution:
     def destroy(self) -> None:
         """Free the space. Collective."""
         self.W.destroy()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()
 
 
 def adapt(

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from petsc4py import PETSc
 
 import numpy as np
 
 from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._petsc import Managed
 from dolfinx_msnn._typing import FloatArray, Function
 from dolfinx_msnn.functionspace import set_function
 from dolfinx_msnn.indicators import residual
@@ -45,7 +45,7 @@ class FineErrorBound:
     history: FloatArray
 
 
-class SchwarzPreconditioner:
+class SchwarzPreconditioner(Managed):
     """Two-level Schwarz: the coarse space exactly, and between, corrections on all ω_i at once.
 
     M⁻¹ = Q + (I − QA) (Σ R_iᵀ A_i⁻¹ R_i) (I − AQ), Q = P A_0⁻¹ Pᵀ. Its smallest eigenvalue
@@ -106,17 +106,6 @@ class SchwarzPreconditioner:
             item.destroy()
         if self._mine:
             self.solvers.destroy()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()
 
 
 def bound_fine_error(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from mpi4py import MPI
@@ -20,7 +19,7 @@ from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._compat import require_real
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import check_mat_type, is_aij, sweep
+from dolfinx_msnn._petsc import Managed, check_mat_type, is_aij, sweep
 from dolfinx_msnn._typing import (
     BoolArray,
     CompilerOptions,
@@ -38,7 +37,7 @@ from dolfinx_msnn.operators import create_coarse_solver, solve_coarse
 from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
 
 
-class MultiscaleFunctionSpace:
+class MultiscaleFunctionSpace(Managed):
     """A coarse subspace of a fine space, spanned by local basis functions ψ_ij = χ_i φ_j.
 
     Create it with :func:`multiscale_functionspace` or :meth:`load`. It owns PETSc matrices: call
@@ -340,14 +339,6 @@ class MultiscaleFunctionSpace:
     def __enter__(self) -> Self:
         _ = self.P
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()
 
 
 def set_function(u: Function, vector: PETSc.Vec) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from petsc4py import PETSc
@@ -18,7 +17,7 @@ from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import check_mat_type, check_options, check_prefix, sweep
+from dolfinx_msnn._petsc import Managed, check_mat_type, check_options, check_prefix, sweep
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.kernel import Kernel
@@ -32,7 +31,7 @@ from dolfinx_msnn.operators import (
 )
 
 
-class LinearProblem:
+class LinearProblem(Managed):
     """Solve a(u, v) = L(v) in a multiscale space: A_0 u_0 = R(b − A g), u = P u_0 + g.
 
     Mirrors :class:`dolfinx.fem.petsc.LinearProblem`. The operator is assembled and factored once,
@@ -261,14 +260,6 @@ class LinearProblem:
     def __enter__(self) -> Self:
         self._check_alive()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()
 
 
 def _check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace) -> None:

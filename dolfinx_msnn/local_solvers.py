@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from petsc4py import PETSc
 
@@ -14,7 +13,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._petsc import sweep
+from dolfinx_msnn._petsc import Managed, sweep
 from dolfinx_msnn._typing import FloatArray, LongArray
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.subdomains import subdomains
@@ -30,7 +29,7 @@ def factorise(A: Any) -> Any:
     )
 
 
-class SubdomainSolvers:
+class SubdomainSolvers(Managed):
     """Factorised local Dirichlet problems A_i z_i = r on the inside of every neighbourhood.
 
     Context manager; call :meth:`destroy` otherwise.
@@ -145,14 +144,3 @@ class SubdomainSolvers:
             item.destroy()
         self._owned.clear()
         self._factors.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Literal, Self, get_args
 
 from mpi4py import MPI
@@ -14,7 +13,7 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import check_options, check_prefix, sweep
+from dolfinx_msnn._petsc import Managed, check_options, check_prefix, sweep
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.two_level import Settings, TwoLevelPC
 
@@ -22,7 +21,7 @@ type Kind = Literal["additive", "hybrid", "multiplicative"]
 type Cover = Literal["parts", "neighbourhoods"]
 
 
-class TwoLevelPreconditioner:
+class TwoLevelPreconditioner(Managed):
     """Preconditioner of a fine problem: a coarse correction P A_0⁻¹ Pᵀ and a fine level M⁻¹.
 
     With Q = P A_0⁻¹ Pᵀ and the errors' propagators E_Q = I − Q A, E_M = I − M⁻¹ A:
@@ -180,14 +179,6 @@ class TwoLevelPreconditioner:
         if self._destroyed:
             raise RuntimeError("This two-level preconditioner has been destroyed.")
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.destroy()
 
 
 def _check_choice(name: str, given: object, known: tuple[str, ...]) -> None:
