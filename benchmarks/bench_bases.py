@@ -80,6 +80,7 @@ def rows(kappa: Any, models: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         )
     if models.get("model") is not None:
         made["learned + filter"] = lambda: msnn.LearnedBasis(models["model"], kappa, NUM_MODES)
+        made["learned + filter + guard"] = lambda: msnn.GuardedBasis(made["learned + filter"]())
     made["polynomials"] = Polynomials
     return made
 
@@ -94,6 +95,8 @@ def one_field(
         basis = Clock(make())
         errors = multiscale_error(problem, coarse, basis)
         reports = getattr(basis.basis, "reports", [])
+        if isinstance(basis.basis, msnn.GuardedBasis):
+            reports = basis.basis.primary.reports
         filtered = [getattr(r, "filtered", r) for r in reports]
         sweeps = [r.sweeps for r in filtered if r is not None]
         found[name] = {
