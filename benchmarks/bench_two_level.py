@@ -313,10 +313,21 @@ def run_diffusion(problem: Problem, dim: int, full: bool) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, make in bases(problem.kappa, dim).items():
         rows[name] = problem.two_level(make())
+
+    def learned(num: int) -> Any:
+        return msnn.LearnedBasis.pretrained(f"diffusion-{dim}d", problem.kappa, num)
+
+    # As many as the most complicated neighbourhoods need.
+    rows["computed, 16 modes"] = problem.two_level(msnn.SpectralBasis(16))
+    rows["filtered, 16 modes"] = problem.two_level(msnn.FilteredBasis(16))
+    rows["learned, 16 modes"] = problem.two_level(learned(16))
+    rows["learned, guarded, 16 modes"] = problem.two_level(msnn.GuardedBasis(learned(16)))
+    if dim == 3:
+        rows["filtered, 48 modes"] = problem.two_level(msnn.FilteredBasis(48))
+        rows["filtered, hybrid, 16 modes"] = problem.two_level(
+            msnn.FilteredBasis(16), kind="hybrid"
+        )
     if full:
-        # As many as the most complicated neighbourhoods need.
-        rows["computed, 16 modes"] = problem.two_level(msnn.SpectralBasis(16))
-        rows["filtered, 16 modes"] = problem.two_level(msnn.FilteredBasis(16))
         for kind in ("hybrid", "additive"):
             rows[f"computed, {kind}"] = problem.two_level(msnn.SpectralBasis(8), kind=kind)
     rows["GAMG"] = problem.solve(GAMG)

@@ -125,7 +125,7 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
 
     Args:
         pencil: The pencil.
-        functions: One a column, shape ``(n_i, m)``; a multiple of 8 columns is fastest.
+        functions: One a column, shape ``(n_i, m)``; the time is that of a multiple of 8 columns.
         degree: Degree of the polynomial, one product with A each; 0 does nothing.
         lower: α, with 0 < α < ``pencil.upper``.
 
@@ -146,7 +146,12 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
     if degree == 0:
         return y
     data, scale = pencil._working
-    return _sweeps.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
+    m = y.shape[1]
+    if m % 8 > 1:
+        # Columns beyond the last eight would go one by one.
+        y = np.pad(y, ((0, 0), (0, -m % 8)))
+    y = _sweeps.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
+    return y if y.shape[1] == m else np.ascontiguousarray(y[:, :m])
 
 
 def degree_for(gain: float, lower: float, upper: float) -> int:
