@@ -191,7 +191,7 @@ def spoil(sample):
 )
 def test_coefficient_in_one_cell(sample, spoil, value, match):
     spoil(value)
-    cell = sample.mesh.geometry.x[sample.mesh.geometry.dofmap[0], :2].mean(axis=0)
+    cell = sample.mesh.geometry.x[sample.mesh.geometry.dofmaps[0][0], :2].mean(axis=0)
     x, y = COMM.bcast(cell, root=COMM.size - 1)
     with expect_error(ValueError, rf"{match}.*\({x:.4g}, {y:.4g}\) and 0 others|{match}") as _:
         sample.space()
