@@ -150,12 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--fields", type=int, help="fields of each family")
+    parser.add_argument("--families", nargs="+", help="some of those in the tables; default all")
     parser.add_argument("--mild", help="a model trained on mild fields")
-    parser.add_argument("--out", default="benchmarks/results", help="folder of the results")
+    parser.add_argument(
+        "--out", default=str(Path(__file__).parent / "results"), help="folder of the results"
+    )
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default all")
     args = parser.parse_args(arguments)
     families = {name: FAMILIES[name] for name in ("log-normal", "two-phase 1e3", "channels 1e3")}
     families["two-phase 1e8, outside of the card"] = lambda m, s: fields.two_phase(m, 1e8, seed=s)
+    families = {name: families[name] for name in args.families or families}
     mild = None if args.mild is None else load_model(args.mild)
     for name in args.case or (QUICK if args.quick else CASES):
         records = run_case(name, args.fields, families, mild)
