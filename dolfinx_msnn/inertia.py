@@ -15,6 +15,11 @@ from dolfinx_msnn.local import LocalProblem
 _PREFIX = "msnn_inertia_"
 
 
+def can_count() -> bool:
+    """Whether PETSc has what counting needs: MUMPS."""
+    return bool(PETSc.Sys.hasExternalPackage("mumps"))
+
+
 def inertia(matrix: sp.spmatrix, name: str) -> tuple[int, int, int]:
     """Numbers of negative, zero and positive eigenvalues of a symmetric matrix.
 
@@ -28,7 +33,7 @@ def inertia(matrix: sp.spmatrix, name: str) -> tuple[int, int, int]:
     Note:
         Not collective.
     """
-    if not PETSc.Sys.hasExternalPackage("mumps"):
+    if not can_count():
         raise RuntimeError(
             "Counting eigenvalues needs a symmetric indefinite factorisation; expected a PETSc "
             "with MUMPS."

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mpi4py import MPI
-from petsc4py import PETSc
 
 import numpy as np
 import scipy.linalg
@@ -22,7 +21,7 @@ from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import DirichletBC, FloatArray
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
-from dolfinx_msnn.inertia import inertia
+from dolfinx_msnn.inertia import can_count, inertia
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings, rigid_motions
 from dolfinx_msnn.local_solvers import factorise
 
@@ -200,7 +199,7 @@ def _largest(A: Any, DAD: Any, B: FloatArray) -> float:
         K, k=1, M=A, Minv=inverse, which="LA", tol=1e-2, v0=start, return_eigenvectors=False
     )[0]
     value = max(float(value), 1e-12)
-    if not PETSc.Sys.hasExternalPackage("mumps"):
+    if not can_count():
         return 2 * value
     for _ in range(60):
         value *= 1.02

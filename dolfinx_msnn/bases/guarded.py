@@ -24,7 +24,7 @@ from dolfinx_msnn.bases.refine import (
     rayleigh_ritz,
 )
 from dolfinx_msnn.bases.spectral import SpectralBasis
-from dolfinx_msnn.inertia import count_below
+from dolfinx_msnn.inertia import can_count, count_below
 from dolfinx_msnn.local import LocalProblem
 
 #: Ritz values below this fraction of the scale of the wanted λ are measured against the fraction.
@@ -93,8 +93,8 @@ class GuardedBasis:
             as many modes as ``primary.num_modes``.
         tolerance: Largest deficiency that is accepted.
         max_repairs: Rounds of filtering after which the fallback is asked.
-        inertia: Count eigenvalues exactly as well (with MUMPS). Default: where the space is built
-            without a form ``s``.
+        inertia: Count eigenvalues exactly as well. Default: where the space is built without a form
+            ``s``, if PETSc has MUMPS.
         precision: Of the filter, see :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`.
         seed: Of the random vectors. Those of a neighbourhood depend on it and on the coarse vertex
             only, so that results do not depend on the number of ranks.
@@ -158,8 +158,8 @@ class GuardedBasis:
         Not collective.
 
         Raises:
-            ValueError: If the primary basis gives another number of results than asked for, or the
-                fallback gives modes that are no better.
+            ValueError: If the primary basis gives another number of results than asked for.
+            RuntimeError: If ``inertia`` was asked for and PETSc has no MUMPS.
         """
         for problem in problems:
             check_size(problem, self.num_modes)
@@ -175,7 +175,9 @@ class GuardedBasis:
         reports = [report for _, report in done]
         # Not in threads: PETSc is not made for them.
         for k, (problem, modes) in enumerate(zip(problems, results, strict=True)):
-            counted = self.inertia if self.inertia is not None else problem.s is None
+            counted = self.inertia
+            if counted is None:
+                counted = problem.s is None and can_count()
             if modes is not None and counted and self._hidden(problem, modes):
                 results[k] = None
                 reports[k] = _rejected(reports[k], "eigenvalues were missed")
