@@ -19,7 +19,8 @@ x + f that are compressed and stretched (exactly so in one dimension). One displ
 outputs. Measured on neighbourhoods in 3D, energy defect after 4 minutes of training: 0.090 without
 f, 0.068 without g, 0.067 with both, 0.068 with one f for each output beside the common one. It
 learns faster; that it ends better is not shown: 0.076 after 14,600 steps without f (the shipped
-model), 0.086 after 8,000 with it.
+model), 0.086 after 8,000 with it; on the laminates of the demo 0.060 after 60 steps with it and
+0.077 without, 0.040 and 0.037 after 300.
 
 The transform holds the weights of the trapezoidal rule, so the coefficients approximate integrals
 and one set of weights serves lattices of any resolution. It is a dense matrix product: for the few
