@@ -346,18 +346,11 @@ def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Nei
         Collective.
     """
     comm = V.mesh.comm
-    num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
-    touches = _incidence(V.dofmap.list, num_cells, len(hats.values))
-    positive = hats.values > 0
-    rows = np.repeat(np.arange(len(positive)), positive.sum(axis=1))
-    chi = sp.csr_matrix(
-        (np.ones(len(rows), np.int32), (rows, hats.vertices[positive])),
-        shape=(len(positive), coarse.num_vertices),
-    )
-    member = touches @ chi
+    member = cell_membership(V, coarse, hats)
+    if coarse.oversampling:
+        touches = _touches(V, hats)
     for _ in range(coarse.oversampling):
-        reached = _share_rows(V, (touches.T @ member).tocsr())
-        member = touches @ reached
+        member = touches @ _share_rows(V, (touches.T @ member).tocsr())
     member = member.tocoo()
     cell, vertex = member.row.astype(np.int32), member.col.astype(np.int64)
 
@@ -368,6 +361,33 @@ def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Nei
     return Neighbourhoods(
         vertices, np.append(start, len(order)), source[order], cell[order], num_total
     )
+
+
+def cell_membership(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> sp.csr_matrix:
+    """Which hat functions are positive at a degree of freedom of each owned cell.
+
+    Args:
+        V: Fine space.
+        coarse: Coarse grid.
+        hats: χ at the (owned and ghost) dof blocks of ``V`` on this rank.
+
+    Returns:
+        At how many dofs of the cell, int32, shape ``(num_owned_cells, coarse.num_vertices)``;
+        entries are positive. Not collective.
+    """
+    positive = hats.values > 0
+    rows = np.repeat(np.arange(len(positive)), positive.sum(axis=1))
+    chi = sp.csr_matrix(
+        (np.ones(len(rows), np.int32), (rows, hats.vertices[positive])),
+        shape=(len(positive), coarse.num_vertices),
+    )
+    return _touches(V, hats) @ chi
+
+
+def _touches(V: FunctionSpace, hats: Hats) -> sp.csr_matrix:
+    """Incidence of owned cells and dof blocks."""
+    num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
+    return _incidence(V.dofmap.list, num_cells, len(hats.values))
 
 
 def _incidence(dofs: IntArray, num_cells: int, num_dofs: int) -> sp.csr_matrix:

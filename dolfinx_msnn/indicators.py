@@ -17,7 +17,7 @@ from dolfinx import fem
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import collective_errors
 from dolfinx_msnn._typing import FloatArray, Function, LongArray
-from dolfinx_msnn.coarse import CoarseGrid
+from dolfinx_msnn.coarse import CoarseGrid, cell_membership
 from dolfinx_msnn.linear import LinearProblem
 from dolfinx_msnn.local_solvers import SubdomainSolvers
 
@@ -143,12 +143,7 @@ def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
     value = ufl.replace(a, dict.fromkeys(a.arguments(), w))
     density = ufl.Form([i.reconstruct(integrand=i.integrand() * weight) for i in value.integrals()])
     energy = fem.assemble_vector(fem.form(density)).array
-    hats = coarse.hats(V.tabulate_dof_coordinates())
-    dofs = V.dofmap.list[: msh.topology.index_map(msh.topology.dim).size_local]
-    cell, node, slot = np.nonzero(hats.values[dofs] > 0)
-    pairs = np.unique(cell * coarse.num_vertices + hats.vertices[dofs][cell, node, slot])
-    cell, vertex = np.divmod(pairs, coarse.num_vertices)
-    sums = np.bincount(vertex, weights=energy[cell], minlength=coarse.num_vertices)
-    sums = sums.astype(np.float64)
+    member = cell_membership(V, coarse, coarse.hats(V.tabulate_dof_coordinates())) > 0
+    sums = np.asarray(member.T @ energy[: member.shape[0]], dtype=np.float64)
     msh.comm.Allreduce(MPI.IN_PLACE, sums)
     return np.sqrt(np.maximum(sums, 0.0))

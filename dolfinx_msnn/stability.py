@@ -19,7 +19,7 @@ import ufl
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import DirichletBC, FloatArray
-from dolfinx_msnn.coarse import CoarseGrid
+from dolfinx_msnn.coarse import CoarseGrid, cell_membership
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.inertia import can_count, inertia
 from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings, rigid_motions
@@ -137,12 +137,8 @@ def schwarz_lambda_min(
     for vertex, value in constants.items():
         tau[vertex] = value
     W.comm.Allreduce(MPI.IN_PLACE, tau)
-    largest = 0.0
-    topology = W.V.mesh.topology
     hats = coarse.hats(W.V.tabulate_dof_coordinates())
-    for dofs in W.V.dofmap.list[: topology.index_map(topology.dim).size_local]:
-        inside = np.unique(hats.vertices[dofs][hats.values[dofs] > 0])
-        largest = max(largest, float(tau[inside].sum()))
+    largest = float(((cell_membership(W.V, coarse, hats) > 0) @ tau).max(initial=0.0))
     return float(1.0 / max(1.0, max(W.comm.allgather(largest))))
 
 
