@@ -16,6 +16,7 @@ from dolfinx_msnn._mpi import collective_errors
 from dolfinx_msnn._petsc import Managed, sweep
 from dolfinx_msnn._typing import FloatArray, LongArray
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+from dolfinx_msnn.operators import check_fine_matrix
 from dolfinx_msnn.subdomains import subdomains
 
 
@@ -56,11 +57,7 @@ class SubdomainSolvers(Managed):
         if not isinstance(W, MultiscaleFunctionSpace):
             raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
         owners = sweep(W.comm)
-        if A.getSize() != (W.P.getSize()[0],) * 2:
-            raise ValueError(
-                f"The fine matrix is {A.getSize()[0]} x {A.getSize()[1]}, P has "
-                f"{W.P.getSize()[0]} rows; expected a matrix on the fine space."
-            )
+        check_fine_matrix(A, W)
         parts = subdomains(W)
         self.vertex: LongArray = np.array([vertex for vertex, _ in parts], dtype=np.int64)
         self.dofs: list[LongArray] = [dofs for _, dofs in parts]

@@ -20,6 +20,37 @@ if TYPE_CHECKING:
 SINGULAR_TOLERANCE = 1e-5
 
 
+#: For MUMPS: null-pivot detection, as distinct neighbourhoods may hold dependent functions. Pivots
+#: that are put off until they turn out to be null need more room (in per cent) than usual.
+NULL_PIVOTS: dict[str, object] = {"mat_mumps_icntl_24": 1, "mat_mumps_icntl_14": 100}
+
+
+def choose_direct(pc: PETSc.PC) -> None:
+    """Make a PC with its operators set a direct solver for symmetric coarse matrices. Collective.
+
+    MUMPS, where PETSc has it: then :data:`NULL_PIVOTS` should be its options.
+    """
+    if PETSc.Sys.hasExternalPackage("mumps"):
+        pc.getOperators()[0].setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        pc.setType(PETSc.PC.Type.CHOLESKY)
+        pc.setFactorSolverType("mumps")
+    else:
+        pc.setType(PETSc.PC.Type.REDUNDANT)
+
+
+def check_fine_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
+    """Refuse a matrix that is not one on the fine space.
+
+    Raises:
+        ValueError: The same on every rank.
+    """
+    if A.getSize() != (W.P.getSize()[0],) * 2:
+        raise ValueError(
+            f"The fine matrix is {A.getSize()[0]} x {A.getSize()[1]}, P has {W.P.getSize()[0]} "
+            "rows; expected a matrix on the fine space."
+        )
+
+
 def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
     """Allocate and fill A_0 = PᵀAP (symbolic and numeric product).
 
@@ -34,11 +65,7 @@ def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
     Note:
         Collective.
     """
-    if A.getSize() != (W.P.getSize()[0],) * 2:
-        raise ValueError(
-            f"The fine matrix is {A.getSize()[0]} x {A.getSize()[1]}, P has {W.P.getSize()[0]} "
-            "rows; expected a matrix on the fine space."
-        )
+    check_fine_matrix(A, W)
     W.match_type(A)
     options = PETSc.Options()
     # Measured: on one rank R (A P) with an explicit R is faster than PETSc's default, once and
@@ -105,22 +132,11 @@ def create_coarse_solver(
     solver.setOptionsPrefix(petsc_options_prefix)
     solver.setOperators(A0)
     solver.setType(PETSc.KSP.Type.PREONLY)
-    pc = solver.getPC()
-    defaults: dict[str, object] = {}
-    if PETSc.Sys.hasExternalPackage("mumps"):
-        A0.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        pc.setType(PETSc.PC.Type.CHOLESKY)
-        pc.setFactorSolverType("mumps")
-        # Null-pivot detection: distinct neighbourhoods may hold dependent functions. Pivots that
-        # are put off until they turn out to be null need more room (in per cent) than usual.
-        defaults["mat_mumps_icntl_24"] = 1
-        defaults["mat_mumps_icntl_14"] = 100
-    else:
-        pc.setType(PETSc.PC.Type.REDUNDANT)
+    choose_direct(solver.getPC())
     try:
         with (
             readable_errors(f"The coarse solver ({petsc_options_prefix}) could not be set up"),
-            temporary_options(petsc_options_prefix, petsc_options or {}, defaults),
+            temporary_options(petsc_options_prefix, petsc_options or {}, NULL_PIVOTS),
         ):
             solver.setFromOptions()
             # Factor options are read when the factor is made.

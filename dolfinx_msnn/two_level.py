@@ -15,7 +15,12 @@ import numpy as np
 from dolfinx_msnn._petsc import readable_errors, temporary_options
 from dolfinx_msnn._typing import LongArray
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
-from dolfinx_msnn.operators import assemble_coarse_matrix, create_coarse_matrix
+from dolfinx_msnn.operators import (
+    NULL_PIVOTS,
+    assemble_coarse_matrix,
+    choose_direct,
+    create_coarse_matrix,
+)
 from dolfinx_msnn.subdomains import multiplicity, parts, subdomains, uncovered_dofs
 
 #: Krylov methods that need a symmetric preconditioner, and those that let it change.
@@ -25,11 +30,7 @@ FLEXIBLE = ("fgmres", "fcg", "gcr", "pipefcg", "pipefgmres", "pipegcr")
 #: Relative size of what counts as no symmetry. Local factors and the coarse one round differently.
 ASYMMETRY = 1e-6
 
-_COARSE: dict[str, object] = {
-    # As in create_coarse_solver: neighbourhoods may hold dependent functions.
-    "coarse_mat_mumps_icntl_24": 1,
-    "coarse_mat_mumps_icntl_14": 100,
-}
+_COARSE: dict[str, object] = {f"coarse_{name}": value for name, value in NULL_PIVOTS.items()}
 _LOCAL: dict[str, object] = {
     "fine_sub_pc_type": "cholesky",
     "fine_sub_pc_factor_mat_ordering_type": "nd",
@@ -204,12 +205,7 @@ class TwoLevelPC:
         coarse.setOptionsPrefix(f"{self.prefix}coarse_")
         coarse.setOperators(self.A0)
         coarse.setType(PETSc.KSP.Type.PREONLY)
-        inner = coarse.getPC()
-        if PETSc.Sys.hasExternalPackage("mumps"):
-            inner.setType(PETSc.PC.Type.CHOLESKY)
-            inner.setFactorSolverType("mumps")
-        else:
-            inner.setType(PETSc.PC.Type.REDUNDANT)
+        choose_direct(coarse.getPC())
         coarse.setFromOptions()
         return smoother
 
