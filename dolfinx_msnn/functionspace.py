@@ -29,7 +29,7 @@ from dolfinx_msnn._typing import (
     LongArray,
 )
 from dolfinx_msnn.bases.filtered import FilteredBasis
-from dolfinx_msnn.bases.protocol import LocalBasis
+from dolfinx_msnn.bases.protocol import LocalBasis, is_local_basis
 from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.coefficient import check_coefficient
 from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
@@ -398,7 +398,7 @@ def multiscale_functionspace(
                 "The coarse grid was made for another mesh than that of V; expected the same mesh."
             )
         basis = FilteredBasis() if basis is None else basis
-        if not isinstance(basis, LocalBasis) or isinstance(basis, type):
+        if not is_local_basis(basis):
             raise ValueError(
                 f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
             )

@@ -15,8 +15,8 @@ from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.bases import _sweeps
 from dolfinx_msnn.bases._sweeps import Block
 
-#: Columns that the kernel takes at a time, and rows of one of its tiles; see ``sweeps.c``.
-_COLUMNS, _TILE = 8, 16
+#: Rows of one of the kernel's tiles; see ``sweeps.c``.
+_TILE = 16
 
 
 def project(A: sp.csr_matrix, S: sp.csr_matrix, y: Block) -> tuple[FloatArray, FloatArray]:
@@ -35,17 +35,14 @@ def project(A: sp.csr_matrix, S: sp.csr_matrix, y: Block) -> tuple[FloatArray, F
         y = np.asarray(y, dtype=np.float64)
         a, s = y.T @ (A @ y), y.T @ (S @ y)
         return 0.5 * (a + a.T), 0.5 * (s + s.T)
-    y = _padded(y)
+    y = _sweeps.padded(y)
     width = y.shape[1]
     a, s, work = np.empty((width, width)), np.empty((width, width)), np.empty((3, _TILE, width))
     kernel = _sweeps.library()
     getattr(kernel, f"project_{_sweeps.suffix(y.dtype)}")(
         len(y),
         width,
-        A.indptr.ctypes.data,
-        A.indices.ctypes.data,
-        A.data.ctypes.data,
-        S.data.ctypes.data,
+        *_pencil(A, S),
         y.ctypes.data,
         a.ctypes.data,
         s.ctypes.data,
@@ -62,10 +59,10 @@ def combine(y: Block, c: FloatArray) -> FloatArray:
         c: Shape ``(m, k)``.
     """
     kernel = _sweeps.library()
-    if kernel is None or c.shape[1] > 2 * _COLUMNS:
+    if kernel is None or c.shape[1] > 2 * _sweeps.COLUMNS:
         # Wide products are what BLAS is good at.
         return np.asarray(np.asarray(y, dtype=np.float64) @ c)
-    padded = _padded(np.ascontiguousarray(c))
+    padded = _sweeps.padded(np.ascontiguousarray(c))
     out = np.empty((len(y), padded.shape[1]))
     getattr(kernel, f"combine_{_sweeps.suffix(y.dtype)}")(
         *y.shape, padded.shape[1], y.ctypes.data, padded.ctypes.data, out.ctypes.data
@@ -95,7 +92,7 @@ def residuals(
     if not _usable(A, S):
         rest = A @ functions - (S @ functions) * values
         return np.asarray((1.0 / diagonal) @ rest**2)
-    functions, diagonal = _padded(functions), np.ascontiguousarray(diagonal)
+    functions, diagonal = _sweeps.padded(functions), np.ascontiguousarray(diagonal)
     k, m = len(values), functions.shape[1]
     padded, found = np.zeros(m), np.empty(m)
     padded[:k] = values
@@ -104,10 +101,7 @@ def residuals(
     kernel.residuals(
         len(functions),
         m,
-        A.indptr.ctypes.data,
-        A.indices.ctypes.data,
-        A.data.ctypes.data,
-        S.data.ctypes.data,
+        *_pencil(A, S),
         functions.ctypes.data,
         padded.ctypes.data,
         diagonal.ctypes.data,
@@ -138,10 +132,7 @@ def energies(
     assert kernel is not None
     kernel.energies(
         *z.shape,
-        A.indptr.ctypes.data,
-        A.indices.ctypes.data,
-        A.data.ctypes.data,
-        S.data.ctypes.data,
+        *_pencil(A, S),
         z.ctypes.data,
         *(row.ctypes.data for row in found),
     )
@@ -163,11 +154,6 @@ def _same(a: Block, b: Block) -> bool:
     return a is b or a.ctypes.data == b.ctypes.data or np.array_equal(a, b)
 
 
-def _padded(y: Block) -> Block:
-    """The functions with zeros up to a multiple of the kernel's columns, in C order."""
-    n, m = y.shape
-    if m % _COLUMNS == 0 and y.flags.c_contiguous:
-        return y
-    out = np.zeros((n, -(-m // _COLUMNS) * _COLUMNS), dtype=y.dtype)
-    out[:, :m] = y
-    return out
+def _pencil(A: sp.csr_matrix, S: sp.csr_matrix) -> tuple[int, ...]:
+    """Where the kernel finds the pattern and the entries of both matrices."""
+    return tuple(part.ctypes.data for part in (A.indptr, A.indices, A.data, S.data))

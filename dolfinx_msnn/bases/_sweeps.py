@@ -28,6 +28,9 @@ from dolfinx.jit import get_options
 
 _FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared"]
 
+#: Columns that the kernel takes at a time; what is left over goes one by one.
+COLUMNS = 8
+
 #: Functions at the dofs, one a column, in either precision.
 type Block = npt.NDArray[Any]
 
@@ -104,6 +107,16 @@ def _usable(matrix: sp.csr_matrix | Matrix, data: Block, y: Block) -> bool:
         and data.dtype == y.dtype
         and y.flags.c_contiguous
     )
+
+
+def padded(y: Block) -> Block:
+    """The functions with zeros up to a multiple of :data:`COLUMNS`, in C order; no copy if so."""
+    n, m = y.shape
+    if m % COLUMNS == 0 and y.flags.c_contiguous:
+        return y
+    out = np.zeros((n, -(-m // COLUMNS) * COLUMNS), dtype=y.dtype)
+    out[:, :m] = y
+    return out
 
 
 class Matrix(NamedTuple):

@@ -19,6 +19,7 @@ from dolfinx_msnn.bases.refine import (
     Precision,
     Ritz,
     chebyshev_filter,
+    check_precision,
     cosines,
     degree_for,
     num_start,
@@ -149,10 +150,7 @@ class FilterSettings:
             positive_integer("degree", self.degree)
         if not is_number(self.tol) or not 0 < self.tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol!r}.")
-        if self.precision not in ("single", "double", "auto"):
-            raise ValueError(
-                f"precision must be 'single', 'double' or 'auto', got {self.precision!r}."
-            )
+        check_precision(self.precision)
 
     def run(
         self,

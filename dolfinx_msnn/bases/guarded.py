@@ -13,12 +13,13 @@ import numpy as np
 from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.bases.checks import check_signs, check_size, is_number, positive_integer
 from dolfinx_msnn.bases.filtered import default_threads, in_threads
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.refine import (
     Pencil,
     Precision,
     Ritz,
     chebyshev_filter,
+    check_precision,
     cosine_end,
     degree_for,
     rayleigh_ritz,
@@ -119,14 +120,14 @@ class GuardedBasis:
         seed: int = 0,
         num_threads: int | None = None,
     ) -> None:
-        for name, basis in (("primary", primary), ("fallback", fallback)):
-            wrong = not isinstance(basis, LocalBasis) or isinstance(basis, type)
-            if wrong and (name == "primary" or basis is not None):
+        given_bases = {"primary": primary} | ({} if fallback is None else {"fallback": fallback})
+        for name, basis in given_bases.items():
+            if not is_local_basis(basis):
                 raise ValueError(f"Expected a local basis as {name}, got {basis!r}.")
-        for name, basis in (("primary basis", primary), ("fallback", fallback)):
             if getattr(basis, "threshold", None) is not None:
                 raise ValueError(
-                    f"The {name} keeps all modes below a threshold; expected one with num_modes."
+                    f"The {name} basis keeps all modes below a threshold; expected one with "
+                    "num_modes."
                 )
         given = getattr(primary if fallback is None else fallback, "num_modes", None)
         if given is None:
@@ -137,8 +138,7 @@ class GuardedBasis:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be an integer that is not negative, got {seed!r}.")
-        if precision not in ("single", "double", "auto"):
-            raise ValueError(f"precision must be 'single', 'double' or 'auto', got {precision!r}.")
+        check_precision(precision)
         self.primary = primary
         self.fallback = SpectralBasis(self.num_modes) if fallback is None else fallback
         self.coefficient = getattr(primary, "coefficient", None)

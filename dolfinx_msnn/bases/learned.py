@@ -28,7 +28,7 @@ from dolfinx_msnn.bases.filtered import (
     in_threads,
 )
 from dolfinx_msnn.bases.lattice import Pose, interpolation, network_input
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.refine import (
     HIGH_JUMP,
     Pencil,
@@ -142,8 +142,7 @@ class LearnedBasis:
             raise ValueError(f"sweeps must be an integer, got {sweeps!r}.")
         if sweeps is not None and sweeps < 0:
             raise ValueError(f"sweeps must not be negative, got {sweeps!r}.")
-        wrong = not isinstance(fallback, LocalBasis) or isinstance(fallback, type)
-        if fallback is not None and wrong:
+        if fallback is not None and not is_local_basis(fallback):
             raise ValueError(f"Expected a local basis as fallback, got {fallback!r}.")
         self.lattice = card.lattice if lattice is None else positive_integer("lattice", lattice)
         if self.lattice < card.lattice:

@@ -11,6 +11,11 @@ from dolfinx_msnn._typing import FloatArray
 from dolfinx_msnn.local import LocalProblem
 
 
+def is_local_basis(value: object) -> bool:
+    """Whether something is a :class:`LocalBasis`, and not merely the class of one."""
+    return isinstance(value, LocalBasis) and not isinstance(value, type)
+
+
 class LocalModes(NamedTuple):
     """The modes of one neighbourhood.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,17 @@ from dolfinx_msnn.geometry import Geometry
 from dolfinx_msnn.local import LocalProblem, rigid_motions
 
 type Precision = Literal["single", "double", "auto"]
+
+
+def check_precision(precision: object) -> None:
+    """Refuse what is no :data:`Precision`.
+
+    Raises:
+        ValueError: With the value.
+    """
+    if precision not in get_args(Precision.__value__):
+        raise ValueError(f"precision must be 'single', 'double' or 'auto', got {precision!r}.")
+
 
 #: Ratio of the entries of diag(A) from which ``"auto"`` chooses double precision. Measured: up to
 #: 1e6 single and double precision give the same modes, at 1e8 the last digits of the defect differ.
@@ -143,15 +154,13 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
     if degree < 0:
         raise ValueError(f"degree must not be negative, got {degree!r}.")
     y = np.array(functions, dtype=pencil.dtype, order="C")
+    m = y.shape[1]
     if degree == 0:
         return y
     data, scale = pencil._working
-    m = y.shape[1]
-    if m % 8 > 1:
-        # Columns beyond the last eight would go one by one.
-        y = np.pad(y, ((0, 0), (0, -m % 8)))
+    y = _sweeps.padded(y)
     y = _sweeps.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
-    return y if y.shape[1] == m else np.ascontiguousarray(y[:, :m])
+    return np.ascontiguousarray(y[:, :m])
 
 
 def degree_for(gain: float, lower: float, upper: float) -> int:

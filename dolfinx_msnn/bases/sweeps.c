@@ -216,7 +216,7 @@ static void add_gram(int64_t rows, int64_t width, const double *y, const double 
                 s[p * m + q] = s[q * m + p];                                                           \
             }                                                                                          \
     }                                                                                                  \
-    /* out = y c, y of m columns, out of 4 x `count` columns, 4 columns of it at a time. */            \
+    /* out = y c, y of m columns, out of `width` columns, a multiple of 8. */                          \
     void combine_##SUFFIX(int64_t n, int64_t m, int64_t width, const T *y, const double *c,            \
                           double *out)                                                                 \
     {                                                                                                  \
