@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import shlex
 import subprocess
 import tempfile
@@ -33,10 +32,11 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
+from common import box, machine
 
 import dolfinx_msnn as msnn
 import ufl
-from dolfinx import fem, mesh
+from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn import fields
 from dolfinx_msnn.preconditioner import TwoLevelPreconditioner
@@ -221,13 +221,6 @@ class Problem:
         """Free the PETSc objects."""
         for item in (self.A, self.b, self.exact):
             item.destroy()
-
-
-def box(dim: int, cells: int) -> Any:
-    """The unit square or cube in quadrilaterals or hexahedra."""
-    if dim == 2:
-        return mesh.create_unit_square(MPI.COMM_SELF, cells, cells, mesh.CellType.quadrilateral)
-    return mesh.create_unit_cube(MPI.COMM_SELF, cells, cells, cells, mesh.CellType.hexahedron)
 
 
 def diffusion(kappa: Any, boxes: Sequence[int], axis: int = 0) -> Problem:
@@ -480,12 +473,6 @@ def main() -> None:
     if options.cases and (output / f"{name}.json").exists():
         # What is not run again stays.
         records = json.loads((output / f"{name}.json").read_text())["records"]
-    machine = {
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "date": time.ctime(),
-        "load": os.getloadavg(),
-    }
     settings = {"rtol": RTOL, "seed": SEED, "gamg": GAMG, "tuning": TUNING}
     for case in chosen:
         found: list[dict[str, Any]]
@@ -503,7 +490,11 @@ def main() -> None:
         records = [r for r in records if r["case"] not in labels] + found
         # After every case: a long run that is stopped leaves what it has.
         (output / f"{name}.md").write_text(tables(records))
-        record = {"settings": settings, "machine": machine, "records": records}
+        record = {
+            "settings": settings,
+            "machine": machine() | {"load": os.getloadavg()},
+            "records": records,
+        }
         (output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(tables(records))
 

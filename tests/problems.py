@@ -11,6 +11,7 @@ from mpi4py import MPI
 import numpy as np
 import utils
 from utils import (
+    COMM,
     HEX,
     QUAD,
     TRI,
@@ -24,6 +25,8 @@ from utils import (
     holed_square,
     jiggle,
     mass,
+    match,
+    on_root,
     pencil_eigh,
     rough,
     two_phase,
@@ -128,3 +131,11 @@ def energy_error(u, **options):
     """Error of a serial solution against SciPy's, relative, in the energy norm."""
     _, _, a, _, load, bcs = pose(MPI.COMM_SELF, **options)
     return utils.energy_error(u, a, load, bcs)
+
+
+def check_same_on_any_ranks(make_basis, **options):
+    """The solution on all ranks is that of one."""
+    u, points = solve(COMM, make_basis, **options)
+    alone, places = on_root(lambda: solve(MPI.COMM_SELF, make_basis, **options))
+    order = match(places, points)
+    assert np.linalg.norm(u[order] - alone) <= 1e-6 * np.linalg.norm(alone)

@@ -20,6 +20,7 @@ import scipy.sparse.linalg
 from numpy.polynomial.chebyshev import Chebyshev
 from problems import (
     PROBLEMS,
+    check_same_on_any_ranks,
     dense,
     energy_error,
     exact_modes,
@@ -36,9 +37,7 @@ from utils import (
     QUAD,
     TRI,
     gather_matrix,
-    match,
     norm_in,
-    on_root,
     pencil_eigh,
     rough,
 )
@@ -766,13 +765,7 @@ def test_solution_is_as_good_as_that_of_the_eigensolver(options):
     ids=str,
 )
 def test_same_solution_on_any_number_of_ranks(options):
-    def basis():
-        return FilteredBasis(6)
-
-    u, points = solve(COMM, basis, **options)
-    alone, places = on_root(lambda: solve(MPI.COMM_SELF, basis, **options))
-    order = match(places, points)
-    assert np.linalg.norm(u[order] - alone) <= 1e-6 * np.linalg.norm(alone)
+    check_same_on_any_ranks(lambda: FilteredBasis(6), **options)
 
 
 def test_reports_of_all_ranks():
