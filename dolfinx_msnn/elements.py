@@ -186,35 +186,52 @@ def broken_space(V: FunctionSpace) -> FunctionSpace:
     return fem.functionspace(V.mesh, broken)
 
 
-def element_matrices(
-    form: ufl.Form,
-    broken: FunctionSpace,
-    out: FloatArray,
-    *,
-    form_compiler_options: CompilerOptions | None = None,
-    jit_options: CompilerOptions | None = None,
-) -> None:
-    """Compute the element matrices of ``form`` on the cells of this rank.
+class ElementMatrices:
+    """The element matrices of a form, now and after its coefficients have changed.
 
     Args:
         form: Bilinear form, checked by :func:`check_form`.
         broken: Space from :func:`broken_space`.
-        out: Filled; shape ``(num_owned_cells, n_e, n_e)`` with ``n_e`` the unrolled dofs of a
-            cell in the order of the dof map (component fastest).
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
 
     Note:
-        Collective (the form may have to be compiled).
+        Creation is collective (the form may have to be compiled).
     """
-    test, trial = form.arguments()
-    compiled = fem.form(
-        ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}),
-        form_compiler_options=form_compiler_options,
-        jit_options=jit_options,
-    )
-    matrix = fem.assemble_matrix(compiled)
-    _extract_blocks(matrix, broken, out)
+
+    def __init__(
+        self,
+        form: ufl.Form,
+        broken: FunctionSpace,
+        *,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
+    ) -> None:
+        test, trial = form.arguments()
+        self._broken = broken
+        self._form = fem.form(
+            ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}),
+            form_compiler_options=form_compiler_options,
+            jit_options=jit_options,
+        )
+        self._matrix: la.MatrixCSR[np.float64] | None = None
+
+    def assemble(self, out: FloatArray, *, keep: bool = False) -> None:
+        """Compute the element matrices on the cells of this rank.
+
+        Args:
+            out: Filled; shape ``(num_owned_cells, n_e, n_e)`` with ``n_e`` the unrolled dofs of a
+                cell in the order of the dof map (component fastest).
+            keep: Keep the memory and the pattern for the next time.
+
+        Note:
+            Collective.
+        """
+        matrix = fem.create_matrix(self._form) if self._matrix is None else self._matrix
+        matrix.data[:] = 0.0
+        fem.assemble_matrix(matrix, self._form)
+        self._matrix = matrix if keep else None
+        _extract_blocks(matrix, self._broken, out)
 
 
 def _extract_blocks(

@@ -34,7 +34,13 @@ from dolfinx_msnn.coarse import CoarseGrid
 from dolfinx_msnn.coefficient import check_coefficient
 from dolfinx_msnn.local import LocalProblems, Timings, dirichlet_mask
 from dolfinx_msnn.operators import create_coarse_solver, solve_coarse
-from dolfinx_msnn.prolongation import CoarseDofs, create_prolongation
+from dolfinx_msnn.prolongation import (
+    CoarseDofs,
+    compute_columns,
+    create_prolongation,
+    number_dofs,
+)
+from dolfinx_msnn.update import Source
 
 
 class MultiscaleFunctionSpace(Managed):
@@ -52,7 +58,10 @@ class MultiscaleFunctionSpace(Managed):
             all its modes, ascending; with kept and dropped ones.
         dirichlet: Which owned fine dofs (unrolled) carry a Dirichlet condition; all basis
             functions vanish there.
-        timings: Seconds that each stage of the construction took on this rank.
+        timings: Seconds that each stage of the construction, or of the last update, took on this
+            rank.
+        revision: Number of updates that changed P; the same on every rank.
+        layout: Number of updates that replaced P by one of another pattern.
     """
 
     def __init__(
@@ -62,16 +71,21 @@ class MultiscaleFunctionSpace(Managed):
         dofs: CoarseDofs,
         dirichlet: BoolArray,
         timings: Timings,
+        source: Source | None = None,
     ) -> None:
         self.V = V
         self._P: PETSc.Mat | None = P
         self._R: PETSc.Mat | None = None
-        self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
+        self._source = source
         self.dirichlet = dirichlet
         self.timings = timings.seconds
-        comm = V.mesh.comm
-        self.num_dropped: int = comm.allreduce(dofs.num_dropped)
-        self.num_neighbourhoods: int = comm.allreduce(len(dofs.eigenvalues))
+        self.revision = self.layout = 0
+        self._set_dofs(dofs)
+        self.num_neighbourhoods: int = V.mesh.comm.allreduce(len(dofs.eigenvalues))
+
+    def _set_dofs(self, dofs: CoarseDofs) -> None:
+        self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
+        self.num_dropped: int = self.comm.allreduce(dofs.num_dropped)
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -177,6 +191,75 @@ class MultiscaleFunctionSpace(Managed):
         if self._R is not None:
             self._R.destroy()
             self._R = None
+
+    def changes(self) -> dict[int, float]:
+        """How much each local problem has changed since its modes were computed.
+
+        Returns:
+            For each neighbourhood of this rank (key: coarse vertex) a number that is zero if
+            nothing has changed but the scale: up to a common factor no Rayleigh quotient has
+            changed by more than 1 + this number, if the coefficients are constant on each cell (see
+            :func:`dolfinx_msnn.update.change`).
+
+        Raises:
+            ValueError: If the space is not updatable, or the forms are no longer coercive.
+
+        Note:
+            Collective.
+        """
+        return self._updatable.changes(Timings())
+
+    def update(self, tolerance: float = 0.0) -> LongArray:
+        """Compute the modes anew where coefficients have changed.
+
+        P is refilled in place if the number of basis functions of every neighbourhood stays the
+        same. Linear problems on the space assemble their operators anew when they next solve; a
+        :class:`~dolfinx_msnn.TwoLevelPreconditioner` does when its fine matrix has changed.
+
+        Args:
+            tolerance: Neighbourhoods with :meth:`changes` up to this keep their modes: 0.1 lets
+                coefficients change by a tenth. Changes add up until the modes are computed anew.
+
+        Returns:
+            Coarse vertices of this rank whose modes are new, ascending.
+
+        Raises:
+            ValueError: If the space is not updatable (see :func:`multiscale_functionspace`),
+                ``tolerance`` is no such number, or the forms are no longer coercive; the space is
+                left as it was then.
+
+        Note:
+            Collective.
+        """
+        source, P = self._updatable, self.P
+        sweep(self.comm)
+        timings = Timings()
+        begin = time.perf_counter()
+        rebuilt, replaced, dofs = source.update(P, tolerance, timings)
+        timings.add("total", begin)
+        self.timings = timings.seconds
+        if dofs is None:
+            return rebuilt
+        self._set_dofs(dofs)
+        self.revision += 1
+        if self._R is not None:
+            self._R.destroy()
+            self._R = None
+        if replaced is not None:
+            P.destroy()
+            self._P = replaced
+            self.layout += 1
+        return rebuilt
+
+    @property
+    def _updatable(self) -> Source:
+        _ = self.P
+        if self._source is None:
+            raise ValueError(
+                "This multiscale space was not made to be updated; expected one from "
+                "multiscale_functionspace(..., updatable=True)."
+            )
+        return self._source
 
     def coefficients(self, f: Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
         """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
@@ -334,7 +417,9 @@ class MultiscaleFunctionSpace(Managed):
         for item in (self._P, self._R):
             if item is not None:
                 item.destroy()
-        self._P = self._R = None
+        if self._source is not None:
+            self._source.destroy()
+        self._P = self._R = self._source = None
 
     def __enter__(self) -> Self:
         _ = self.P
@@ -355,6 +440,7 @@ def multiscale_functionspace(
     s: ufl.Form | None = None,
     bcs: Sequence[DirichletBC] = (),
     *,
+    updatable: bool = False,
     mat_type: str | None = None,
     form_compiler_options: CompilerOptions | None = None,
     jit_options: CompilerOptions | None = None,
@@ -371,6 +457,8 @@ def multiscale_functionspace(
         s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
             ``kappa*u*v*dx``. Without it D_i A_i D_i with D_i = diag(χ_i) is used.
         bcs: Dirichlet conditions (their dofs matter here, their values do not).
+        updatable: Keep what :meth:`MultiscaleFunctionSpace.update` needs: the element matrices and
+            a second copy of the basis functions.
         mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
@@ -414,6 +502,7 @@ def multiscale_functionspace(
         comm,
         a=elements.identify(a),
         s=elements.identify(s),
+        updatable=bool(updatable),
         mat_type=mat_type,
     )
 
@@ -427,12 +516,20 @@ def multiscale_functionspace(
         bcs,
         timings,
         coefficient=coefficient,
+        keep=updatable,
         form_compiler_options=form_compiler_options,
         jit_options=jit_options,
     )
-    P, dofs = create_prolongation(V, problems, basis, timings, mat_type=mat_type)
+    with collective_errors(comm):
+        columns = compute_columns(problems, basis)
+    start = time.perf_counter()
+    dofs = number_dofs(comm, columns)
+    P = create_prolongation(V, columns, mat_type=mat_type, keep=updatable)
+    timings.add("prolongation", start)
     timings.add("total", begin)
+    source = Source(V, problems, basis, columns, P.getType()) if updatable else None
     owned = V.dofmap.index_map.size_local
-    W = MultiscaleFunctionSpace(V, P, dofs, dirichlet_mask(V, bcs)[:owned].reshape(-1), timings)
+    mask = dirichlet_mask(V, bcs)[:owned].reshape(-1)
+    W = MultiscaleFunctionSpace(V, P, dofs, mask, timings, source)
     owners.add(W)
     return W

@@ -78,8 +78,7 @@ class LinearProblem(Managed):
         self._solver: PETSc.KSP = None
         self._owned: list[PETSc.Object] = []
         self._destroyed = False
-        if not isinstance(W, MultiscaleFunctionSpace):
-            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+        check_multiscale_space(W)
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
@@ -90,7 +89,7 @@ class LinearProblem(Managed):
             check_options(petsc_options)
             check_mat_type(mat_type)
             elements.check_form(a, W.V, "a")
-            _check_linear_form(L, W)
+            check_linear_form(L, W)
             elements.check_bcs(bcs, W.V)
             if u is not None:
                 W.check_member(u)
@@ -102,14 +101,7 @@ class LinearProblem(Managed):
             petsc_options=dict(petsc_options or {}),
             mat_type=mat_type,
         )
-        mask = dirichlet_mask(W.V, bcs)[: W.V.dofmap.index_map.size_local].reshape(-1)
-        with collective_errors(W.comm):
-            if not np.array_equal(mask, W.dirichlet):
-                raise ValueError(
-                    f"bcs constrain {int(mask.sum())} dofs of this rank, the multiscale space was "
-                    f"built for {int(W.dirichlet.sum())}, and they are not the same ones; expected "
-                    "conditions on the dofs given to multiscale_functionspace."
-                )
+        check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
         self.u: Function = fem.Function(W.V) if u is None else u
         self._a: Form = self._compile(a)
@@ -124,6 +116,7 @@ class LinearProblem(Managed):
         self._fine = self._own(self._A.createVecRight())
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
+        self._layout, self._revision = W.layout, W.revision
         owners.add(self)
 
     def _check_alive(self) -> None:
@@ -173,7 +166,8 @@ class LinearProblem(Managed):
     def assemble(self) -> None:
         """Assemble A and A_0, for the first time or after a coefficient of ``a`` has changed.
 
-        Collective. Keeps the symbolic product and the basis.
+        Collective. Keeps the basis (:meth:`MultiscaleFunctionSpace.update` renews it) and the
+        symbolic product.
         """
         self._check_alive()
         A = self._A
@@ -181,6 +175,9 @@ class LinearProblem(Managed):
         # The registered overload for a given matrix is not in its annotations.
         assemble_matrix(A, self._a, bcs=self.bcs)  # type: ignore[misc, arg-type]
         A.assemble()
+        if self._layout != self.W.layout:
+            self._free_coarse()
+        self._layout, self._revision = self.W.layout, self.W.revision
         if self._A0 is None:
             self._A0 = self._own(create_coarse_matrix(A, self.W))
             self._A0.setOptionsPrefix(f"{self._prefix}A0_")
@@ -220,10 +217,10 @@ class LinearProblem(Managed):
             self._L = L
         elif L is not None:
             with collective_errors(self.W.comm):
-                _check_linear_form(L, self.W)
+                check_linear_form(L, self.W)
             check_same(self.W.comm, L=elements.identify(L))
             self._L = self._compile(L)
-        if self._solver is None:
+        if self._solver is None or self._revision != self.W.revision:
             self.assemble()
         load = fem.assemble_vector(self._L)
         fem.apply_lifting(load.array, [self._a], bcs=[self.bcs])
@@ -242,12 +239,16 @@ class LinearProblem(Managed):
         set_function(self.u, self._fine)
         if self._kernel is not None:
             self._kernel.remove(self.u)
-        lift: Function = fem.Function(self.W.V)
-        for bc in self.bcs:
-            bc.set(lift.x.array)
-        lift.x.scatter_forward()
-        self.u.x.array[:] += lift.x.array
+        self.u.x.array[:] += dirichlet_lift(self.bcs, self.W).x.array
         return self.u
+
+    def _free_coarse(self) -> None:
+        """Free what has the size of a P that is gone. Collective."""
+        for item in (self._solver, self._nullspace, self._x0, self._b0, self._A0):
+            if item is not None:
+                self._owned.remove(item)
+                item.destroy()
+        self._solver = self._nullspace = self._x0 = self._b0 = self._A0 = None
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
@@ -262,14 +263,48 @@ class LinearProblem(Managed):
         return self
 
 
-def _check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace) -> None:
+def check_multiscale_space(W: object) -> None:
+    """Refuse what is not a multiscale space. Not collective."""
+    if not isinstance(W, MultiscaleFunctionSpace):
+        raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+
+
+def check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace, name: str = "L") -> None:
+    """Refuse what is not a form with one argument, a test function on V. Not collective.
+
+    Args:
+        L: UFL form.
+        W: Multiscale space.
+        name: What the user calls the form, for the message.
+    """
     if isinstance(L, ufl.Form) and len(L.arguments()) == 1:
         if L.arguments()[0].ufl_function_space() == W.V:
-            elements.check_arity(L, "L")
+            elements.check_arity(L, name)
             return
-        raise ValueError("L has its test function on another space than V; expected V.")
+        raise ValueError(f"{name} has its test function on another space than V; expected V.")
     given = f"{len(L.arguments())} arguments" if isinstance(L, ufl.Form) else type(L).__name__
-    raise ValueError(f"L must be a UFL linear form with one test function on V, got {given}.")
+    raise ValueError(f"{name} must be a UFL linear form with one test function on V, got {given}.")
+
+
+def check_conditions(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> None:
+    """Refuse Dirichlet conditions on other dofs than those ``W`` was built for. Collective."""
+    mask = dirichlet_mask(W.V, bcs)[: W.V.dofmap.index_map.size_local].reshape(-1)
+    with collective_errors(W.comm):
+        if not np.array_equal(mask, W.dirichlet):
+            raise ValueError(
+                f"bcs constrain {int(mask.sum())} dofs of this rank, the multiscale space was "
+                f"built for {int(W.dirichlet.sum())}, and they are not the same ones; expected "
+                "conditions on the dofs given to multiscale_functionspace."
+            )
+
+
+def dirichlet_lift(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> Function:
+    """The Dirichlet lift g: the boundary values, zero at all other dofs. Collective."""
+    lift: Function = fem.Function(W.V)
+    for bc in bcs:
+        bc.set(lift.x.array)
+    lift.x.scatter_forward()
+    return lift
 
 
 def _check_compiled_form(L: Form, W: MultiscaleFunctionSpace) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -158,7 +158,7 @@ class Timings:
 
 
 class LocalProblems:
-    """All local problems of this rank, built one by one as they are iterated over.
+    """All local problems of this rank, built one by one as they are asked for.
 
     Args:
         V: Fine space.
@@ -168,6 +168,7 @@ class LocalProblems:
         bcs: Dirichlet conditions.
         timings: Stage times are booked here.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
+        keep: Keep what :meth:`assemble` needs to be called again.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
 
@@ -188,11 +189,12 @@ class LocalProblems:
         timings: Timings,
         *,
         coefficient: object = None,
+        keep: bool = False,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
         start = time.perf_counter()
-        self._timings = timings
+        self.timings = timings
         self._bs: int = V.dofmap.index_map_bs
         x = V.tabulate_dof_coordinates()
         hats = coarse.hats(x)
@@ -209,52 +211,93 @@ class LocalProblems:
         self._sort(V, halo.cells)
         start = timings.add("exchange", start)
 
-        broken = elements.broken_space(V)
-        self._blocks: list[FloatArray] = []
-        width = self._cell_dofs.shape[1] * self._bs
-        for form in [a] if s is None else [a, s]:
-            blocks = np.empty((halo.num_cells, width, width))
-            elements.element_matrices(
+        self._halo, self._keep, self._coefficient, self._mesh = halo, keep, coefficient, V.mesh
+        self._broken = elements.broken_space(V)
+        self._forms = [
+            elements.ElementMatrices(
                 form,
-                broken,
-                blocks[: halo.num_own_cells],
+                self._broken,
                 form_compiler_options=form_compiler_options,
                 jit_options=jit_options,
             )
-            self._blocks.append(blocks)
-        own = [blocks[: halo.num_own_cells] for blocks in self._blocks]
-        elements.check_element_matrices(broken, own[0], own[1] if s is not None else None)
-        start = timings.add("element matrices", start)
-        for blocks in self._blocks:
-            halo.extend_cells(blocks)
-        self._samples: FloatArray | None = None
-        if coefficient is not None:
-            self._samples = np.empty((halo.num_cells, 1 + gdim))
-            cell_values(coefficient, V.mesh, self._samples[: halo.num_own_cells])
-            halo.extend_cells(self._samples)
-        halo.destroy()
+            for form in ([a] if s is None else [a, s])
+        ]
+        width = self._cell_dofs.shape[1] * self._bs
+        self._blocks = [np.empty((halo.num_cells, width, width)) for _ in self._forms]
+        self._samples = None if coefficient is None else np.empty((halo.num_cells, 1 + gdim))
         # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
         self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
         self._lookup = np.empty(len(self._dofs), dtype=np.int32)
         self._patterns: dict[bytes, _Pattern] = {}
         self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
         timings.add("exchange", start)
+        self.assemble()
+
+    def assemble(self) -> None:
+        """Compute the element matrices, for the first time or after a coefficient has changed.
+
+        Raises:
+            ValueError: If they cannot come from a coercive symmetric form; the same on every rank.
+
+        Note:
+            Collective.
+        """
+        start = time.perf_counter()
+        halo = self._halo
+        own = [blocks[: halo.num_own_cells] for blocks in self._blocks]
+        for form, blocks in zip(self._forms, own, strict=True):
+            form.assemble(blocks, keep=self._keep)
+        elements.check_element_matrices(self._broken, own[0], own[1] if len(own) > 1 else None)
+        start = self.timings.add("element matrices", start)
+        for blocks in self._blocks:
+            halo.extend_cells(blocks)
+        if self._samples is not None:
+            cell_values(self._coefficient, self._mesh, self._samples[: halo.num_own_cells])
+            halo.extend_cells(self._samples)
+        if not self._keep:
+            halo.destroy()
+        self.timings.add("exchange", start)
+
+    def destroy(self) -> None:
+        """Free the star forests, if they were kept. Collective."""
+        if self._keep:
+            self._halo.destroy()
+
+    def scales(self) -> dict[int, FloatArray]:
+        """How large the element matrices are: their traces, for each neighbourhood by vertex.
+
+        Returns:
+            Arrays of shape ``(num_forms, num_cells_i)``.
+        """
+        traces = np.array([np.einsum("cii->c", blocks) for blocks in self._blocks])
+        offsets = self._neighbourhoods.offsets
+        return {
+            int(vertex): traces[:, self._cells[offsets[k] : offsets[k + 1]]]
+            for k, vertex in enumerate(self._neighbourhoods.vertices)
+        }
 
     def __len__(self) -> int:
         return len(self._neighbourhoods.vertices)
 
     def __iter__(self) -> Iterator[LocalProblem]:
-        for k in self._order:
-            start = time.perf_counter()
-            problem = self._create(int(k))
-            self._timings.add("local matrices", start)
-            yield problem
+        return self.problems()
 
-    def batches(self, nbytes: int) -> Iterator[list[LocalProblem]]:
-        """Local problems in lists of about ``nbytes`` bytes each."""
+    def problems(self, only: Collection[int] | None = None) -> Iterator[LocalProblem]:
+        """Local problems, large ones first; those of some coarse vertices if given."""
+        for k in self._order:
+            if only is None or int(self._neighbourhoods.vertices[k]) in only:
+                start = time.perf_counter()
+                problem = self._create(int(k))
+                self.timings.add("local matrices", start)
+                yield problem
+
+    def batches(
+        self, nbytes: int, only: Collection[int] | None = None
+    ) -> Iterator[list[LocalProblem]]:
+        """Local problems in lists of about ``nbytes`` bytes each; some if ``only`` is given."""
         batch: list[LocalProblem] = []
         used = 0
-        for problem in self:
+        for problem in self.problems(only):
             batch.append(problem)
             used += problem.nbytes
             if used >= nbytes:

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from dolfinx_msnn._mpi import collective_errors
 from dolfinx_msnn._typing import FloatArray, FunctionSpace, IntArray, LongArray
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
-from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
+from dolfinx_msnn.local import LocalProblem, LocalProblems
 
 #: A basis function is dropped if less than this fraction of it (in the norm of diag A_i) is
 #: independent of the earlier ones of its neighbourhood.
@@ -44,28 +45,30 @@ class CoarseDofs:
 
 
 @dataclass
-class _Columns:
-    """Basis functions of this rank, gathered neighbourhood by neighbourhood."""
+class Columns:
+    """Basis functions of one neighbourhood.
 
-    rows: list[LongArray] = field(default_factory=list)
-    values: list[FloatArray] = field(default_factory=list)
-    vertex: list[int] = field(default_factory=list)
-    mode: list[IntArray] = field(default_factory=list)
-    eigenvalues: dict[int, FloatArray] = field(default_factory=dict)
-    num_dropped: int = 0
+    Attributes:
+        rows: Global fine dofs on which they live, shape ``(n,)``.
+        values: Their values there, shape ``(num, n)``.
+        mode: Which modes they came from, shape ``(num,)``.
+        eigenvalues: All eigenvalues (or Ritz values) of the neighbourhood.
+    """
 
-    def add(self, problem: LocalProblem, modes: LocalModes) -> None:
-        """Append the basis functions χ_i φ_j of one neighbourhood."""
+    rows: LongArray
+    values: FloatArray
+    mode: IntArray
+    eigenvalues: FloatArray
+
+    @classmethod
+    def create(cls, problem: LocalProblem, modes: LocalModes) -> Columns:
+        """The basis functions χ_i φ_j of one neighbourhood, orthonormalised."""
         support = np.flatnonzero((problem.chi > 0) & ~problem.dirichlet)
         functions = problem.chi[support] * modes.vectors[:, support]
         weight = np.sqrt(problem.A.diagonal()[support])
         functions, kept = orthonormalise(functions, weight)
-        self.rows.append(problem.dofs[support])
-        self.values.append(functions)
-        self.vertex.append(problem.vertex)
-        self.mode.append(kept.astype(np.int32))
-        self.eigenvalues[problem.vertex] = np.array(modes.values, dtype=np.float64)
-        self.num_dropped += len(modes.vectors) - len(kept)
+        eigenvalues = np.array(modes.values, dtype=np.float64)
+        return cls(problem.dofs[support], functions, kept.astype(np.int32), eigenvalues)
 
 
 def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
@@ -146,100 +149,125 @@ def check_modes(problem: LocalProblem, modes: LocalModes) -> None:
         raise ValueError(f"The basis gave NaN or infinite modes for {problem.name}.")
 
 
-def create_prolongation(
-    V: FunctionSpace,
-    problems: LocalProblems,
-    basis: LocalBasis,
-    timings: Timings,
-    *,
-    mat_type: str | None = None,
-) -> tuple[PETSc.Mat, CoarseDofs]:
-    """Run the basis on all local problems and assemble P.
+def compute_columns(
+    problems: LocalProblems, basis: LocalBasis, only: Collection[int] | None = None
+) -> dict[int, Columns]:
+    """Run the basis on the local problems of this rank.
 
     Args:
-        V: Fine space.
         problems: Local problems of this rank.
         basis: Where the modes come from.
-        timings: Stage times are booked here.
-        mat_type: PETSc type of P; default ``aij``.
+        only: Coarse vertices; default all.
 
     Returns:
-        P, N_f × N_c, rows laid out like ``V``, each column on the rank that computed it; and the
-        coarse dofs of this rank. The caller destroys P.
+        The basis functions of each neighbourhood, by coarse vertex. Not collective.
+    """
+    columns: dict[int, Columns] = {}
+    for batch in problems.batches(BATCH_BYTES, only):
+        start = time.perf_counter()
+        # A copy: what the basis does to its list is no business of ours.
+        results = basis.modes(list(batch))
+        start = problems.timings.add("basis", start)
+        if not isinstance(results, Sequence):
+            raise ValueError(
+                f"The basis gave {type(results).__name__}; expected a list of LocalModes."
+            )
+        if len(results) != len(batch):
+            raise ValueError(
+                f"The basis gave modes for {len(results)} neighbourhoods, expected {len(batch)}."
+            )
+        for problem, modes in zip(batch, results, strict=True):
+            check_modes(problem, modes)
+            columns[problem.vertex] = Columns.create(problem, modes)
+        problems.timings.add("prolongation", start)
+    return columns
+
+
+def number_dofs(comm: MPI.Intracomm, columns: dict[int, Columns]) -> CoarseDofs:
+    """The coarse dofs of this rank: neighbourhood by neighbourhood, in the order given.
+
+    Raises:
+        ValueError: If there are none on all ranks; the same on every rank.
 
     Note:
         Collective.
     """
-    columns = _Columns()
-    with collective_errors(V.mesh.comm):
-        for batch in problems.batches(BATCH_BYTES):
-            start = time.perf_counter()
-            # A copy: what the basis does to its list is no business of ours.
-            results = basis.modes(list(batch))
-            start = timings.add("basis", start)
-            if not isinstance(results, Sequence):
-                raise ValueError(
-                    f"The basis gave {type(results).__name__}; expected a list of LocalModes."
-                )
-            if len(results) != len(batch):
-                raise ValueError(
-                    f"The basis gave modes for {len(results)} neighbourhoods, expected "
-                    f"{len(batch)}."
-                )
-            for problem, modes in zip(batch, results, strict=True):
-                check_modes(problem, modes)
-                columns.add(problem, modes)
-            timings.add("prolongation", start)
-    start = time.perf_counter()
-    asked = sum(len(values) for values in columns.eigenvalues.values())
-    total, given = V.mesh.comm.allreduce(np.array([asked - columns.num_dropped, asked]))
+    num = [len(part.mode) for part in columns.values()]
+    asked = sum(len(part.eigenvalues) for part in columns.values())
+    total, given = comm.allreduce(np.array([sum(num), asked]))
     if total == 0:
         raise ValueError(
             f"The multiscale space is empty: of {given} modes none is left that is not zero on the "
             "free dofs; expected at least one free dof and one mode."
         )
-    num = [len(mode) for mode in columns.mode]
-    dofs = CoarseDofs(
-        np.repeat(np.array(columns.vertex, dtype=np.int64), num),
-        np.concatenate([*columns.mode, np.zeros(0, np.int32)]),
-        columns.eigenvalues,
-        columns.num_dropped,
+    return CoarseDofs(
+        np.repeat(np.array(list(columns), dtype=np.int64), num),
+        np.concatenate([*(part.mode for part in columns.values()), np.zeros(0, np.int32)]),
+        {vertex: part.eigenvalues for vertex, part in columns.items()},
+        asked - sum(num),
     )
-    P = _assemble(V, columns, sum(num), mat_type)
-    timings.add("prolongation", start)
-    return P, dofs
 
 
-def _assemble(
-    V: FunctionSpace, columns: _Columns, num_local: int, mat_type: str | None
+def create_prolongation(
+    V: FunctionSpace,
+    columns: dict[int, Columns],
+    *,
+    mat_type: str | None = None,
+    keep: bool = False,
 ) -> PETSc.Mat:
+    """Assemble P from the basis functions.
+
+    Args:
+        V: Fine space.
+        columns: Basis functions of this rank, by coarse vertex.
+        mat_type: PETSc type of P; default ``aij``.
+        keep: Leave ``columns`` as it is. Otherwise it is emptied on the way, to save memory.
+
+    Returns:
+        P, N_f × N_c, rows laid out like ``V``, each column on the rank that computed it. The
+        caller destroys it.
+
+    Note:
+        Collective.
+    """
+    num_local = sum(len(part.mode) for part in columns.values())
     first = V.mesh.comm.exscan(num_local) or 0
     # The largest arrays of all: on some ranks there may be no memory for them.
     with collective_errors(V.mesh.comm):
-        rows, cols, data = _entries(columns, first)
+        rows, cols, data = _entries(columns, first, keep)
     return create_coo_matrix(V, num_local, rows, cols, data, mat_type)
 
 
+def refill_prolongation(comm: MPI.Intracomm, P: PETSc.Mat, columns: dict[int, Columns]) -> None:
+    """Give P from :func:`create_prolongation` new values; rows and numbers are as they were.
+
+    Note:
+        Collective.
+    """
+    with collective_errors(comm):
+        parts = [part.values.T.reshape(-1) for part in columns.values()]
+        data = np.concatenate([*parts, np.zeros(0)]).astype(PETSc.ScalarType, copy=False)
+    P.setValuesCOO(data)
+
+
 def _entries(
-    columns: _Columns, first: int
+    columns: dict[int, Columns], first: int, keep: bool
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], FloatArray]:
-    """The basis functions by coordinates; they are freed on the way. Not collective."""
-    sizes = [values.size for values in columns.values]
-    rows = np.empty(sum(sizes), dtype=PETSc.IntType)
-    cols = np.empty(sum(sizes), dtype=PETSc.IntType)
-    data = np.empty(sum(sizes), dtype=PETSc.ScalarType)
+    """The basis functions by coordinates. Not collective."""
+    size = sum(part.values.size for part in columns.values())
+    rows = np.empty(size, dtype=PETSc.IntType)
+    cols = np.empty(size, dtype=PETSc.IntType)
+    data = np.empty(size, dtype=PETSc.ScalarType)
     at, column = 0, first
-    columns.rows.reverse()
-    columns.values.reverse()
-    while columns.values:
+    for vertex in list(columns):
         # Row by row of P (dof-major), and freed as we go: P is the largest thing of all.
-        values, dofs = columns.values.pop(), columns.rows.pop()
-        num, n = values.shape
-        part = slice(at, at + values.size)
-        rows[part] = np.repeat(dofs, num)
-        cols[part] = np.tile(np.arange(column, column + num), n)
-        data[part] = values.T.reshape(-1)
-        at, column = at + values.size, column + num
+        part = columns[vertex] if keep else columns.pop(vertex)
+        num, n = part.values.shape
+        here = slice(at, at + num * n)
+        rows[here] = np.repeat(part.rows, num)
+        cols[here] = np.tile(np.arange(column, column + num), n)
+        data[here] = part.values.T.reshape(-1)
+        at, column = at + num * n, column + num
     return rows, cols, data
 
 

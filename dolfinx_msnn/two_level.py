@@ -72,7 +72,7 @@ class TwoLevelPC:
         self.alive = True
         self.pc: PETSc.PC = None
         self.A0: PETSc.Mat = None
-        self.built: tuple[int, float] | None = None
+        self.built: tuple[int, float, int] | None = None
 
     # ---- PETSc's side ----
 
@@ -87,7 +87,8 @@ class TwoLevelPC:
                 f"{size} x {size}, the dofs of the fine space."
             )
         # The same matrix with the same number of entries has the same pattern.
-        pattern = (B.handle, B.getInfo(PETSc.Mat.InfoType.LOCAL)["nz_used"])
+        used = B.getInfo(PETSc.Mat.InfoType.LOCAL)["nz_used"]
+        pattern = (B.handle, used, self.W.layout)
         if self.W.comm.allreduce(pattern != self.built, op=MPI.LOR):
             self.free()
         with readable_errors(f"{self.name} could not be set up"):

@@ -21,7 +21,7 @@ def element_blocks(V, form):
     width = V.dofmap.index_map_bs * V.dofmap.list.shape[1]
     num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
     blocks = np.full((num_cells, width, width), np.nan)
-    elements.element_matrices(form, broken, blocks)
+    elements.ElementMatrices(form, broken).assemble(blocks)
     return blocks
 
 
