@@ -3,6 +3,7 @@
 """The PETSc side of a multiscale space, under the names that DOLFINx uses."""
 
 from dolfinx_msnn.linear import LinearProblem
+from dolfinx_msnn.nonlinear import NonlinearProblem, PicardProblem
 from dolfinx_msnn.operators import (
     assemble_coarse_matrix,
     assemble_coarse_vector,
@@ -12,6 +13,8 @@ from dolfinx_msnn.operators import (
 
 __all__ = [
     "LinearProblem",
+    "NonlinearProblem",
+    "PicardProblem",
     "assemble_coarse_matrix",
     "assemble_coarse_vector",
     "create_coarse_matrix",
