@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Pictures. Needs matplotlib, which is imported when a picture is drawn."""
+"""What a guard found, over the domain."""
 
 from __future__ import annotations
 

@@ -1,0 +1,135 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Coarse grids and neighbourhoods, drawn over the domain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._typing import FloatArray, FunctionSpace
+from dolfinx_msnn.coarse import CoarseGrid, cell_membership
+from dolfinx_msnn.plot.functions import check_axes, on_root
+from dolfinx_msnn.plot.gather import gather_cells
+
+
+def draw_coarse_grid(
+    axes: Any,
+    coarse: CoarseGrid,
+    *,
+    plane_axes: tuple[int, int] = (0, 1),
+    colour: str = "0.6",
+    linewidth: float = 0.8,
+) -> Any:
+    """Draw the lines of a coarse grid.
+
+    Args:
+        axes: Matplotlib axes; matter on rank 0 only.
+        coarse: Coarse grid: of boxes, or in 2D of another mesh.
+        plane_axes: In 3D, the coordinate axes of the picture.
+        colour: Colour of the lines.
+        linewidth: Width of the lines, in points.
+
+    Returns:
+        The artist on rank 0, elsewhere ``None``.
+
+    Raises:
+        ValueError: If the grid is one of a three-dimensional mesh.
+
+    Note:
+        Collective.
+    """
+    comm = coarse.fine.comm
+    check_axes(comm, axes)
+    msh = getattr(coarse, "coarse", None)
+    if msh is None:
+        lines = _box_lines(coarse, plane_axes)
+    else:
+        # Every edge is drawn from both sides.
+        cells = gather_cells(msh, np.zeros(msh.topology.index_map(msh.topology.dim).size_local))
+        corners = np.empty((0, 2, 2)) if cells is None else cells.corners
+        lines = np.concatenate([corners, corners[:, :1]], axis=1)
+
+    def draw() -> Any:
+        from matplotlib.collections import LineCollection
+
+        artist = LineCollection(list(lines), colors=colour, linewidths=linewidth, zorder=3)
+        axes.add_collection(artist)
+        axes.update_datalim(lines.reshape(-1, 2))
+        axes.autoscale_view()
+        axes.set_aspect("equal")
+        return artist
+
+    return on_root(comm, draw)
+
+
+def draw_neighbourhood(
+    axes: Any,
+    V: FunctionSpace,
+    coarse: CoarseGrid,
+    vertex: int,
+    *,
+    colour: str = "#ee6677",
+    alpha: float = 0.4,
+) -> Any:
+    """Draw the cells of a neighbourhood ω_i (without oversampling) over a 2D mesh.
+
+    Args:
+        axes: Matplotlib axes; matter on rank 0 only.
+        V: Fine space; a cell belongs to ω_i if χ_i is positive at one of its dofs.
+        coarse: Coarse grid.
+        vertex: Coarse vertex i.
+        colour: Colour of the cells.
+        alpha: Opacity.
+
+    Returns:
+        The artist on rank 0, elsewhere ``None``.
+
+    Raises:
+        ValueError: If there is no such vertex, or the neighbourhood holds no cell.
+
+    Note:
+        Collective.
+    """
+    comm = V.mesh.comm
+    check_axes(comm, axes)
+    with collective_errors(comm):
+        whole = isinstance(vertex, int | np.integer) and not isinstance(vertex, bool)
+        if not whole or not 0 <= vertex < coarse.num_vertices:
+            raise ValueError(f"vertex must be from 0 to {coarse.num_vertices - 1}, got {vertex!r}.")
+    check_same(comm, vertex=int(vertex))
+    hats = coarse.hats(V.tabulate_dof_coordinates())
+    member = cell_membership(V, coarse, hats)[:, [int(vertex)]].toarray()[:, 0]
+    cells = gather_cells(V.mesh, member)
+
+    def draw() -> Any:
+        from matplotlib.collections import PolyCollection
+
+        assert cells is not None
+        corners = cells.corners[cells.values > 0]
+        if len(corners) == 0:
+            raise ValueError(f"The neighbourhood of coarse vertex {vertex} holds no cell.")
+        artist = PolyCollection(
+            list(corners), facecolors=colour, edgecolors="none", alpha=alpha, zorder=2
+        )
+        axes.add_collection(artist)
+        axes.update_datalim(corners.reshape(-1, 2))
+        axes.autoscale_view()
+        axes.set_aspect("equal")
+        return artist
+
+    return on_root(comm, draw)
+
+
+def _box_lines(coarse: CoarseGrid, plane_axes: tuple[int, int]) -> FloatArray:
+    """Ends of the lines of a grid of boxes, shape ``(num_lines, 2, 2)``."""
+    lines = []
+    for own, other in (plane_axes, plane_axes[::-1]):
+        at = coarse.lower[own] + coarse.box_size[own] * np.arange(coarse.n[own] + 1)
+        ends = np.empty((len(at), 2, 2))
+        ends[:, :, plane_axes.index(own)] = at[:, None]
+        ends[:, :, plane_axes.index(other)] = coarse.lower[other], coarse.upper[other]
+        lines.append(ends)
+    return np.concatenate(lines)

@@ -1,0 +1,295 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What is drawn, collected on rank 0 from all ranks."""
+
+from __future__ import annotations
+
+import numbers
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import Delaunay
+
+import basix
+from dolfinx import fem, geometry
+from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._typing import FloatArray, Function, IntArray, LongArray, Mesh
+
+#: A slice lies this far above the plane asked for (and its pixels off centre), in sides of the
+#: bounding box: on a face between two cells it would depend on rounding which one is seen.
+OFFSET = 1e-7
+
+#: Corners of a 2D cell in the order of its boundary, by the number of corners.
+AROUND = {3: [0, 1, 2], 4: [0, 1, 3, 2]}
+
+
+class CellValues(NamedTuple):
+    """One value a cell of a 2D mesh; the order of the cells does not depend on the ranks.
+
+    Attributes:
+        corners: Corners of each cell, around it, shape ``(num_cells, 3 or 4, 2)``.
+        values: Shape ``(num_cells,)``.
+    """
+
+    corners: FloatArray
+    values: FloatArray
+
+
+class NodalValues(NamedTuple):
+    """A function on the triangles between the nodes of its space, one node a dof block.
+
+    Attributes:
+        x: Nodes, shape ``(num_nodes, 2)``.
+        triangles: Nodes of each triangle, shape ``(num_triangles, 3)``.
+        values: Shape ``(num_nodes,)``.
+    """
+
+    x: FloatArray
+    triangles: LongArray
+    values: FloatArray
+
+
+class Slice(NamedTuple):
+    """A function on a lattice of pixels in a plane through a 3D mesh.
+
+    Attributes:
+        x: Centres of the pixels along the first axis in the plane, shape ``(nx,)``.
+        y: The same along the second, shape ``(ny,)``.
+        values: Shape ``(ny, nx)``; NaN outside of the mesh.
+        axes: Which coordinate axes lie in the plane.
+        normal: The axis that is cut.
+        at: Where it is cut.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    values: FloatArray
+    axes: tuple[int, int]
+    normal: int
+    at: float
+
+
+def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
+    """Collect cell values of a 2D mesh on rank 0.
+
+    Args:
+        msh: Mesh of triangles or quadrilaterals.
+        values: One value for each cell that this rank owns (more are ignored: those of ghosts).
+
+    Returns:
+        On rank 0 the values of all cells, elsewhere ``None``.
+
+    Raises:
+        ValueError: If the mesh is not two-dimensional, or there are too few values.
+
+    Note:
+        Collective.
+    """
+    num = msh.topology.index_map(msh.topology.dim).size_local
+    given = np.asarray(values, dtype=np.float64)
+    with collective_errors(msh.comm):
+        _check_plane(msh)
+        if given.ndim != 1 or len(given) < num:
+            raise ValueError(
+                f"Got cell values of shape {given.shape}; expected one for each of the {num} cells "
+                "of this rank."
+            )
+    width = {"triangle": 3, "quadrilateral": 4}[msh.topology.cell_type.name]
+    nodes = msh.geometry.dofmaps[0][:num, AROUND[width]]
+    part = msh.topology.original_cell_index[:num], msh.geometry.x[nodes][:, :, :2], given[:num]
+    parts = msh.comm.gather(part)
+    if parts is None:
+        return None
+    index, corners, all_values = (np.concatenate(p) for p in zip(*parts, strict=True))
+    order = np.argsort(index)
+    return CellValues(corners[order], all_values[order])
+
+
+def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | None:
+    """Collect a function on a 2D mesh on rank 0, with triangles between its nodes.
+
+    Cells of degree two (and quadrilaterals) become several triangles, so that nothing of the nodal
+    values is lost; functions of higher degree are interpolated to degree two first.
+
+    Args:
+        u: Function in a Lagrange space, continuous or not, of degree one at least.
+        component: Of a vector, which component; by default its Euclidean length.
+
+    Returns:
+        On rank 0 the function, elsewhere ``None``. Nodes are in the order of global dofs.
+
+    Raises:
+        ValueError: If the function is of another kind.
+
+    Note:
+        Collective.
+    """
+    V = check_function(u)
+    with collective_errors(V.mesh.comm):
+        _check_plane(V.mesh)
+        if V.ufl_element().degree < 1:
+            raise ValueError(
+                "The function is constant on each cell; expected degree one at least (draw_cells "
+                "draws cell values)."
+            )
+    check_same(V.mesh.comm, component=component)
+    if V.ufl_element().degree > 2:
+        V = fem.functionspace(V.mesh, ("Lagrange", 2, V.value_shape))
+        lower: Function = fem.Function(V)
+        lower.interpolate(u)
+        u = lower
+    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
+    values = _scalar(u.x.array.reshape(-1, bs), component, V.mesh)
+    owned = index_map.size_local
+    num_cells = V.mesh.topology.index_map(2).size_local
+    # basix gives the nodes of the reference cell in the order of the cell's dofs.
+    between = Delaunay(V.element.interpolation_points).simplices
+    dofs = V.dofmap.list[:num_cells][:, between].reshape(-1, 3)
+    triangles = index_map.local_to_global(dofs.reshape(-1)).reshape(-1, 3)
+    x = V.tabulate_dof_coordinates()[:owned, :2]
+    parts = V.mesh.comm.gather((x, triangles, values[:owned]))
+    if parts is None:
+        return None
+    return NodalValues(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+
+
+def gather_slice(
+    u: Function,
+    plane: tuple[int, float] | None = None,
+    *,
+    component: int | None = None,
+    pixels: int = 200,
+) -> Slice | None:
+    """Collect a function on a plane through a 3D mesh on rank 0.
+
+    Args:
+        u: Function in a Lagrange space, or constant on each cell.
+        plane: Axis to cut (0, 1 or 2), and where; default the last axis, in the middle.
+        component: Of a vector, which component; by default its Euclidean length.
+        pixels: Pixels along the longer side.
+
+    Returns:
+        On rank 0 the slice, elsewhere ``None``.
+
+    Raises:
+        ValueError: If the mesh is not three-dimensional, or the plane misses its bounding box.
+
+    Note:
+        Collective. Memory on each rank is that of the picture.
+    """
+    V = check_function(u)
+    msh = V.mesh
+    x = msh.geometry.x
+    with collective_errors(msh.comm):
+        if msh.geometry.dim != 3 or msh.topology.dim != 3:
+            raise ValueError(
+                f"The mesh has dimension {msh.topology.dim} in {msh.geometry.dim}; expected 3 for "
+                "a slice."
+            )
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 2:
+            raise ValueError(f"pixels must be an integer of at least 2, got {pixels!r}.")
+        _check_plane_argument(plane)
+    check_same(msh.comm, plane=plane, component=component, pixels=pixels)
+    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
+    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
+    normal, at = (2, 0.5 * (lower[2] + upper[2])) if plane is None else plane
+    with collective_errors(msh.comm):
+        if not lower[normal] <= at <= upper[normal]:
+            raise ValueError(
+                f"The plane is at {at:.4g} on axis {normal}, the mesh spans {lower[normal]:.4g} to "
+                f"{upper[normal]:.4g} there; expected a plane through the mesh."
+            )
+    first, second = (k for k in range(3) if k != normal)
+    side = upper - lower
+    step = max(side[first], side[second]) / pixels
+    counts = [max(2, round(side[k] / step)) for k in (first, second)]
+    centres = [
+        lower[k] + side[k] * (np.arange(n) + 0.5) / n
+        for k, n in zip((first, second), counts, strict=True)
+    ]
+    points = np.empty((counts[1], counts[0], 3))
+    points[..., first], points[..., second] = np.meshgrid(*centres)
+    points[..., normal] = at
+    points += OFFSET * side
+    points[..., normal] = np.minimum(points[..., normal], upper[normal] - OFFSET * side[normal])
+    index, values = _evaluate(u, points.reshape(-1, 3))
+    parts = msh.comm.gather((index, _scalar(values, component, msh)))
+    if parts is None:
+        return None
+    image = np.full(counts[0] * counts[1], np.nan)
+    # The lowest rank that has a point gives its value.
+    for where, found in reversed(parts):
+        image[where] = found
+    shape = counts[1], counts[0]
+    across, up = centres
+    return Slice(across, up, image.reshape(shape), (first, second), normal, float(at))
+
+
+def check_function(u: object) -> fem.FunctionSpace[np.float64]:
+    """The space of a function that can be drawn. Not collective.
+
+    Raises:
+        ValueError: If it is not a DOLFINx function in a Lagrange space.
+    """
+    if not isinstance(u, fem.Function):
+        raise ValueError(f"Expected a dolfinx.fem.Function, got {type(u).__name__}.")
+    V = u.function_space
+    element = V.ufl_element()
+    scalar = getattr(element, "sub_elements", None) or [element]
+    if getattr(scalar[0], "element_family", None) != basix.ElementFamily.P or len(set(scalar)) != 1:
+        raise ValueError(f"The function is in {element}; expected a Lagrange space.")
+    return V
+
+
+def _check_plane(msh: Mesh) -> None:
+    if msh.geometry.dim != 2 or msh.topology.dim != 2:
+        raise ValueError(
+            f"The mesh has dimension {msh.topology.dim} in {msh.geometry.dim}; expected a plane "
+            "mesh of triangles or quadrilaterals."
+        )
+
+
+def _check_plane_argument(plane: object) -> None:
+    if plane is None:
+        return
+    ok = (
+        isinstance(plane, tuple)
+        and len(plane) == 2
+        and plane[0] in (0, 1, 2)
+        and isinstance(plane[1], numbers.Real)
+    )
+    if not ok:
+        raise ValueError(f"plane must be (axis, where) with axis 0, 1 or 2, got {plane!r}.")
+
+
+def _scalar(values: FloatArray, component: int | None, msh: Mesh) -> FloatArray:
+    """A component, or the length, of each row. Collective."""
+    with collective_errors(msh.comm):
+        if component is not None and not (
+            isinstance(component, int) and 0 <= component < values.shape[1]
+        ):
+            raise ValueError(
+                f"component must be from 0 to {values.shape[1] - 1}, got {component!r}."
+            )
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0])
+    if component is not None:
+        return np.asarray(values[:, component])
+    return np.asarray(np.linalg.norm(values, axis=1))
+
+
+def _evaluate(u: Function, points: FloatArray) -> tuple[LongArray, FloatArray]:
+    """Which points lie in this rank's own cells, and the values there. Not collective."""
+    msh = u.function_space.mesh
+    bs = max(1, int(np.prod(u.function_space.value_shape, dtype=np.int64)))
+    owned = np.arange(msh.topology.index_map(3).size_local, dtype=np.int32)
+    if len(owned) == 0:
+        return np.zeros(0, np.int64), np.zeros((0, bs))
+    tree = geometry.bb_tree(msh, 3, entities=owned)
+    candidates = geometry.compute_collisions_points(tree, points)
+    cells = geometry.compute_colliding_cells(msh, candidates, points)
+    hit = np.flatnonzero(np.diff(cells.offsets))
+    chosen: IntArray = cells.array[cells.offsets[hit]]
+    values = np.asarray(u.eval(points[hit], chosen)).reshape(len(hit), bs)
+    return hit, values

@@ -1,0 +1,125 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Perspective views of 3D functions with pyvista, where it works."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+
+from dolfinx import plot
+from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._typing import Function
+from dolfinx_msnn.plot.gather import check_function
+
+_PROBE = """
+import pyvista
+plotter = pyvista.Plotter(off_screen=True, window_size=(32, 32))
+plotter.add_mesh(pyvista.Sphere())
+image = plotter.screenshot(return_img=True)
+assert image.shape[:2] == (32, 32) and image.std() > 0
+"""
+
+
+@cache
+def pyvista_works(timeout: float = 60.0) -> bool:
+    """Whether pyvista can draw off screen here; tried in another process.
+
+    Without OpenGL in software (Mesa, EGL) VTK does not raise an error, it ends the process. Not
+    collective; the answer is remembered.
+
+    Args:
+        timeout: Seconds after which the trial counts as failed.
+    """
+    if importlib.util.find_spec("pyvista") is None:
+        return False
+    # Inside mpiexec the trial must not take part in the MPI run.
+    private = ("PMI", "MPI", "OMPI", "HYDRA", "PMIX")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(private)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=environment,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+def render(
+    u: Function,
+    file: str | os.PathLike[str],
+    *,
+    log: bool = False,
+    cmap: str = "viridis",
+    size: tuple[int, int] = (1000, 800),
+) -> None:
+    """Write a perspective view of a scalar function into a picture file, with pyvista.
+
+    The upper half along the second axis is cut away, so that the inside is seen.
+
+    Args:
+        u: Scalar function in a Lagrange space (or constant on cells) on a mesh of dimension 3.
+        file: Picture to write, PNG.
+        log: Whether colours follow the logarithm.
+        cmap: Colour map.
+        size: Width and height in pixels.
+
+    Raises:
+        ValueError: If the function is not scalar or the mesh not three-dimensional.
+        RuntimeError: If pyvista is not installed or cannot draw here.
+
+    Note:
+        Collective. The whole function is gathered on rank 0, which draws.
+    """
+    V = check_function(u)
+    msh, comm = V.mesh, V.mesh.comm
+    with collective_errors(comm):
+        if msh.topology.dim != 3 or V.dofmap.index_map_bs != 1:
+            raise ValueError(
+                f"The function has {V.dofmap.index_map_bs} components on a mesh of dimension "
+                f"{msh.topology.dim}; expected a scalar one in 3D."
+            )
+    check_same(comm, file=os.fspath(file), log=log)
+    with collective_errors(comm):
+        if comm.rank == 0 and not pyvista_works():
+            why = "cannot draw off screen here: install Mesa or EGL"
+            if importlib.util.find_spec("pyvista") is None:
+                why = 'is not installed: pip install "dolfinx-msnn[viz]"'
+            raise RuntimeError(f"pyvista {why}, or draw a slice with draw_function.")
+    constant = V.ufl_element().degree == 0
+    if constant:
+        num = msh.topology.index_map(3).size_local
+        cells, types, x = plot.vtk_mesh(msh, 3, np.arange(num, dtype=np.int32))
+        values = u.x.array[V.dofmap.list[:num, 0]]
+    else:
+        # The overload for a function space is not in its annotations.
+        own = np.arange(msh.topology.index_map(3).size_local, dtype=np.int32)
+        cells, types, x = plot.vtk_mesh(V, own)  # type: ignore[arg-type]
+        values = u.x.array
+    parts = comm.gather((cells, types, x, values))
+    with collective_errors(comm):
+        if parts is not None:
+            pyvista = importlib.import_module("pyvista")
+            blocks = []
+            for part in parts:
+                grid = pyvista.UnstructuredGrid(*part[:3])
+                (grid.cell_data if constant else grid.point_data)["u"] = part[3]
+                blocks.append(grid)
+            whole = pyvista.merge(blocks) if len(blocks) > 1 else blocks[0]
+            plotter = pyvista.Plotter(off_screen=True, window_size=list(size))
+            plotter.add_mesh(
+                whole.clip("y", crinkle=constant), scalars="u", cmap=cmap, log_scale=log
+            )
+            plotter.add_mesh(whole.outline(), color="black")
+            plotter.screenshot(os.fspath(file))
+            plotter.close()
