@@ -4,10 +4,10 @@
 
 -div(kappa k_r(p) grad p) = f on the unit square or cube with k_r = 1/(1 + |p|), by Newton and by
 Picard, on the fine mesh and in the coarse space; 8 modes for each vertex, from kappa alone. Two
-sets of data: "drop" (p = 0 at x = 0 and p = -5 at x = 1, f = 1, unit inflow at the upper end of the last
-axis, no flow through the other sides) and "source" (p = 0 on the whole boundary, f = 1). Errors are
-relative to the fine Newton solution, in L2 and in the energy norm of kappa; times are processor
-time of one core.
+sets of data: "drop" (p = 0 at x = 0 and p = -5 at x = 1, f = 1, unit inflow at the upper end of
+the last axis, no flow through the other sides) and "source" (p = 0 on the whole boundary, f = 1).
+Errors are relative to the fine Newton solution, in L2 and in the energy norm of kappa; times are
+processor time of one core.
 
     python benchmarks/bench_richards.py [--quick] [--fields N] [case ...]
 """
@@ -51,7 +51,7 @@ QUICK = {
 PAPER = {"2d-100": (2.03, 1.87), "2d-250": (1.79, 1.72), "3d-100": (2.54, 2.57)}
 TOLERANCES = {"snes_rtol": 1e-8, "snes_stol": 0.0, "snes_atol": 1e-12}
 LAW = Haverkamp()
-#: Two Gauss points in each direction: UFL's own estimate for a rational k_r takes five times longer.
+#: Two Gauss points in each direction. UFL's own choice for a rational k_r has many more.
 DX = ufl.dx(metadata={"quadrature_degree": 3})
 
 
