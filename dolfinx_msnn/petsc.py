@@ -10,11 +10,15 @@ from dolfinx_msnn.operators import (
     create_coarse_matrix,
     create_coarse_solver,
 )
+from dolfinx_msnn.time_stepping import BDF
+from dolfinx_msnn.transient import TransientProblem
 
 __all__ = [
+    "BDF",
     "LinearProblem",
     "NonlinearProblem",
     "PicardProblem",
+    "TransientProblem",
     "assemble_coarse_matrix",
     "assemble_coarse_vector",
     "create_coarse_matrix",
