@@ -21,7 +21,7 @@ typer = pytest.importorskip("typer")
 from sample import is_sentence  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from dolfinx_msnn import cli  # noqa: E402
+from dolfinx_msnn.cli.commands import app  # noqa: E402
 from dolfinx_msnn.nn import dataset  # noqa: E402
 
 pytestmark = pytest.mark.serial
@@ -61,7 +61,7 @@ def write(folder, *, steps=10, cell="triangle"):
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def fails(code, match, *arguments):

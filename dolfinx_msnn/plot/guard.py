@@ -92,6 +92,6 @@ def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True
         handles=[Patch(color=COLOURS[k], label=f"{counts[k]} {k}") for k in OUTCOMES if counts[k]],
         fontsize=7,
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
+        bbox_to_anchor=(0.5, -0.1),
         ncols=len(OUTCOMES),
     )

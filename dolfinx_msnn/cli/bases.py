@@ -1,0 +1,122 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Bases by name, their progress, and what they report."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+import dolfinx_msnn as msnn
+from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need_torch
+
+#: Neighbourhoods that a basis is given at a time while somebody watches.
+CHUNK = 16
+
+
+def shipped_models() -> dict[str, Path]:
+    """Models that come with the package, by name; needs no torch."""
+    folder = Path(str(files("dolfinx_msnn") / "pretrained"))
+    return {path.stem: path for path in sorted(folder.glob("*.pt*"))}
+
+
+def model_path(name: str) -> str:
+    """A file, or the file of the shipped model of that name.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    if os.path.exists(name):
+        return name
+    known = shipped_models()
+    if name not in known:
+        raise FileNotFoundError(
+            f"There is no model file {name}, and the shipped models are {', '.join(known)}."
+        )
+    return str(known[name])
+
+
+def create_basis(
+    text: str, kappa: Any, dim: int, modes: int, *, threshold: float | None, guard: bool
+) -> Any:
+    """A basis from ``computed``, ``filtered``, ``learned`` or ``learned:MODEL``."""
+    kind, _, model = text.partition(":")
+    if kind not in ("computed", "filtered", "learned") or (model and kind != "learned"):
+        raise WrongCommandLine(
+            f"--basis must be computed, filtered, learned or learned:MODEL, got {text!r}."
+        )
+    if threshold is not None and (kind != "computed" or guard):
+        raise WrongCommandLine(
+            "--threshold is for --basis computed without --guard; expected --modes otherwise."
+        )
+    basis: Any
+    if kind == "computed" and threshold is not None:
+        basis = msnn.SpectralBasis(threshold=threshold, max_modes=max(modes, 32))
+    elif kind == "computed":
+        basis = msnn.SpectralBasis(modes)
+    elif kind == "filtered":
+        basis = msnn.FilteredBasis(modes)
+    else:
+        need_torch("A learned basis")
+        from dolfinx_msnn.bases.learned import LearnedBasis
+
+        basis = LearnedBasis(model_path(model or f"diffusion-{dim}d"), kappa, modes)
+    return msnn.GuardedBasis(basis) if guard else basis
+
+
+class Watched:
+    """A basis that is given a few neighbourhoods at a time, so that progress can be shown."""
+
+    def __init__(self, basis: Any, progress: Progress) -> None:
+        self._basis, self._progress = basis, progress
+        for name in ("coefficient", "num_modes", "threshold"):
+            if hasattr(basis, name):
+                setattr(self, name, getattr(basis, name))
+
+    def modes(self, problems: Sequence[msnn.LocalProblem]) -> list[msnn.LocalModes]:
+        """The modes of the basis."""
+        if not self._progress.shown:
+            found: list[msnn.LocalModes] = self._basis.modes(problems)
+            return found
+        self._progress.stage("local bases", len(problems))
+        found = []
+        for first in range(0, len(problems), CHUNK):
+            part = problems[first : first + CHUNK]
+            found += self._basis.modes(part)
+            self._progress.advance(len(part))
+        return found
+
+
+def reports(comm: MPI.Intracomm, basis: Any) -> dict[str, Any]:
+    """What a basis says about its modes, on all ranks together. Collective."""
+    said: dict[str, Any] = {}
+    if isinstance(basis, msnn.GuardedBasis):
+        said["guard"] = _count(comm, [report.outcome for report in basis.reports])
+        basis = basis.primary
+    found = getattr(basis, "reports", [])
+    if isinstance(basis, msnn.FilteredBasis):
+        said["filter"] = _filtered(comm, found)
+    elif not isinstance(basis, msnn.SpectralBasis):
+        said["source"] = _count(comm, [report.source for report in found])
+        outside = comm.allreduce(sum(not report.in_range for report in found))
+        said["contrast_outside_training"] = outside
+        said["filter"] = _filtered(comm, [r.filtered for r in found if r.filtered is not None])
+    return said
+
+
+def _count(comm: MPI.Intracomm, names: list[str]) -> dict[str, int]:
+    return dict(Counter(name for part in comm.allgather(names) for name in part))
+
+
+def _filtered(comm: MPI.Intracomm, found: Sequence[Any]) -> dict[str, Any]:
+    every = [pair for part in comm.allgather([(r.sweeps, r.error) for r in found]) for pair in part]
+    if not every:
+        return {}
+    return {
+        "mean_sweeps": sum(sweeps for sweeps, _ in every) / len(every),
+        "largest_estimated_error": max(error for _, error in every),
+    }

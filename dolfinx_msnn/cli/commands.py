@@ -1,0 +1,36 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The typer application: which commands there are."""
+
+import typer
+
+from dolfinx_msnn.cli import bench, doctor, evaluate, solve, training
+from dolfinx_msnn.cli.common import examples
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases.",
+    epilog=examples(
+        "msnn doctor",
+        "msnn solve --generator channels --compare -o channels.png",
+        "mpiexec -n 4 msnn solve spe_perm.dat --layers 85 --dirichlet bottom=1 --dirichlet top=0",
+    ),
+)
+
+for function, epilog in (
+    (solve.solve, solve.EXAMPLES),
+    (evaluate.evaluate, evaluate.EXAMPLES),
+    (training.sample, training.SAMPLE_EXAMPLES),
+    (training.train, training.TRAIN_EXAMPLES),
+    (training.info, training.INFO_EXAMPLES),
+    (doctor.doctor, doctor.EXAMPLES),
+):
+    app.command(epilog=epilog)(function)
+# What a program of the benchmarks takes is its own business.
+app.command(
+    epilog=bench.EXAMPLES,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(bench.bench)

@@ -1,0 +1,225 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What the commands share: errors, progress, and text."""
+
+import contextlib
+import importlib.util
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from mpi4py import MPI
+
+import typer
+
+#: Seconds that a rank with an error waits for the others to have it too, before it ends them.
+PATIENCE = 10.0
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+class WrongCommandLine(ValueError):
+    """An argument that cannot be understood: exit code 2."""
+
+
+def examples(*commands: str) -> str:
+    """The end of a help text; the first character keeps its lines apart."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {command}" for command in commands)])
+
+
+@contextlib.contextmanager
+def errors(comm: MPI.Intracomm) -> Iterator[None]:
+    """Turn what a user can cause into one sentence and exit code 1 (2 for the command line).
+
+    The library raises the same error on all ranks. If one fails alone nevertheless, the others may
+    wait for it for ever: after :data:`PATIENCE` it says so and ends the run.
+    """
+    watch = comm.Dup() if comm.size > 1 else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(comm, watch, "Interrupted.", 130)
+    except WrongCommandLine as exc:
+        _fail(comm, watch, str(exc), 2)
+    except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as exc:
+        if isinstance(exc, typer.Exit):
+            raise
+        _fail(comm, watch, " ".join(str(exc).split()) or f"{type(exc).__name__}.", 1)
+    if watch is not None:
+        watch.Free()
+
+
+def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: int) -> None:
+    if comm.rank == 0:
+        typer.echo(f"msnn: {message}", err=True)
+    if watch is not None:
+        together, deadline = watch.Ibarrier(), time.monotonic() + PATIENCE
+        while not together.Test():
+            if time.monotonic() > deadline:
+                sys.__stderr__.write(f"msnn: {message} (Only rank {comm.rank} of {comm.size}.)\n")  # type: ignore[union-attr]
+                sys.__stderr__.flush()  # type: ignore[union-attr]
+                comm.Abort(code)
+            time.sleep(0.02)
+        watch.Free()
+    raise typer.Exit(code)
+
+
+class Progress:
+    """One line on standard error: the stage, and how much of it is done.
+
+    Only on rank 0, if standard error is a terminal and tqdm is installed; nothing else.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, quiet: bool, unit: str = "it") -> None:
+        self._bar: Any = None
+        if (
+            not quiet
+            and comm.rank == 0
+            and sys.stderr.isatty()
+            and importlib.util.find_spec("tqdm")
+        ):
+            from tqdm import tqdm
+
+            self._bar = tqdm(unit=unit, dynamic_ncols=True, leave=False)
+
+    @property
+    def shown(self) -> bool:
+        """Whether anybody sees it."""
+        return self._bar is not None
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage of so many steps."""
+        if self._bar is not None:
+            self._bar.reset(total)
+            self._bar.set_description(name)
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+        if self._bar is not None:
+            self._bar.update(steps)
+
+    def show(self, done: int, total: int) -> None:
+        """So many steps of so many are done."""
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Stopwatch:
+    """Wall-clock seconds of the stages, on the slowest rank."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self._comm = comm
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the body; collective if it succeeds."""
+        begin = time.perf_counter()
+        yield
+        taken = self._comm.allreduce(time.perf_counter() - begin, MPI.MAX)
+        self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
+
+def need_torch(what: str) -> None:
+    """Say what to install if torch is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            f'{what} needs torch, which is not installed: pip install "dolfinx-msnn[nn]".'
+        )
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print JSON; what is not finite becomes null."""
+    typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """Plain Python values, without NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def numbers[T: (int, float)](
+    option: str, text: str, kind: Callable[[str], T], dim: int
+) -> tuple[T, ...]:
+    """Numbers from ``"3"`` (the same in each direction), ``"3,4"`` or ``"3x4"``."""
+    parts = text.replace("x", ",").split(",")
+    try:
+        found = tuple(kind(part) for part in parts)
+    except ValueError:
+        found = ()
+    if len(found) not in (1, dim) or not all(math.isfinite(n) and n > 0 for n in found):
+        what = "integer" if kind is int else "number"
+        raise WrongCommandLine(
+            f"{option} must be a positive {what}, or {dim} of them as in "
+            f"{','.join(['10'] * dim)}, got {text!r}."
+        )
+    return found * dim if len(found) == 1 else found
+
+
+def pairs(option: str, texts: Iterable[str], expected: str) -> list[tuple[str, str]]:
+    """Names and values from ``NAME=VALUE``."""
+    found = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise WrongCommandLine(f"{option} must be {expected}, got {text!r}.")
+        found.append((name.strip(), value.strip()))
+    return found
+
+
+def number(option: str, text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise WrongCommandLine(f"{option} must be a finite number, got {text!r}.")
+    return value
+
+
+def plain(value: object) -> str:
+    """A value for reading."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def rows(entries: Iterable[tuple[str, str]]) -> str:
+    """Two columns."""
+    listed = list(entries)
+    width = max(len(name) for name, _ in listed)
+    return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in listed)
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Columns below their heads; the first is flush left, the others right."""
+    whole = [list(head), *map(list, lines)]
+    widths = [max(len(line[k]) for line in whole) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            f"{text:<{width}}" if k == 0 else f"{text:>{width}}"
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in whole
+    )

@@ -1,0 +1,79 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""``msnn doctor``: what is installed, whether it works, and what to do if not."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from mpi4py import MPI
+
+import typer
+
+from dolfinx_msnn.cli.checks import CHECKS, Finding, check_ranks, check_solve
+from dolfinx_msnn.cli.common import (
+    AsJson,
+    Progress,
+    Quiet,
+    errors,
+    examples,
+    print_json,
+)
+
+EXAMPLES = examples("msnn doctor", "mpiexec -n 4 msnn doctor", "msnn doctor --json")
+
+
+def doctor(
+    as_json: AsJson = False,
+    verbose: Annotated[
+        bool, typer.Option("--problems", help="Show warnings and problems only.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at what is installed, and solve a small problem.
+
+    Each line is ok, a warning (something optional is missing or slow) or a problem, with what to do
+    about it. Exit code 1 if there is a problem.
+    """
+    comm = MPI.COMM_WORLD
+    with errors(comm):
+        findings: list[Finding] = []
+        with Progress(comm, quiet, "check") as progress:
+            progress.stage("checks", len(CHECKS) + 2)
+            # Of the machine of rank 0, and the same on all ranks as far as check_ranks can tell.
+            if comm.rank == 0:
+                for check in CHECKS:
+                    findings += _examine(check)
+                    progress.advance()
+            findings += check_ranks(comm)
+            progress.advance()
+            findings += check_solve(comm)
+        findings = comm.bcast(findings)
+        bad = sum(f.status == "problem" for f in findings)
+        if comm.rank == 0:
+            if as_json:
+                print_json({"problems": bad, "findings": [f._asdict() for f in findings]})
+            else:
+                typer.echo(_text([f for f in findings if not (verbose and f.status == "ok")], bad))
+    if bad:
+        raise typer.Exit(1)
+
+
+def _examine(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check finds; one that fails is a finding, too."""
+    try:
+        return check()
+    except Exception as exc:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        return [Finding(name, "problem", f"The check failed: {reason}")]
+
+
+def _text(findings: list[Finding], bad: int) -> str:
+    width = max((len(f.name) for f in findings), default=0)
+    lines = []
+    for f in findings:
+        lines.append(f"{f.status:<7}  {f.name:<{width}}  {f.text}")
+        if f.advice:
+            lines.append(f"{'':7}  {'':{width}}  -> {f.advice}")
+    lines.append(f"{bad} problem{'s' * (bad != 1)}.")
+    return "\n".join(lines)

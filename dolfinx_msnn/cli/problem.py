@@ -1,0 +1,263 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""From options to a boundary value problem: coefficient, mesh, conditions."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+import numpy as np
+
+import ufl
+from dolfinx import fem, io, mesh
+from dolfinx_msnn import fields
+from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import DirichletBC, Function, FunctionSpace, Mesh
+from dolfinx_msnn.cli.common import WrongCommandLine, number, numbers, pairs
+
+FAMILIES: dict[str, Any] = {
+    "channels": fields.Channels,
+    "inclusions": fields.Inclusions,
+    "two_phase": fields.TwoPhase,
+    "log_normal": fields.LogNormal,
+}
+#: Axis and end of the sides of the mesh's bounding box.
+SIDES = {
+    2: {"left": (0, 0), "right": (0, 1), "bottom": (1, 0), "top": (1, 1)},
+    3: {
+        "left": (0, 0),
+        "right": (0, 1),
+        "front": (1, 0),
+        "back": (1, 1),
+        "bottom": (2, 0),
+        "top": (2, 1),
+    },
+}
+CELLS = {2: ("quadrilateral", "triangle"), 3: ("hexahedron", "tetrahedron")}
+#: Cells in each direction where none are given.
+DEFAULT_CELLS = {2: 100, 3: 20}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """−div(κ ∇u) = f with u or κ ∂u/∂n given on the sides; with its forms.
+
+    Attributes:
+        V: Fine space.
+        kappa: Coefficient, DG0.
+        a: Bilinear form.
+        s: Right-hand form of the local eigenproblems: the mass matrix of κ.
+        L: Linear form.
+        bcs: Dirichlet conditions; no dof is in two of them.
+        source: f.
+        flux: κ ∂u/∂n where nothing else is given, a UFL expression or a number.
+    """
+
+    V: FunctionSpace
+    kappa: Function
+    a: ufl.Form
+    s: ufl.Form
+    L: ufl.Form
+    bcs: list[DirichletBC]
+    source: float
+    flux: Any
+
+    @property
+    def comm(self) -> MPI.Intracomm:
+        """Communicator of the mesh."""
+        comm: MPI.Intracomm = self.V.mesh.comm
+        return comm
+
+
+def generator(
+    name: str, dim: int, contrast: float | None, seed: int, options: Sequence[str]
+) -> Any:
+    """A coefficient by the name of its family, with further keywords as ``KEY=VALUE``."""
+    name = name.replace("-", "_")
+    if name not in FAMILIES:
+        raise WrongCommandLine(f"There is no family {name!r}; expected {', '.join(FAMILIES)}.")
+    family = FAMILIES[name]
+    known = [
+        key
+        for key, parameter in inspect.signature(family).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    keywords = {}
+    for key, value in pairs("--parameter", options, "KEY=VALUE"):
+        if key not in known:
+            raise WrongCommandLine(
+                f"--parameter {key} is none of {name}; expected {', '.join(known)}."
+            )
+        keywords[key] = _value(key, value)
+    if contrast is None and name != "log_normal":
+        contrast = 1e3
+    return family(dim, contrast, seed, **keywords)
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "shape":
+        return text
+    values = [number(f"--parameter {key}", part) for part in text.split(",")]
+    whole = [
+        int(v) if re.fullmatch(r"[+-]?\d+", t) else v
+        for v, t in zip(values, text.split(","), strict=True)
+    ]
+    return whole[0] if len(whole) == 1 else tuple(whole)
+
+
+def read_field(
+    path: str,
+    comm: MPI.Intracomm,
+    *,
+    layers: str | None,
+    component: str,
+    low: float | None,
+    high: float | None,
+    phases: Sequence[str],
+    size: str | None,
+) -> fields.LatticeField:
+    """A coefficient from a file: SPE10 if layers are given, else an array or images. Collective."""
+    spe10 = Path(path).name == "spe_perm.dat" or (Path(path) / "spe_perm.dat").exists()
+    if layers is None and comm.bcast(spe10):
+        raise WrongCommandLine(
+            f"{path} looks like SPE10; expected --layers with one layer (2D) or FIRST:LAST (3D)."
+        )
+    if layers is not None:
+        parts = layers.split(":")
+        if len(parts) > 2 or not all(part.isdigit() for part in parts):
+            raise WrongCommandLine(f"--layers must be a number or FIRST:LAST, got {layers!r}.")
+        first, last = int(parts[0]), int(parts[-1])
+        return fields.read_spe10(
+            path, (first, last) if len(parts) == 2 else first, component=component, comm=comm
+        )
+    mapping = {
+        number("--phase", grey): number("--phase", value)
+        for grey, value in pairs("--phase", phases, "GREY=VALUE")
+    }
+    grey = fields.read_image_stack(path, comm=comm)
+    step = None
+    if size is not None and grey.ndim in (2, 3):
+        sides = numbers("--size", size, float, grey.ndim)
+        step = [length / n for length, n in zip(sides, grey.shape, strict=True)]
+    return fields.from_array(grey, low=low, high=high, phases=mapping or None, cell_size=step)
+
+
+def create_mesh(
+    comm: MPI.Intracomm,
+    field: Any,
+    *,
+    file: str | None,
+    cells: str | None,
+    size: str | None,
+    cell: str | None,
+) -> Mesh:
+    """A mesh from a file, of a lattice's cells, or of a box. Collective."""
+    dim: int = field.dim
+    if file is not None:
+        if cells or size or cell:
+            raise WrongCommandLine("--mesh was given; expected no --cells, --size and --cell then.")
+        with collective_errors(comm):
+            if not Path(file).exists():
+                raise FileNotFoundError(f"There is no mesh file {file}.")
+        with io.XDMFFile(comm, file, "r") as xdmf:
+            read: Mesh = xdmf.read_mesh()
+            return read
+    if cell is not None and cell not in CELLS[dim]:
+        raise WrongCommandLine(f"--cell must be {' or '.join(CELLS[dim])} in {dim}D, got {cell!r}.")
+    kind = mesh.CellType[cell or CELLS[dim][0]]
+    lattice = isinstance(field, fields.LatticeField)
+    if lattice and cells is None:
+        found: Mesh = field.create_mesh(comm, kind)
+        return found
+    counts = numbers("--cells", cells or str(DEFAULT_CELLS[dim]), int, dim)
+    corners = [np.zeros(dim), np.ones(dim)]
+    if lattice:
+        corners = [np.array(field.origin), np.add(field.origin, field.extent)]
+    elif size is not None:
+        corners[1] = np.array(numbers("--size", size, float, dim))
+    create: Any = mesh.create_rectangle if dim == 2 else mesh.create_box
+    made: Mesh = create(comm, corners, list(counts), kind)
+    return made
+
+
+def pose(
+    msh: Mesh,
+    kappa: Function,
+    *,
+    degree: int,
+    dirichlet: Sequence[str],
+    flux: Sequence[str],
+    source: float,
+) -> Problem:
+    """The boundary value problem. Collective.
+
+    Args:
+        msh: Mesh.
+        kappa: Coefficient.
+        degree: Degree of the Lagrange space.
+        dirichlet: ``SIDE=VALUE``, later ones win where sides meet; empty for 1 on the left and 0
+            on the right, ``none`` for none.
+        flux: κ ∂u/∂n as ``SIDE=VALUE``; zero where nothing is given.
+        source: f.
+    """
+    dim = msh.topology.dim
+    fixed = [] if list(dirichlet) == ["none"] else list(dirichlet) or ["left=1", "right=0"]
+    names = ", ".join([*SIDES[dim], "all"])
+    values = _by_side(
+        "--dirichlet", fixed, [*SIDES[dim], "all"], f"none or SIDE=VALUE with a side of {names}"
+    )
+    given = _by_side(
+        "--flux", flux, [*SIDES[dim]], f"SIDE=VALUE with a side of {', '.join(SIDES[dim])}"
+    )
+    V = fem.functionspace(msh, ("Lagrange", degree))
+    x = msh.geometry.x
+    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
+    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
+    near = 1e-9 * float((upper - lower).max())
+
+    taken = np.zeros(0, dtype=np.int32)
+    bcs: list[DirichletBC] = []
+    for side, value in reversed(values):
+        if side == "all":
+            msh.topology.create_connectivity(dim - 1, dim)
+            facets = mesh.exterior_facet_indices(msh.topology)
+            dofs = fem.locate_dofs_topological(V, dim - 1, facets)
+        else:
+            axis, end = SIDES[dim][side]
+            at = (lower, upper)[end][axis]
+            dofs = fem.locate_dofs_geometrical(
+                V, lambda p, axis=axis, at=at: np.abs(p[axis] - at) <= near
+            )
+        if msh.comm.allreduce(len(dofs)) == 0:
+            raise ValueError(f"--dirichlet {side} meets no node of the mesh.")
+        bcs.append(fem.dirichletbc(value, np.setdiff1d(dofs, taken).astype(np.int32), V))
+        taken = np.union1d(taken, dofs).astype(np.int32)
+
+    place = ufl.SpatialCoordinate(msh)
+    g: Any = 0.0
+    for side, value in given:
+        axis, end = SIDES[dim][side]
+        at = float((lower, upper)[end][axis])
+        g = g + ufl.conditional(abs(place[axis] - at) <= near, value, 0.0)
+    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
+    L = fem.Constant(msh, np.float64(source)) * v * ufl.dx
+    if given:
+        L = L + g * v * ufl.ds
+    return Problem(V, kappa, a, kappa * u * v * ufl.dx, L, bcs[::-1], source, g)
+
+
+def _by_side(
+    option: str, texts: Sequence[str], sides: Sequence[str], expected: str
+) -> list[tuple[str, float]]:
+    found = []
+    for side, value in pairs(option, texts, expected):
+        if side not in sides:
+            raise WrongCommandLine(f"{option} must be {expected}, got the side {side!r}.")
+        found.append((side, number(f"{option} {side}", value)))
+    return found

@@ -1,0 +1,216 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What becomes of a solution: errors, bounds, files."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+
+import ufl
+from dolfinx import fem, has_adios2, io
+from dolfinx.fem.petsc import LinearProblem as FineProblem
+from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace, estimate, plot
+from dolfinx_msnn._mpi import collective_errors
+from dolfinx_msnn._typing import Function
+from dolfinx_msnn.cli.common import WrongCommandLine
+from dolfinx_msnn.cli.problem import Problem
+from dolfinx_msnn.petsc import LinearProblem
+
+PICTURES = (".png", ".pdf", ".svg")
+NORMS = ("L2", "energy", "H1")
+
+
+def check_outputs(names: Sequence[str]) -> None:
+    """Refuse files that cannot be written, before anything is computed. Not collective.
+
+    Raises:
+        WrongCommandLine: If the ending of a name says nothing.
+        ValueError: If what is needed is not there.
+    """
+    for name in names:
+        ending = Path(name).suffix
+        if ending not in (".bp", ".xdmf", *PICTURES):
+            raise WrongCommandLine(
+                f"--output must end in .bp, .xdmf, {', '.join(PICTURES)}, got {name!r}."
+            )
+        if ending == ".bp" and not has_adios2:
+            raise ValueError(
+                f"{name} needs ADIOS2, which this DOLFINx was built without; expected .xdmf."
+            )
+        if ending in PICTURES and importlib.util.find_spec("matplotlib") is None:
+            raise ImportError(
+                f'{name} needs matplotlib, which is not installed: pip install "dolfinx-msnn[viz]".'
+            )
+        folder = Path(name).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder} to write {name} to.")
+
+
+def solve_fine(problem: Problem) -> Function:
+    """The solution in V: directly in 2D, by CG with algebraic multigrid in 3D. Collective.
+
+    Raises:
+        ValueError: If no value of u is given anywhere.
+        RuntimeError: If the solver did not converge.
+    """
+    if not problem.bcs:
+        raise ValueError(
+            "The fine problem is solved for --compare only if u is given somewhere; expected a "
+            "condition other than --dirichlet none."
+        )
+    options: dict[str, Any] = {"ksp_type": "cg", "pc_type": "gamg", "ksp_rtol": 1e-10}
+    options |= {"pc_gamg_threshold": 0.02, "ksp_error_if_not_converged": False}
+    if problem.V.mesh.topology.dim == 2 and PETSc.Sys.hasExternalPackage("mumps"):
+        options = {"ksp_type": "preonly", "pc_type": "cholesky"}
+        options["pc_factor_mat_solver_type"] = "mumps"
+    fine = FineProblem(
+        problem.a,
+        problem.L,
+        bcs=problem.bcs,
+        petsc_options_prefix="msnn_fine_",
+        petsc_options=options,
+    )
+    u: Any = fine.solve()
+    reason = fine.solver.getConvergedReason()
+    if reason < 0:
+        raise RuntimeError(f"The solver of the fine problem did not converge (reason {reason}).")
+    solution: Function = u
+    return solution
+
+
+def norms(problem: Problem, w: Function) -> tuple[float, ...]:
+    """L2 norm, energy norm and H1 seminorm. Collective."""
+    g = ufl.inner(ufl.grad(w), ufl.grad(w))
+    forms = (w * w * ufl.dx, problem.kappa * g * ufl.dx, g * ufl.dx)
+    squares = np.array([fem.assemble_scalar(fem.form(form)) for form in forms])
+    problem.comm.Allreduce(MPI.IN_PLACE, squares)
+    return tuple(np.sqrt(np.maximum(squares, 0.0)).tolist())
+
+
+def errors(problem: Problem, u: Function, reference: Function) -> dict[str, float]:
+    """Errors relative to a reference solution, by norm, and that in energy itself. Collective."""
+    error: Function = fem.Function(problem.V)
+    error.x.array[:] = u.x.array - reference.x.array
+    found, whole = norms(problem, error), norms(problem, reference)
+    relative = {name: e / w for name, e, w in zip(NORMS, found, whole, strict=True)}
+    return relative | {"energy_absolute": found[1]}
+
+
+def bounds(
+    problem: Problem, coarse: CoarseGrid, W: MultiscaleFunctionSpace, solved: LinearProblem
+) -> dict[str, Any]:
+    """Guaranteed bounds of the energy error: against the fine and against the exact solution.
+
+    Relative ones are in fractions of the energy norm of the multiscale solution. Where there is no
+    bound, ``reason`` says why. Collective.
+    """
+    size = norms(problem, solved.u)[1]
+    found: dict[str, Any] = {}
+    try:
+        tau = estimate.stability_constants(W, coarse, problem.a, problem.bcs)
+        least = estimate.schwarz_lambda_min(W, coarse, tau)
+        with estimate.SchwarzPreconditioner(solved) as preconditioner:
+            fine = estimate.bound_fine_error(solved, preconditioner, least)
+        found["fine"] = {"upper": fine.upper, "lower": fine.lower, "relative": fine.upper / size}
+    except (ValueError, RuntimeError) as reason:
+        found["fine"] = {"reason": str(reason)}
+    try:
+        exact = estimate.bound_error(
+            solved.u, problem.kappa, problem.source, coarse, bcs=problem.bcs, g=problem.flux
+        )
+        found["exact"] = {"upper": exact.upper, "relative": exact.upper / size}
+    except (ValueError, RuntimeError) as reason:
+        found["exact"] = {"reason": str(reason)}
+    return found
+
+
+def write(
+    name: str,
+    problem: Problem,
+    u: Function,
+    *,
+    coarse: CoarseGrid,
+    reference: Function | None,
+    guard: Any = None,
+) -> list[str]:
+    """Write the solution, the coefficient and (if there is a reference) the error. Collective.
+
+    Returns:
+        The files that were written.
+    """
+    if Path(name).suffix in PICTURES:
+        picture(name, problem, u, coarse=coarse, reference=reference, guard=guard)
+        return [name]
+    functions = [_named(u, "u")]
+    if reference is not None:
+        error: Function = fem.Function(problem.V)
+        error.x.array[:] = np.abs(u.x.array - reference.x.array)
+        functions += [_named(reference, "fine"), _named(error, "error")]
+    if Path(name).suffix == ".bp":
+        with io.VTXWriter(problem.comm, name, [*functions, problem.kappa]) as vtx:
+            vtx.write(0.0)
+        return [name]
+    # XDMF takes nodal values at the nodes of the mesh only.
+    msh = problem.V.mesh
+    Q = fem.functionspace(msh, ("Lagrange", msh.geometry.cmaps[0].degree))
+    with io.XDMFFile(problem.comm, name, "w") as xdmf:
+        xdmf.write_mesh(msh)
+        for f in functions:
+            nodal: Function = fem.Function(Q, name=f.name)
+            nodal.interpolate(f)
+            xdmf.write_function(nodal)
+        xdmf.write_function(problem.kappa)
+    return [name, os.fspath(Path(name).with_suffix(".h5"))]
+
+
+def picture(
+    name: str,
+    problem: Problem,
+    u: Function,
+    *,
+    coarse: CoarseGrid,
+    reference: Function | None,
+    guard: Any,
+) -> None:
+    """Draw coefficient with coarse grid, solution, error and guard; slices in 3D. Collective."""
+    comm, dim = problem.comm, problem.V.mesh.topology.dim
+    wanted = 2 + (reference is not None) + (guard is not None)
+    figure: Any = None
+    axes: list[Any] = [None] * wanted
+    with collective_errors(comm):
+        if comm.rank == 0:
+            from matplotlib.figure import Figure
+
+            side = np.ptp(problem.V.mesh.geometry.x[:, :2], axis=0) if comm.size == 1 else [1, 1]
+            height = float(np.clip(4.2 * side[1] / side[0], 3.0, 9.0))
+            figure = Figure(figsize=(4.6 * wanted, height), layout="constrained", dpi=120)
+            axes = list(figure.subplots(1, wanted, squeeze=False)[0])
+            if guard is not None and dim == 3:
+                axes[-1].remove()
+                axes[-1] = figure.add_subplot(1, wanted, wanted, projection="3d")
+    two_values = problem.kappa.x.array
+    low = comm.allreduce(float(two_values.min(initial=np.inf)), MPI.MIN)
+    high = comm.allreduce(float(two_values.max(initial=-np.inf)), MPI.MAX)
+    plot.draw_coefficient(axes[0], problem.kappa, log=high > 10 * low, bar=r"$\kappa$")
+    plot.draw_coarse_grid(axes[0], coarse)
+    plot.draw_function(axes[1], u, contours=15, bar="u")
+    if reference is not None:
+        plot.draw_error(axes[2], u, reference, bar="|u - fine solution|")
+    found = plot.gather_reports(comm, guard.reports) if guard is not None else []
+    with collective_errors(comm):
+        if figure is not None:
+            if guard is not None:
+                plot.draw_guard(axes[-1], found)
+            figure.savefig(name)
+
+
+def _named(f: Function, name: str) -> Function:
+    f.name = name
+    return f

@@ -1,0 +1,332 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""``msnn solve``: a boundary value problem on a multiscale space, without a program."""
+
+from typing import Annotated, Any
+
+from mpi4py import MPI
+
+import numpy as np
+import typer
+
+import dolfinx_msnn as msnn
+from dolfinx_msnn.cli import problem as problems
+from dolfinx_msnn.cli import result
+from dolfinx_msnn.cli.bases import Watched, create_basis, reports
+from dolfinx_msnn.cli.common import (
+    AsJson,
+    Progress,
+    Quiet,
+    Stopwatch,
+    WrongCommandLine,
+    errors,
+    examples,
+    numbers,
+    plain,
+    print_json,
+    rows,
+)
+from dolfinx_msnn.petsc import LinearProblem
+
+EXAMPLES = examples(
+    "msnn solve --generator channels --contrast 1e4 --seed 3 --compare -o channels.png",
+    "msnn solve spe_perm.dat --layers 85 --boxes 6,22 --dirichlet bottom=1 --dirichlet top=0",
+    "msnn solve rock.npy --basis learned --guard --bound --json",
+    "msnn solve slices/ --phase 0=1 --phase 255=1e3 --boxes 4 -o rock.bp",
+    "mpiexec -n 4 msnn solve --generator two_phase --dim 3 --cells 40 --boxes 4 -o flow.xdmf",
+)
+
+#: Cells of a box in each direction where the number of boxes is not given.
+CELLS_A_BOX = {2: 10, 3: 5}
+
+
+def solve(
+    field: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FIELD]",
+            help="Coefficient: SPE10 (with --layers), a .npy or .npz array, an image, or a folder "
+            "of images. Or give --generator.",
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(help="Random coefficient: channels, inclusions, two_phase or log_normal."),
+    ] = None,
+    contrast: Annotated[float | None, typer.Option(help="Its contrast; default 1e3.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="Its further keywords."),
+    ] = None,
+    dim: Annotated[int, typer.Option(min=2, max=3, help="Its dimension.")] = 2,
+    layers: Annotated[
+        str | None, typer.Option(help="SPE10: one layer (2D) or FIRST:LAST (3D), from 1 to 85.")
+    ] = None,
+    component: Annotated[str, typer.Option(help="SPE10: x, y or z.")] = "x",
+    low: Annotated[float | None, typer.Option(help="Coefficient of the least grey value.")] = None,
+    high: Annotated[float | None, typer.Option(help="Coefficient of the largest.")] = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GREY=VALUE", help="Coefficient of a grey value, instead."),
+    ] = None,
+    mesh: Annotated[
+        str | None, typer.Option(help="Mesh, an XDMF file; the coefficient is stretched onto it.")
+    ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(help="Cells in each direction, as 100 or 100,50; default those of the field."),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Lengths of the domain's sides.")] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(help="quadrilateral or triangle; in 3D hexahedron or tetrahedron."),
+    ] = None,
+    degree: Annotated[int, typer.Option(min=1, max=4, help="Degree of the elements.")] = 1,
+    dirichlet: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIDE=VALUE",
+            help="u on a side: left, right, bottom, top (in 3D also front, back) or all; default "
+            "left=1 and right=0; none for a pure Neumann problem.",
+        ),
+    ] = None,
+    flux: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SIDE=VALUE", help="kappa du/dn on a side; zero where not given."),
+    ] = None,
+    source: Annotated[float, typer.Option(help="Right-hand side f.")] = 0.0,
+    boxes: Annotated[
+        str | None,
+        typer.Option(help="Coarse boxes in each direction; default one for 10 cells (3D: 5)."),
+    ] = None,
+    oversampling: Annotated[
+        int, typer.Option(min=0, help="Layers of cells around the neighbourhoods.")
+    ] = 0,
+    basis: Annotated[
+        str,
+        typer.Option(
+            help="computed, filtered, learned, or learned:MODEL with a file or a shipped model."
+        ),
+    ] = "computed",
+    modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,
+    threshold: Annotated[
+        float | None, typer.Option(help="Computed: all modes below this eigenvalue instead.")
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Check the modes, repair bad ones.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Solve the fine problem too, and print errors.")
+    ] = False,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Bound the energy error, without the fine solution.")
+    ] = False,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to .bp (VTX) or .xdmf, for ParaView, or draw to .png, .pdf, .svg.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Solve -div(kappa grad u) = f on a multiscale space.
+
+    kappa comes from a file or a generator. Options of PETSc's solvers are taken from the
+    environment, PETSC_OPTIONS="-msnn_coarse_ksp_type cg ...".
+    """
+    comm = MPI.COMM_WORLD
+    with errors(comm):
+        if (field is None) == (generator is None):
+            raise WrongCommandLine("Expected either a FIELD or --generator, not both.")
+        outputs = list(output or [])
+        result.check_outputs(outputs)
+        watch = Stopwatch(comm)
+        found: dict[str, Any] = {}
+        with Progress(comm, quiet, "neighbourhood") as progress:
+            progress.stage("field and mesh")
+            with watch("field and mesh"):
+                if field is None:
+                    coefficient = problems.generator(
+                        str(generator), dim, contrast, seed, parameter or []
+                    )
+                else:
+                    coefficient = problems.read_field(
+                        field,
+                        comm,
+                        layers=layers,
+                        component=component,
+                        low=low,
+                        high=high,
+                        phases=phase or [],
+                        size=size,
+                    )
+                msh = problems.create_mesh(
+                    comm, coefficient, file=mesh, cells=cells, size=size, cell=cell
+                )
+                options = {"fit": True} if field is not None and mesh is not None else {}
+                kappa = coefficient.interpolate(msh, **options)
+                problem = problems.pose(
+                    msh,
+                    kappa,
+                    degree=degree,
+                    dirichlet=dirichlet or [],
+                    flux=flux or [],
+                    source=source,
+                )
+            tdim = msh.topology.dim
+            if compare and not problem.bcs:
+                raise ValueError(
+                    "--compare needs a fine problem with one solution; expected u to be given "
+                    "somewhere, not --dirichlet none."
+                )
+            chosen = create_basis(basis, kappa, tdim, modes, threshold=threshold, guard=guard)
+            count = _default_boxes(msh) if boxes is None else numbers("--boxes", boxes, int, tdim)
+            with watch("multiscale space"):
+                progress.stage("neighbourhoods")
+                coarse = msnn.CoarseGrid(msh, count, oversampling=oversampling)
+                W = msnn.multiscale_functionspace(
+                    problem.V,
+                    coarse,
+                    Watched(chosen, progress),
+                    problem.a,
+                    s=problem.s,
+                    bcs=problem.bcs,
+                )
+            with (
+                W,
+                LinearProblem(
+                    problem.a, problem.L, W, bcs=problem.bcs, petsc_options_prefix="msnn_coarse_"
+                ) as solved,
+            ):
+                progress.stage("coarse problem")
+                with watch("coarse problem"):
+                    u = solved.solve()
+                found["field"] = _describe_field(comm, coefficient, field, kappa)
+                found["mesh"] = _describe_mesh(problem)
+                found["coarse"] = {
+                    "boxes": list(count),
+                    "neighbourhoods": W.num_neighbourhoods,
+                    "dofs": W.num_dofs,
+                    "dropped": W.num_dropped,
+                }
+                found["basis"] = {
+                    "name": basis,
+                    "modes": modes,
+                    "guarded": guard,
+                    **reports(comm, chosen),
+                }
+                found["solution"] = _describe_solution(problem, u)
+                reference = None
+                if compare:
+                    progress.stage("fine problem")
+                    with watch("fine problem"):
+                        reference = result.solve_fine(problem)
+                    found["errors"] = result.errors(problem, u, reference)
+                if bound:
+                    progress.stage("bounds")
+                    with watch("bounds"):
+                        found["bounds"] = result.bounds(problem, coarse, W, solved)
+                found["files"] = []
+                for name in outputs:
+                    progress.stage(f"writing {name}")
+                    found["files"] += result.write(
+                        name,
+                        problem,
+                        u,
+                        coarse=coarse,
+                        reference=reference,
+                        guard=chosen if guard else None,
+                    )
+        found["seconds"] = watch.seconds
+        found["ranks"] = comm.size
+        if comm.rank == 0:
+            if as_json:
+                print_json(found)
+            else:
+                typer.echo(_text(found))
+
+
+def _default_boxes(msh: Any) -> tuple[int, ...]:
+    """About :data:`CELLS_A_BOX` cells in each direction, by the mean size of a cell. Collective."""
+    tdim = msh.topology.dim
+    x = msh.geometry.x[:, :tdim]
+    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
+    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
+    num = msh.topology.index_map(tdim).size_local
+    corners = msh.geometry.x[msh.geometry.dofmaps[0][:num]][:, :, :tdim]
+    extent = msh.comm.allreduce(np.ptp(corners, axis=1).sum(axis=0) if num else np.zeros(tdim))
+    mean = extent / msh.topology.index_map(tdim).size_global
+    return tuple(max(1, round(n / CELLS_A_BOX[tdim])) for n in ((upper - lower) / mean).tolist())
+
+
+def _describe_field(comm: MPI.Intracomm, coefficient: Any, path: str | None, kappa: Any) -> Any:
+    values = kappa.x.array
+    low = comm.allreduce(float(values.min(initial=np.inf)), MPI.MIN)
+    high = comm.allreduce(float(values.max(initial=-np.inf)), MPI.MAX)
+    name = repr(coefficient) if path is None else path
+    return {"name": name, "min": low, "max": high, "contrast": high / low}
+
+
+def _describe_mesh(problem: problems.Problem) -> dict[str, Any]:
+    msh = problem.V.mesh
+    return {
+        "cell": msh.topology.cell_type.name,
+        "cells": msh.topology.index_map(msh.topology.dim).size_global,
+        "degree": problem.V.ufl_element().degree,
+        "dofs": problem.V.dofmap.index_map.size_global,
+    }
+
+
+def _describe_solution(problem: problems.Problem, u: Any) -> dict[str, float]:
+    comm = problem.comm
+    return {
+        "min": comm.allreduce(float(u.x.array.min(initial=np.inf)), MPI.MIN),
+        "max": comm.allreduce(float(u.x.array.max(initial=-np.inf)), MPI.MAX),
+        **dict(zip(result.NORMS, result.norms(problem, u), strict=True)),
+    }
+
+
+def _text(found: dict[str, Any]) -> str:
+    """The figures for reading."""
+    field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
+    lines = [
+        ("coefficient", f"{field['name']}, contrast {field['contrast']:.3g}"),
+        (
+            "mesh",
+            f"{mesh['cells']} cells ({mesh['cell']}), degree {mesh['degree']}, "
+            f"{mesh['dofs']} dofs, {found['ranks']} rank{'s'[: found['ranks'] - 1]}",
+        ),
+        (
+            "coarse space",
+            f"{' x '.join(map(str, coarse['boxes']))} boxes, {coarse['neighbourhoods']} "
+            f"neighbourhoods, {coarse['dofs']} dofs"
+            + (f", {coarse['dropped']} functions dropped" if coarse["dropped"] else ""),
+        ),
+        ("basis", f"{basis['name']}, {basis['modes']} modes" + ", guarded" * basis["guarded"]),
+    ]
+    for key, name in (("source", "  from"), ("filter", "  filter"), ("guard", "  guard")):
+        if basis.get(key):
+            lines.append((name, plain({k.replace("_", " "): v for k, v in basis[key].items()})))
+    if basis.get("contrast_outside_training"):
+        lines.append(
+            ("  contrast", f"beyond training in {basis['contrast_outside_training']} of them")
+        )
+    values = found["solution"]
+    lines.append(("solution", f"from {values['min']:.4g} to {values['max']:.4g}"))
+    if "errors" in found:
+        relative = ", ".join(f"{name} {found['errors'][name]:.3g}" for name in result.NORMS)
+        lines.append(("relative errors", relative))
+    for against, bound in found.get("bounds", {}).items():
+        text = bound.get("reason") or (
+            f"at most {bound['relative']:.3g} of the solution's energy norm"
+        )
+        lines.append((f"bound ({against})", text))
+    lines.append(("seconds", plain({k: round(v, 3) for k, v in found["seconds"].items()})))
+    if found["files"]:
+        lines.append(("files", plain(found["files"])))
+    return rows(lines)

@@ -1,0 +1,139 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""``msnn sample``, ``msnn train`` and ``msnn info``: one's own models."""
+
+import os
+from typing import Annotated, Any
+
+from mpi4py import MPI
+
+import typer
+
+from dolfinx_msnn.cli.bases import model_path
+from dolfinx_msnn.cli.common import (
+    AsJson,
+    Progress,
+    Quiet,
+    errors,
+    examples,
+    need_torch,
+    plain,
+    print_json,
+    rows,
+)
+
+SAMPLE_EXAMPLES = examples(
+    "msnn sample configs/two-phase-2d.toml",
+    "mpiexec -n 8 msnn sample mine.toml --fields 2000",
+)
+TRAIN_EXAMPLES = examples("msnn train mine.toml", "msnn train mine.toml --resume")
+INFO_EXAMPLES = examples("msnn info runs/mine/mine.pt", "msnn info diffusion-2d --json")
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="Configuration, a TOML file.")]
+
+
+def sample(
+    config: ConfigFile,
+    fields: Annotated[
+        int | None, typer.Option(min=1, help="Number of fields, instead of data.num_fields.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compute the set of samples of a configuration; goes on with one that is there.
+
+    Runs in parallel with mpiexec: each rank computes whole fields.
+    """
+    comm = MPI.COMM_WORLD
+    with errors(comm):
+        from dolfinx_msnn.nn.config import Config
+        from dolfinx_msnn.nn.dataset import generate
+
+        settings = Config.read(config)
+        data = settings.data
+        with Progress(comm, quiet, "field") as progress:
+            done = generate(
+                data.path,
+                _coarse_grid(settings),
+                settings.families,
+                num_fields=fields or data.num_fields,
+                per_field=data.per_field,
+                num_modes=data.num_modes,
+                lattice=data.lattice,
+                samples=data.samples,
+                degree=settings.problem.degree,
+                seed=settings.seed,
+                comm=comm,
+                progress=progress.show if progress.shown else None,
+            )
+        if comm.rank == 0:
+            typer.echo(f"{data.path}: {done} new fields.")
+
+
+def train(
+    config: ConfigFile,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Folder for the results; default runs/NAME."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on the samples of a configuration."""
+    with errors(MPI.COMM_WORLD):
+        need_torch("msnn train")
+        from dolfinx_msnn.nn.config import Config
+        from dolfinx_msnn.nn.train import train as run
+
+        if MPI.COMM_WORLD.size > 1:
+            raise ValueError(
+                f"msnn train runs in one process, got {MPI.COMM_WORLD.size}; set training.threads "
+                "to use more cores."
+            )
+        settings = Config.read(config)
+        folder = output or os.path.join("runs", settings.name)
+        result = run(settings, output=folder, resume=resume, progress=not quiet)
+        typer.echo(f"{result.steps} steps, {result.reason}.")
+        for name, value in result.validation.items():
+            typer.echo(f"energy defect, {name}: {value:.4g}")
+        typer.echo(f"model: {result.model or 'none yet, there was no validation'}")
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model file, or the name of a shipped model.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show the card of a model file; loads no network and needs no torch."""
+    comm = MPI.COMM_WORLD
+    with errors(comm):
+        from dataclasses import asdict
+
+        from dolfinx_msnn.nn.model import read_card
+
+        card = asdict(read_card(model_path(model)))
+        if comm.rank == 0:
+            if as_json:
+                print_json(card)
+            else:
+                typer.echo(rows((key, plain(value)) for key, value in card.items()))
+
+
+def _coarse_grid(settings: Any) -> Any:
+    """Mesh and coarse grid of a configuration, on this rank alone."""
+    import numpy as np
+
+    from dolfinx import mesh
+    from dolfinx_msnn.coarse import CoarseGrid
+
+    problem = settings.problem
+    dim = problem.dim
+    cell = mesh.CellType[problem.cell or {2: "quadrilateral", 3: "hexahedron"}[dim]]
+    create: Any = mesh.create_rectangle if dim == 2 else mesh.create_box
+    corners = [np.zeros(dim), np.array(problem.upper or [1.0] * dim)]
+    fine = create(MPI.COMM_SELF, corners, list(problem.cells), cell)
+    return CoarseGrid(fine, problem.coarse, oversampling=problem.oversampling)
