@@ -30,6 +30,7 @@ from dolfinx_msnn._petsc import (
     temporary_options,
 )
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
+from dolfinx_msnn.coarse_product import CoarseProduct
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.linear import (
     check_conditions,
@@ -135,6 +136,7 @@ class NonlinearProblem(Managed):
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
         self._lift = np.zeros_like(u.x.array)
         self._layout = self._revision = -1
+        self._product: CoarseProduct | None = None
         self._gram: PETSc.Mat = None
         self._gram_solver: PETSc.KSP = None
         self._assembled_at: PETSc.Vec = None
@@ -218,7 +220,7 @@ class NonlinearProblem(Managed):
         """
         self._check_alive()
         self._lift[:] = dirichlet_lift(self.bcs, self.W).x.array
-        if self._layout != self.W.layout:
+        if self._layout != self.W.layout or (self._product and self._revision != self.W.revision):
             self._create_coarse()
         else:
             if self._revision != self.W.revision or not self._unchanged():
@@ -250,7 +252,11 @@ class NonlinearProblem(Managed):
         self._project()
         self._assign(self._x)
         self._assemble_jacobian()
-        self._A0 = create_coarse_matrix(self._A, self.W)
+        self._product = CoarseProduct.create(self._A, self.W)
+        if self._product is not None:
+            self._A0 = self._product.assemble(self._A)
+        else:
+            self._A0 = create_coarse_matrix(self._A, self.W)
         self._A0.setOptionsPrefix(f"{self._prefix}A0_")
         self._coarse.append(self._A0)
         # The product was formed with the values at the start: SNES need not do it again.
@@ -268,6 +274,7 @@ class NonlinearProblem(Managed):
         for item in reversed(self._coarse):
             item.destroy()
         self._coarse.clear()
+        self._product = None
         self._free_gram()
         self._layout = -1
 
@@ -312,10 +319,13 @@ class NonlinearProblem(Managed):
 
     def _assemble_jacobian(self) -> None:
         A = self._A
+        A.zeroEntries()
+        # What assemble_matrix does after it has values for the coefficients is collective.
         with collective_errors(self.W.comm):
-            A.zeroEntries()
-            # Overloads that are registered are not in the annotations, here and below.
-            assemble_matrix(A, self._J, bcs=self.bcs)  # type: ignore[misc, arg-type]
+            constants = fem.pack_constants(self._J)
+            coeffs = fem.pack_coefficients(self._J)
+        # Overloads that are registered are not in the annotations, here and below.
+        assemble_matrix(A, self._J, bcs=self.bcs, constants=constants, coeffs=coeffs)  # type: ignore[misc, arg-type]
         A.assemble()
 
     def _residual(self, x: PETSc.Vec, f: PETSc.Vec) -> None:
@@ -334,7 +344,10 @@ class NonlinearProblem(Managed):
         self._assembled_at = None
         self._assign(x)
         self._assemble_jacobian()
-        assemble_coarse_matrix(self._A0, self._A, self.W)
+        if self._product is not None:
+            self._product.assemble(self._A)
+        else:
+            assemble_coarse_matrix(self._A0, self._A, self.W)
 
     def _check_converged(self) -> None:
         reason, count = self._solver.getConvergedReason(), self._solver.getIterationNumber()
