@@ -26,7 +26,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -326,11 +326,12 @@ def matched(
     return None
 
 
-def run_case(name: str, quick: bool, seed: int = FIRST_SEED) -> list[dict[str, Any]]:
-    """All families of a case."""
+def run_case(
+    name: str, quick: bool, families: Sequence[str], seed: int = FIRST_SEED
+) -> Iterator[dict[str, Any]]:
+    """All families of a case, one by one."""
     dim, cells, boxes, num = (QUICK if quick else CASES)[name]
-    records = []
-    for family in CHOSEN:
+    for family in families:
         kappa = FAMILIES[family](box(dim, cells), seed)
         problem = Problem(dim, cells, boxes, num, kappa)
         rows: dict[str, Any] = {}
@@ -354,22 +355,20 @@ def run_case(name: str, quick: bool, seed: int = FIRST_SEED) -> list[dict[str, A
         rows["GAMG as good as ours"] = matched(problem, problem.gamg, exact, target)
         rows["BoomerAMG as good as ours"] = matched(problem, problem.boomer, exact, target)
         rows = {key: row for key, row in rows.items() if row is not None}
-        records.append(
-            {
-                "case": name,
-                "family": family,
-                "N_f": problem.A.getSize()[0],
-                "cells": cells,
-                "boxes": boxes,
-                "steps": num,
-                "load": os.getloadavg(),
-                "rows": rows,
-            }
-        )
+        record = {
+            "case": name,
+            "family": family,
+            "N_f": problem.A.getSize()[0],
+            "cells": cells,
+            "boxes": boxes,
+            "steps": num,
+            "load": os.getloadavg(),
+            "rows": rows,
+        }
         problem.destroy()
         gc.collect()
-        print(table(records[-1]), flush=True)
-    return records
+        print(table(record), flush=True)
+        yield record
 
 
 def breaks_even(ours: dict[str, Any], other: dict[str, Any]) -> str:
@@ -432,6 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default all")
+    parser.add_argument("--families", nargs="+", default=CHOSEN, help="some of those; default all")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--output", default=str(Path(__file__).parent / "results"))
     options = parser.parse_args(arguments)
@@ -445,12 +445,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.case or CASES:
         if name not in CASES:
             raise SystemExit(f"Unknown case {name!r}; expected of {', '.join(CASES)}.")
-        found = run_case(name, options.quick)
-        records = [r for r in records if r["case"] != name] + found
-        text = "\n".join([__doc__.split("    python")[0], *map(table, records)])
-        (output / f"{stem}.md").write_text(text)
-        data = {"machine": machine(), "gamg": GAMG, "records": records}
-        (output / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
+        for found in run_case(name, options.quick, options.families):
+            same = [(r["case"], r["family"]) == (name, found["family"]) for r in records]
+            records = [r for r, old in zip(records, same, strict=True) if not old] + [found]
+            # After each: a long run that is stopped leaves what it has.
+            text = "\n".join([__doc__.split("    python")[0], *map(table, records)])
+            (output / f"{stem}.md").write_text(text)
+            data = {"machine": machine(), "gamg": GAMG, "records": records}
+            (output / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

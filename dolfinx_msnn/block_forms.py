@@ -12,10 +12,9 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import elements
-from dolfinx_msnn._mpi import check_same, collective_errors
+from dolfinx_msnn._mpi import check_same
 from dolfinx_msnn._typing import DirichletBC, FloatArray, FunctionSpace
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
-from dolfinx_msnn.local import dirichlet_mask
 
 type BilinearBlocks = list[list[ufl.Form | None]]
 type LinearBlocks = list[ufl.Form | None]
@@ -121,18 +120,6 @@ def bcs_of_fields(
             )
         found[owners[0]].append(bc)
     return found
-
-
-def check_constrained(W: MultiscaleFunctionSpace, bcs: Sequence[DirichletBC]) -> None:
-    """Refuse conditions on other dofs than those that a space was built for. Collective."""
-    mask = dirichlet_mask(W.V, bcs)[: W.V.dofmap.index_map.size_local].reshape(-1)
-    with collective_errors(W.comm):
-        if not np.array_equal(mask, W.dirichlet):
-            raise ValueError(
-                f"bcs constrain {int(mask.sum())} dofs of this rank, the multiscale space was "
-                f"built for {int(W.dirichlet.sum())}, and they are not the same ones; expected "
-                "conditions on the dofs given to multiscale_functionspace."
-            )
 
 
 class Watch:

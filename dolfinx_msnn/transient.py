@@ -25,11 +25,11 @@ from dolfinx_msnn.block_forms import (
     as_linear_blocks,
     bcs_of_fields,
     check_blocks,
-    check_constrained,
     check_settings,
     is_list,
 )
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+from dolfinx_msnn.linear import check_conditions
 from dolfinx_msnn.operators import solve_coarse
 from dolfinx_msnn.time_stepping import Steps, check_order, check_step
 
@@ -181,7 +181,7 @@ class TransientProblem(Managed):
             mat_type=mat_type,
         )
         for w, conditions in zip(spaces, by_field, strict=True):
-            check_constrained(w, conditions)
+            check_conditions(conditions, w)
         compile_form = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
