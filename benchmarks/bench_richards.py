@@ -245,9 +245,12 @@ def run_field(V: Any, kappa: Any, data: str, boxes: int, timed: bool) -> dict[st
     return rows
 
 
-def run_case(name: str, num_fields: int | None, save: Callable[[Any], None]) -> None:
-    """All families and sets of data of a case."""
+def run_case(
+    name: str, num_fields: int | None, wanted: Sequence[str], save: Callable[[Any], None]
+) -> None:
+    """All families and the wanted sets of data of a case."""
     dim, cells, boxes, count, families, sets = {**CASES, **QUICK}[name]
+    sets = tuple(data for data in sets if data in wanted)
     msh = box(dim, cells)
     V = fem.functionspace(msh, ("Lagrange", 1))
     records: list[dict[str, Any]] = []
@@ -323,6 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--fields", type=int, help="fields of each family")
     parser.add_argument(
+        "--data", nargs="+", default=["drop", "source"], help="sets of data; default both"
+    )
+    parser.add_argument(
         "--out", default=str(Path(__file__).parent / "results"), help="folder of the results"
     )
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default all")
@@ -339,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data = {"machine": machine(), "peak GiB": peak, "records": records}
             (folder / f"richards-{name}.json").write_text(json.dumps(data, indent=1) + "\n")
 
-        run_case(name, args.fields, save)
+        run_case(name, args.fields, args.data, save)
 
 
 if __name__ == "__main__":

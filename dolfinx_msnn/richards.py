@@ -185,10 +185,11 @@ class VanGenuchtenMualem(_Law):
 
     def suction(self, p: Any) -> Any:
         """Scaled suction h, regularised: positive for every p."""
-        root = ufl.sqrt(p**2 + (self.epsilon / self.alpha) ** 2)
-        # (root − p)/2, without cancellation where p > 0.
-        positive = (self.epsilon / self.alpha) ** 2 / (root + abs(p))
-        return 0.5 * self.alpha * ufl.conditional(ufl.lt(p, 0), root + abs(p), positive)
+        delta = self.epsilon / self.alpha
+        root = ufl.sqrt(p**2 + delta**2)
+        # (root − p)/2, without cancellation where p > 0; no |p|, whose slope at 0 is 0 in UFL.
+        twice = ufl.conditional(ufl.lt(p, 0), root - p, delta**2 / (root + p))
+        return 0.5 * self.alpha * twice
 
     def saturation(self, p: Any) -> Any:
         """Effective saturation (1 + hⁿ)^−m."""
