@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -336,3 +337,46 @@ def test_mistakes_are_sentences(code, match, arguments):
     if "learned" in arguments:
         pytest.importorskip("torch")
     fails(code, match, "solve", *shlex.split(arguments))
+
+
+# ---- the documentation ----
+
+PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(encoding="utf-8")
+#: What needs data that is not ours.
+NOT_RUN = ("spe_perm.dat",)
+
+
+@pytest.mark.serial
+def test_commands_of_the_documentation_run(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    grey = np.zeros((12, 12))
+    grey[4:8] = 255.0
+    np.save("rock.npy", grey)
+    (tmp_path / "slices").mkdir()
+    for k in range(6):
+        np.save(tmp_path / "slices" / f"{k}.npy", grey)
+    told = {}
+    blocks = re.findall(r"^```sh\n(.*?)^```(?:\n\n```text\n(.*?)^```)?", PAGE, re.DOTALL | re.M)
+    for text, stated in blocks:
+        for line in text.splitlines():
+            words = shlex.split(line)
+            words = words[3:] if words[0] == "mpiexec" else words
+            assert words[0] == "msnn"
+            if not set(words) & set(NOT_RUN):
+                result = call(*words[1:])
+                assert result.exit_code == 0, (line, result.output)
+                told[line] = result.stdout, stated
+    assert len(told) == 7
+    assert Path("channels.png").exists()
+    for printed, stated in told.values():
+        # But for times, and what depends on the version of a library.
+        if stated:
+            lines = [[line.split() for line in text.splitlines()] for text in (printed, stated)]
+            assert [words[0] for words in lines[0]] == [words[0] for words in lines[1]]
+    errors = next(t for t, _ in told.values() if "relative errors" in t)
+    (row,) = re.findall(r"^relative errors .*$", errors, re.M)
+    (stated,) = re.findall(r"^relative errors .*$", PAGE, re.M)
+    numbers = [[float(n) for n in re.findall(r" (0\.\d+)", text)] for text in (row, stated)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.02)

@@ -23,7 +23,7 @@ EXAMPLES = examples(
 def bench(
     context: typer.Context,
     table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="Which program; without, list them.")
+        str | None, typer.Argument(metavar="TABLE", help="Which program; without, list them.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small cases only: minutes.")] = False,
     checkout: Annotated[

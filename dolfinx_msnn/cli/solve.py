@@ -44,7 +44,7 @@ def solve(
     field: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FIELD]",
+            metavar="FIELD",
             help="Coefficient: SPE10 (with --layers), a .npy or .npz array, an image, or a folder "
             "of images. Or give --generator.",
         ),
