@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Every command first makes .venv, or repairs it; see .ci/setup. ARGS="..." is passed on to what a command runs,
-# PYTHON=... names the interpreter to start from, NN=1 adds torch, SPE10=... the folder or file with SPE10 data for the demo.
+# PYTHON=... names the interpreter to start from, NN=1 adds torch, SPE10=... the folder or file with SPE10 data for the demo,
+# EXECUTE=off builds the documentation without running what it shows.
 
 # One thread a process: the ranks of an MPI run share the cores.
 export OMP_NUM_THREADS ?= 1
@@ -12,17 +13,19 @@ PY := .venv/bin/python
 # A deadlock has to end, so the time is limited (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 300)
 
-.PHONY: help venv demo test test-parallel lint types bench bench-space bench-bases lock clean
+.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-space bench-bases lock clean
 
 help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
 	@echo "make test           run the tests"
 	@echo "make test-parallel  run the tests on $(RANKS) MPI ranks (RANKS=\"2 4\" chooses)"
 	@echo "make lint, types    check style and formatting, check types"
+	@echo "make docs           build the documentation in docs/_build/html, running all demos (EXECUTE=off: none)"
+	@echo "make docs-check     look for broken links and, with Chromium, at the pages"
 	@echo "make bench          measure time, memory and accuracy (hours); bench-space and bench-bases take ARGS"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
-	@echo "make lock           renew requirements.lock and requirements-nn.lock"
+	@echo "make lock           renew the requirements*.lock"
 	@echo "make clean          remove .venv and everything that is made from the sources"
 
 venv:
@@ -48,6 +51,15 @@ lint: venv
 
 types: venv
 	$(PY) -m mypy
+
+# Needs torch too: its demos are executed, its classes described. What was executed before is kept until it changes.
+docs docs-check: export DOCS = 1
+
+docs: venv
+	EXECUTE=$(EXECUTE) $(PY) -m sphinx -b html -W --keep-going $(ARGS) docs docs/_build/html
+
+docs-check: venv
+	$(PY) docs/check.py
 
 bench: bench-space bench-bases
 

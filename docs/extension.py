@@ -1,0 +1,323 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What the documentation needs beyond Sphinx: demos, tables from measured results, thumbnails.
+
+Numbers on the pages that were measured are read from ``benchmarks/results`` when the pages are
+built; nobody types them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+RESULTS = ROOT / "benchmarks" / "results"
+OUTPUT = DOCS / "_build" / "output"
+WIDTH = 480  # pixels of a thumbnail
+
+
+def read_demo(text: str) -> Any:
+    """Read a demo in jupytext's percent format as a notebook for the Python that builds."""
+    import jupytext
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"\A# Copyright.*\n# SPDX-License-Identifier.*\n", "", cell.source)
+    name = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = name
+    return notebook
+
+
+def package_hash() -> str:
+    """Hash of the package's sources: what was executed with others is executed again."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "dolfinx_msnn").rglob("*")):
+        if path.suffix in (".py", ".c", ".pt"):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+FIRST = """# %% tags=["remove-cell"]
+# Package {package}. Pictures of this page go to a folder of their own.
+import os
+os.environ["MSNN_OUTPUT"] = os.path.join(os.environ["MSNN_DOCS_OUTPUT"], "{name}")
+
+"""
+LAST = """
+
+# %% tags=["remove-input"]
+from pathlib import Path
+
+import IPython.display
+
+for _picture in sorted(Path(os.environ["MSNN_OUTPUT"]).glob("*.png")):
+    IPython.display.display(IPython.display.Image(_picture))
+"""
+
+
+def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Prepare demos and notebooks, and point links out of ``docs`` at what the site has."""
+    text = source[0]
+    if docname.startswith("demos/"):
+        first = FIRST.format(package=app.env.msnn_package, name=docname.split("/")[1])
+        text = text.replace("\n# %%", "\n" + first + "# %%", 1) + LAST
+        # A name for links: as a path, through the link to the folder, it is not found.
+        label = f"# ({docname.split('/')[1]})=\n"
+        text = text.replace("# %% [markdown]\n", "# %% [markdown]\n" + label, 1)
+    elif re.match(r"---\nfile_format: mystnb", text):
+        text += f'\n\n```{{code-cell}}\n:tags: [remove-cell]\n"{app.env.msnn_package}"\n```\n'
+    if docname == "index":
+        # Pages that not every checkout has.
+        for page in re.findall(r"^([\w-]+)$", text, re.MULTILINE):
+            if not (DOCS / f"{page}.md").exists():
+                text = text.replace(f"\n{page}\n", "\n")
+    if docname == "results":
+        text += "\n".join(result_sections())
+    for pattern, new in (
+        (r"\]\((?:\.\./)?benchmarks/results/([\w-]+)\.md\)", r"](#results-\1)"),
+        (r"\]\((?:\.\./)?benchmarks(?:/results|/README\.md)?/?\)", "](/results.md)"),
+        (r"\]\((?:\.\./)?demos/(demo_\w+)\.py\)", r"](#\1)"),
+        (r"\]\(docs/([\w-]+\.md)\)", r"](/\1)"),
+        (r"\]\((?:\.\./)?CITATION\.cff\)", "](/cite.md)"),
+    ):
+        text = re.sub(pattern, new, text)
+    source[0] = text
+
+
+TITLES = {
+    "bases-2d-100": "Bases: 100 x 100 cells, 5 x 5 boxes",
+    "bases-2d-250": "Bases: 250 x 250 cells",
+    "bases-3d-50": "Bases: 50 x 50 x 50 cells",
+    "bases-map": "Sweeps and time at equal error, over the width of a neighbourhood",
+    "bases-spe10": "Bases: layers of SPE10",
+    "guard-2d-100": "Guard: 100 x 100 cells",
+    "guard-3d-40": "Guard: 40 x 40 x 40 cells",
+    "space": "Time and memory of a space",
+    "trust": "Bounds and adaptive enrichment",
+    "two-level": "Two-level preconditioner",
+}
+
+
+def result_sections() -> Iterator[str]:
+    """A section for each file of results, in MyST."""
+    for path in sorted(RESULTS.glob("*.md")):
+        title = TITLES.get(path.stem, path.stem.replace("-", " ").capitalize())
+        text = path.read_text(encoding="utf-8").strip()
+        # Their headings, if any, come below the section's.
+        text = re.sub(r"^# .*\n+", "", text)
+        text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+        # A line with words before a table would become its heading.
+        yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n"
+
+
+def load(name: str) -> Any:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def bases_table() -> Iterator[list[str]]:
+    """Energy error, and time a neighbourhood, of each basis for each kind of field."""
+    columns = ("SLEPc", "filtered cosines", "learned + filter", "learned raw")
+    yield ["mesh", "coefficient", *columns]
+    for name, mesh in (
+        ("bases-2d-100", "100²"),
+        ("bases-2d-250", "250²"),
+        ("bases-3d-50", "50³"),
+        ("bases-spe10", "60 x 220"),
+    ):
+        for record in load(name)["records"]:
+            row = [mesh, "SPE10" if name == "bases-spe10" else record["family"]]
+            for column in columns:
+                runs = [field[column] for field in record["fields"] if column in field]
+                if not runs:
+                    row.append("–")
+                    continue
+                error = 100 * statistics.mean(run["energy"] for run in runs)
+                time = statistics.median(run["ms"] for run in runs)
+                row.append(f"{error:.3g} %, {time:.3g} ms")
+            yield row
+
+
+def map_table() -> Iterator[list[str]]:
+    """Time to equal error over the width of a neighbourhood."""
+    yield ["dimension", "cells across", "contrast", "computed", "filtered", "learned"]
+    for record in load("bases-map")["records"]:
+        wide = record["width"] >= (40 if record["dim"] == 2 else 16)
+        if wide and record["contrast"] in (1e3, 1e6):
+            times = [record[f"{key}_ms"] for key in ("SLEPc", "cosine", "learned")]
+            shown = [f"{t:.3g} ms" for t in times]
+            shown[times.index(min(times))] += " ←"
+            yield [str(record["dim"]), str(record["width"]), f"{record['contrast']:.0e}", *shown]
+
+
+def space_table() -> Iterator[list[str]]:
+    """Time and memory of a space with computed modes."""
+    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "eigensolves", "PᵀAP", "memory"]
+    for record in load("space")["summary"]:
+        stage = record["stages_s"]
+        yield [
+            record["case"].replace("2d-", "2D, ").replace("3d-", "3D, "),
+            str(record["ranks"]),
+            f"{record['N_f']:,}",
+            f"{record['N_c']:,}",
+            *(f"{stage[key]:.3g} s" for key in ("space", "basis", "PtAP, first")),
+            f"{record['peak_gib']:.2f} GiB",
+        ]
+
+
+TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
+    "bases": (bases_table, ("bases-2d-100", "bases-2d-250", "bases-3d-50", "bases-spe10")),
+    "map": (map_table, ("bases-map",)),
+    "space": (space_table, ("space",)),
+}
+
+
+class Measured(SphinxDirective):
+    """``{measured} NAME``: one of :data:`TABLES`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Read the results and make the table."""
+        name = self.arguments[0]
+        if name not in TABLES:
+            raise self.error(f"no table {name!r}, expected one of {', '.join(TABLES)}")
+        make, files = TABLES[name]
+        for file in files:
+            self.env.note_dependency(str(RESULTS / f"{file}.json"))
+        head, *rows = make()
+        group = nodes.tgroup(cols=len(head))
+        group += [nodes.colspec(colwidth=1) for _ in head]
+        group += nodes.thead("", table_row(head))
+        group += nodes.tbody("", *(table_row(row) for row in rows))
+        return [nodes.table("", group, classes=["measured"])]
+
+
+def table_row(cells: list[str]) -> nodes.row:
+    """A row of a table."""
+    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
+
+
+class Gallery(SphinxDirective):
+    """``{gallery}``: every demo with its title and a small picture."""
+
+    option_spec = {"only": directives.unchanged}  # noqa: RUF012  # the interface of docutils
+
+    def run(self) -> list[nodes.Node]:
+        """Write the grid as HTML; the pictures follow when all demos have run."""
+        cards = []
+        for path in sorted((ROOT / "demos").glob("demo_*.py")):
+            text = path.read_text(encoding="utf-8")
+            self.env.note_dependency(str(path))
+            found = re.search(r"^# # (.*)$", text, re.MULTILINE)
+            title = escape(found.group(1) if found else path.stem)
+            cards.append(
+                f'<a class="card" href="demos/{path.stem}.html">'
+                f'<img src="_static/thumbnails/{path.stem}.png" alt="" loading="lazy">'
+                f"<span>{title}</span></a>"
+            )
+        return [nodes.raw("", f'<div class="gallery">{"".join(cards)}</div>', format="html")]
+
+
+def prepare_docstring(
+    app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]
+) -> None:
+    """Mark code in the docstrings of modules, and keep what is no type from looking like one.
+
+    Napoleon takes what stands before a colon in the first line of a property, or of what a
+    function returns, for a type. Our types are in the annotations: a sign that looks like a colon
+    takes its place.
+    """
+    for k, line in enumerate(lines):
+        after = k > 0 and lines[k - 1].strip() in ("Returns:", "Yields:")
+        if after or (k == 0 and what in ("property", "attribute")):
+            lines[k] = re.sub(r"(?<=\w): ", "\u2236 ", line)
+    if what != "module":
+        return
+    for k in range(len(lines) - 1, 0, -1):
+        before = lines[k - 2] if k > 1 else ""
+        if lines[k].startswith("    ") and not lines[k - 1] and re.match(r"\w", before):
+            end = next((i for i in range(k, len(lines)) if re.match(r"\S", lines[i])), len(lines))
+            try:
+                compile("if 1:\n" + "\n".join(lines[k:end]), name, "exec")
+            except SyntaxError:
+                language = "text"
+            else:
+                language = "python"
+            lines[k:k] = [f".. code-block:: {language}", ""]
+
+
+def skip_fields(
+    app: Sphinx, what: str, name: str, thing: object, skip: bool, options: Any
+) -> bool | None:
+    """Leave out fields of named tuples, which their class describes."""
+    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field") else None
+
+
+def write_thumbnails(app: Sphinx, exception: Exception | None) -> None:
+    """Make a small picture of the first that each demo saved, or a plain one without."""
+    if exception is not None or app.builder.format != "html":
+        return
+    from PIL import Image
+
+    folder = Path(app.outdir) / "_static" / "thumbnails"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((ROOT / "demos").glob("demo_*.py")):
+        picture = Image.new("RGB", (WIDTH, WIDTH * 2 // 3), "#e8eaed")
+        found = sorted((OUTPUT / path.stem).glob("*.png"))
+        if found:
+            image = Image.open(found[0]).convert("RGB")
+            image.thumbnail((2 * WIDTH, WIDTH * 2 // 3))
+            picture = image
+        picture.save(folder / f"{path.stem}.png", optimize=True)
+
+
+def set_environment(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """Set what the demos see, before any is read."""
+    env.msnn_package = package_hash()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    os.environ["MSNN_DOCS_OUTPUT"] = str(OUTPUT)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["MPLBACKEND"] = "Agg"
+    os.environ["IPYTHONDIR"] = str(DOCS / "_build" / "ipython")
+    # The demos are run by the Python that builds, whatever kernels there are beside it.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if app.config.nb_execution_mode == "force":
+        shutil.rmtree(app.config.nb_execution_cache_path, ignore_errors=True)
+
+
+def always_read(app: Sphinx, env: Any, *names: set[str]) -> list[str]:
+    """Pages that depend on which other files there are."""
+    return [name for name in ("index", "gallery", "results") if name in env.found_docs]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register all of it."""
+    app.add_directive("measured", Measured)
+    app.add_directive("gallery", Gallery)
+    app.connect("env-before-read-docs", set_environment)
+    app.connect("env-get-outdated", always_read)
+    app.connect("source-read", change_source)
+    # Before Napoleon.
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("build-finished", write_thumbnails)
+    return {"parallel_read_safe": False, "parallel_write_safe": False}
