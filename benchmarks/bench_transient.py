@@ -134,13 +134,13 @@ print(json.dumps({"setup": setup, "seconds": seconds, "iterations": iterations})
 class Problem:
     """Forms and fine matrices of one coefficient."""
 
-    def __init__(self, dim: int, cells: int, boxes: int, num: int, kappa: Any) -> None:
+    def __init__(self, dim: int, boxes: int, num: int, whole: int, kappa: Any) -> None:
         msh = kappa.function_space.mesh
         self.num, self.dim = num, dim
         self.V = V = fem.functionspace(msh, ("Lagrange", 1))
         u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
         scale = float(np.exp(np.log(kappa.x.array).mean()))
-        self.dt = 0.5 / scale / num
+        self.dt = 0.5 / scale / whole
         self.a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
         self.m, self.s = u * v * ufl.dx, kappa * u * v * ufl.dx
         self.f = fem.Constant(msh, scale)
@@ -326,14 +326,13 @@ def matched(
     return None
 
 
-def run_case(
-    name: str, quick: bool, families: Sequence[str], seed: int = FIRST_SEED
-) -> Iterator[dict[str, Any]]:
+def run_case(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All families of a case, one by one."""
-    dim, cells, boxes, num = (QUICK if quick else CASES)[name]
-    for family in families:
-        kappa = FAMILIES[family](box(dim, cells), seed)
-        problem = Problem(dim, cells, boxes, num, kappa)
+    dim, cells, boxes, whole = (QUICK if options.quick else CASES)[name]
+    num = options.steps or whole
+    for family in options.families:
+        kappa = FAMILIES[family](box(dim, cells), FIRST_SEED)
+        problem = Problem(dim, boxes, num, whole, kappa)
         rows: dict[str, Any] = {}
         if dim == 2:
             rows["MUMPS"] = problem.fine(MUMPS, 0.0)
@@ -348,10 +347,12 @@ def run_case(
         if boomer is not None:
             boomer["errors"] = problem.errors(boomer.pop("kept"), exact)
             rows["BoomerAMG 1e-8"] = boomer
-        for modes in MODES:
+        for modes in options.modes:
             rows[f"filtered, {modes} modes"] = problem.multiscale(msnn.FilteredBasis(modes), exact)
+            if options.no_slepc:
+                continue
             rows[f"SLEPc, {modes} modes"] = problem.multiscale(msnn.SpectralBasis(modes), exact)
-        target = rows[f"filtered, {MODES[0]} modes"]["errors"]["energy"]["max"]
+        target = rows[f"filtered, {options.modes[0]} modes"]["errors"]["energy"]["max"]
         rows["GAMG as good as ours"] = matched(problem, problem.gamg, exact, target)
         rows["BoomerAMG as good as ours"] = matched(problem, problem.boomer, exact, target)
         rows = {key: row for key, row in rows.items() if row is not None}
@@ -362,6 +363,7 @@ def run_case(
             "cells": cells,
             "boxes": boxes,
             "steps": num,
+            "of": whole,
             "load": os.getloadavg(),
             "rows": rows,
         }
@@ -390,7 +392,7 @@ def table(record: dict[str, Any]) -> str:
         f"## {record['case']}, {record['family']}",
         "",
         f"{shape} cells, {record['N_f']} dofs, {record['boxes']} boxes a side, "
-        f"{record['steps']} steps; load of the machine {record['load'][0]:.1f}.",
+        f"the first {record['steps']} of {record['of']} steps; load of the machine {record['load'][0]:.1f}.",
         "",
         "| | N_c | L2 max | L2 last | energy max | energy last | space | set-up | a step | with u |"
         " with new load | all steps |",
@@ -432,6 +434,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default all")
     parser.add_argument("--families", nargs="+", default=CHOSEN, help="some of those; default all")
+    parser.add_argument("--modes", nargs="+", type=int, default=MODES, help="default 8 16")
+    parser.add_argument("--steps", type=int, help="only the first steps; default all")
+    parser.add_argument("--no-slepc", action="store_true", help="filtered bases only")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--output", default=str(Path(__file__).parent / "results"))
     options = parser.parse_args(arguments)
@@ -445,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.case or CASES:
         if name not in CASES:
             raise SystemExit(f"Unknown case {name!r}; expected of {', '.join(CASES)}.")
-        for found in run_case(name, options.quick, options.families):
+        for found in run_case(name, options):
             same = [(r["case"], r["family"]) == (name, found["family"]) for r in records]
             records = [r for r, old in zip(records, same, strict=True) if not old] + [found]
             # After each: a long run that is stopped leaves what it has.
