@@ -391,8 +391,8 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         f"## {record['case']}, {record['family']}",
         "",
-        f"{shape} cells, {record['N_f']} dofs, {record['boxes']} boxes a side, "
-        f"the first {record['steps']} of {record['of']} steps; load of the machine {record['load'][0]:.1f}.",
+        f"{shape} cells, {record['N_f']} dofs, {record['boxes']} boxes a side, the first "
+        f"{record['steps']} of {record['of']} steps; load of the machine {record['load'][0]:.1f}.",
         "",
         "| | N_c | L2 max | L2 last | energy max | energy last | space | set-up | a step | with u |"
         " with new load | all steps |",
