@@ -7,6 +7,8 @@
 
 # One thread a process: the ranks of an MPI run share the cores.
 export OMP_NUM_THREADS ?= 1
+# Ranks that wait (MPICH) leave the core to those that work: there may be more ranks than cores.
+export MPIR_CVAR_ENABLE_HEAVY_YIELD ?= 1
 
 RANKS ?= 2 3 4
 PY := .venv/bin/python
