@@ -380,8 +380,8 @@ class PicardProblem(NonlinearProblem):
     """Solve a(u; u, v) = L(v) in a multiscale space by Picard's fixed-point iteration.
 
     The matrix of each step is that of a(u_k; ·, ·): in SNES a Newton method with that for Jacobian
-    (defect correction), so with another line search than ``basic`` a damped one. More robust than
-    Newton far from the solution, and only linearly convergent.
+    (defect correction). Convergence is linear at best, and where the coefficient is steep the steps
+    may swing to and fro: ``snes_linesearch_damping`` shortens them.
 
     Args:
         a: Bilinear form, with ``u`` among its coefficients.

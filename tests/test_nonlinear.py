@@ -439,6 +439,8 @@ def mistakes(p, W):
     """Arguments that are wrong, and what is said."""
     other = fem.functionspace(p.V.mesh, ("Lagrange", 2))
     w = ufl.TestFunction(other)
+    owned = np.arange(p.V.dofmap.index_map.size_local, dtype=np.int32)
+    everywhere = fem.dirichletbc(fem.Function(p.V), owned)
     return {
         "W": ({"W": None}, "Expected a MultiscaleFunctionSpace"),
         "u": ({"u": fem.Function(other)}, "Function in the fine space"),
@@ -448,7 +450,7 @@ def mistakes(p, W):
         "F elsewhere": ({"F": p.u * w * ufl.dx}, "F has its test function on another space"),
         "F without u": ({"F": p.L}, "F does not depend on u"),
         "linear J": ({"J": p.L}, "J must be a bilinear form"),
-        "bcs": ({"bcs": p.bcs[:1]}, "bcs constrain"),
+        "bcs": ({"bcs": [everywhere]}, "bcs constrain"),
         "no bcs": ({"bcs": [3]}, r"bcs\[0\] must be a"),
         "prefix": ({"petsc_options_prefix": ""}, "petsc_options_prefix must be"),
         "options": ({"petsc_options": [1]}, "petsc_options must be a mapping"),
