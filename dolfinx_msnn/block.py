@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -19,8 +20,9 @@ import numpy as np
 import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
-from dolfinx_msnn._typing import FloatArray, Form
+from dolfinx_msnn._typing import FloatArray, Form, IntArray
 from dolfinx_msnn.block_forms import BilinearBlocks
+from dolfinx_msnn.coarse_product import CoarseProduct
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.operators import create_coarse_matrix, create_coarse_solver
 
@@ -118,6 +120,7 @@ class CoarseBlocks:
         self._parts = [slice(a, b) for a, b in pairwise(ends)]
         self._fine: list[PETSc.Vec] = [P.createVecLeft() for P in self.P]
         self._coarse: list[PETSc.Vec] = [P.createVecRight() for P in self.P]
+        self._products: dict[int, tuple[IntArray, IntArray, CoarseProduct | None]] = {}
 
     @property
     def num_dofs(self) -> int:
@@ -139,7 +142,7 @@ class CoarseBlocks:
         for i, row in enumerate(fine.matrices):
             for j, A in enumerate(row):
                 if A is not None and i == j:
-                    blocks[i][j] = create_coarse_matrix(A, self._spaces[i])
+                    blocks[i][j] = self._square(A, i)
                 elif A is not None:
                     image = A.matMult(self.P[j])
                     blocks[i][j] = self.P[i].transposeMatMult(image)
@@ -159,6 +162,19 @@ class CoarseBlocks:
         for block in (block for row in blocks for block in row if block is not None):
             block.destroy()
         return whole
+
+    def _square(self, A: PETSc.Mat, i: int) -> PETSc.Mat:
+        """P_iᵀ A P_i. Collective; the caller destroys it."""
+        W = self._spaces[i]
+        indptr, indices, _ = A.getValuesCSR()
+        if i not in self._products:
+            self._products[i] = (indptr, indices, CoarseProduct.create(A, W))
+        *known, product = self._products[i]
+        same = all(map(np.array_equal, (indptr, indices), known))
+        # Mass and stiffness nearly always have one pattern.
+        if product is None or not W.comm.allreduce(same, op=MPI.LAND):
+            return create_coarse_matrix(A, W)
+        return product.assemble(A).copy()
 
     def _zero(self, i: int) -> PETSc.Mat:
         sizes = self.P[i].getSizes()[1]
@@ -194,8 +210,10 @@ class CoarseBlocks:
 
     def destroy(self) -> None:
         """Free vectors and handles. Collective."""
-        for item in (*self.P, *self._fine, *self._coarse):
+        products = [product.A0 for *_, product in self._products.values() if product is not None]
+        for item in (*self.P, *self._fine, *self._coarse, *products):
             item.destroy()
+        self._products.clear()
 
 
 def is_symmetric(K: PETSc.Mat) -> bool:

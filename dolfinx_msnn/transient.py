@@ -257,14 +257,16 @@ class TransientProblem(Managed):
         """
         self._check_alive()
         past = self._past()
-        self._release()
+        # Products are kept while P is the same.
+        keep = self._coarse if self._coarse is not None and self._is_current() else None
+        self._release(keep)
         self._M.assemble()
         self._A.assemble()
         for w, row in zip(self.spaces, zip(*self._A.matrices, strict=True), strict=True):
             given = next((A for A in row if A is not None), None)
             if given is not None:
                 w.match_type(given)
-        self._coarse = self._own(CoarseBlocks(self.spaces))
+        self._coarse = self._own(CoarseBlocks(self.spaces) if keep is None else keep)
         self._M0 = self._own(self._coarse.matrix(self._M))
         self._A0 = self._own(self._coarse.matrix(self._A))
         self._load = [self._own(self._A0.createVecLeft()) for _ in range(3)]
@@ -380,8 +382,13 @@ class TransientProblem(Managed):
         if self._coarse is None:
             self.assemble()
 
-    def _release(self) -> None:
-        """Free all that depends on P."""
+    def _is_current(self) -> bool:
+        """Whether all ranks have the prolongations they had. Collective."""
+        assert self._coarse is not None
+        return bool(self.spaces[0].comm.allreduce(self._coarse.is_current(), op=MPI.LAND))
+
+    def _release(self, keep: CoarseBlocks | None = None) -> None:
+        """Free all that depends on P or on coefficients, but for ``keep``. Collective."""
         for solver in self._solvers.values():
             solver.destroy()
         self._solvers.clear()
@@ -390,7 +397,9 @@ class TransientProblem(Managed):
         self._levels.clear()
         # All but the fine matrices.
         while len(self._owned) > 2:
-            self._owned.pop().destroy()
+            item = self._owned.pop()
+            if item is not keep:
+                item.destroy()
         self._coarse = None
 
     def _owned_values(self, k: int) -> FloatArray:
