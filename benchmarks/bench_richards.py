@@ -41,7 +41,7 @@ from dolfinx_msnn.richards import Haverkamp
 
 #: name: dimension, fine cells, coarse boxes, fields, families, sets of data
 CASES: dict[str, tuple[int, int, int, int, tuple[str, ...], tuple[str, ...]]] = {
-    "2d-100": (2, 100, 5, 10, ("log-normal", "two-phase 1e3"), ("drop", "source")),
+    "2d-100": (2, 100, 5, 10, ("log-normal",), ("drop", "source")),
     "2d-250": (2, 250, 10, 10, ("log-normal",), ("drop", "source")),
     "3d-50": (3, 50, 5, 3, ("log-normal",), ("drop",)),
     "3d-100": (3, 100, 8, 1, ("log-normal",), ("drop",)),

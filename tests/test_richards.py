@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from mpi4py.MPI import MAX
 
 import numpy as np
@@ -141,6 +144,20 @@ def test_laws_are_values():
     assert len({VanGenuchtenMualem(n=2.0), VanGenuchtenMualem()}) == 1
     with pytest.raises(AttributeError):
         Haverkamp().A = 2.0
+
+
+def test_documentation(capsys):
+    """The example of docs/nonlinear.md runs as printed."""
+    text = (Path(__file__).parent.parent / "docs" / "nonlinear.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    scope = {}
+    exec(compile(example, "nonlinear.md", "exec"), scope)
+    try:
+        (stated,) = re.findall(r"^It prints `(.*?)`", text, re.MULTILINE)
+        assert capsys.readouterr().out.strip() == stated
+    finally:
+        scope["problem"].destroy()
+        scope["W"].destroy()
 
 
 def layers(x):
