@@ -136,6 +136,7 @@ class NonlinearProblem(Managed):
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
         self._lift = np.zeros_like(u.x.array)
         self._layout = self._revision = -1
+        self._A0: PETSc.Mat = None
         self._product: CoarseProduct | None = None
         self._gram: PETSc.Mat = None
         self._gram_solver: PETSc.KSP = None
@@ -172,7 +173,7 @@ class NonlinearProblem(Managed):
     def A0(self) -> PETSc.Mat:
         """The coarse Jacobian PᵀJP of the last step; ``None`` before the first solve."""
         self._check_alive()
-        return self._A0 if self._coarse else None
+        return self._A0
 
     @property
     def solver(self) -> PETSc.SNES:
@@ -274,7 +275,7 @@ class NonlinearProblem(Managed):
         for item in reversed(self._coarse):
             item.destroy()
         self._coarse.clear()
-        self._product = None
+        self._A0 = self._product = None
         self._free_gram()
         self._layout = -1
 
