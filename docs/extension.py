@@ -109,7 +109,10 @@ TITLES = {
     "bases-spe10": "Bases: layers of SPE10",
     "guard-2d-100": "Guard: 100 x 100 cells",
     "guard-3d-40": "Guard: 40 x 40 x 40 cells",
+    "parametric": "Many coefficients on one space",
+    "richards-2d-100": "Richards problems: 100 x 100 cells",
     "space": "Time and memory of a space",
+    "transient": "Many time steps in one space",
     "trust": "Bounds and adaptive enrichment",
     "two-level": "Two-level preconditioner",
 }

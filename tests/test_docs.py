@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI  # noqa: F401  # before DOLFINx
 
@@ -65,7 +66,15 @@ def named_file(text: str) -> str | None:
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize(
+    "page",
+    [
+        # The commands on this page make samples and train.
+        pytest.param(page, marks=[pytest.mark.slow] * (page == "train"))
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+)
 def test_python_runs_and_prints_what_it_says(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,13 +109,14 @@ def run_commands(text: str) -> None:
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["msnn"]:
-            subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-m", "dolfinx_msnn.cli", *words[1:]],
-                check=True,
-                timeout=300,
+                timeout=600,
                 capture_output=True,
+                text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
+            assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.serial
@@ -200,13 +210,55 @@ def test_table_of_contents_has_all_pages() -> None:
     assert set(PAGES) - {"index"} <= listed
 
 
+def load(name: str) -> Any:
+    """A script in docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SOUND = """<html id="top"><head><link rel="stylesheet" href="a.css"><link rel="canonical"
+href="https://example.org/"></head><body><a href="#top">up</a><a href="other.html#there">x</a>
+<a href="https://example.org/page">away</a><img src="a.png"><img src="data:,x"></body></html>"""
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    ("good", "bad", "complaint"),
+    [
+        ("", "", None),
+        ("#top", "#bottom", "no such anchor"),
+        ("other.html#there", "other.html#nowhere", "no such anchor"),
+        ("other.html#there", "others.html", "not there"),
+        ('src="a.png"', 'src="b.png"', "not there"),
+        ('src="a.png"', 'src="https://example.org/a.png"', "not part of the site"),
+        ('href="a.css"', 'href="//example.org/a.css"', "not part of the site"),
+        ("</head>", '<script src="https://example.org/a.js"></script></head>', "not part"),
+        ("local.woff2", "https://example.org/font.woff2", "font.woff2"),
+    ],
+)
+def test_check_finds_what_is_broken(
+    good: str, bad: str, complaint: str | None, tmp_path: Path
+) -> None:
+    css = "@font-face { src: url(local.woff2) }"
+    (tmp_path / "index.html").write_text(SOUND.replace(good, bad) if good else SOUND)
+    (tmp_path / "a.css").write_text(css.replace(good, bad) if good else css)
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "other.html").write_text('<p id="there">here</p>')
+    problems = load("check").check_files(tmp_path)
+    if complaint is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert complaint in problems[0]
+
+
 @pytest.mark.serial
 def test_tables_are_made_from_the_results() -> None:
     pytest.importorskip("sphinx")
-    spec = importlib.util.spec_from_file_location("docs_extension", DOCS / "extension.py")
-    assert spec is not None and spec.loader is not None
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
+    extension = load("extension")
     used = set(re.findall(r"\{measured\} (\w+)", "".join(PAGES.values())))
     assert used == set(extension.TABLES)
     for make, files in extension.TABLES.values():
