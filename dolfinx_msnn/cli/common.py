@@ -94,8 +94,11 @@ class Progress:
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage of so many steps."""
         if self._bar is not None:
+            # What is not counted shows its name, and no bar.
+            self._bar.bar_format = None if total else "{desc}"
+            self._bar.total = total
             self._bar.reset(total)
-            self._bar.set_description(name)
+            self._bar.set_description(name if total else f"{name} ...")
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""

@@ -18,6 +18,9 @@ from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._typing import Function
 from dolfinx_msnn.plot.gather import check_function
 
+#: Seconds after which the trial counts as failed.
+TIMEOUT = 60.0
+
 _PROBE = """
 import pyvista
 plotter = pyvista.Plotter(off_screen=True, window_size=(32, 32))
@@ -27,8 +30,7 @@ assert image.shape[:2] == (32, 32) and image.std() > 0
 """
 
 
-@cache
-def pyvista_works(timeout: float = 60.0) -> bool:
+def pyvista_works(timeout: float = TIMEOUT) -> bool:
     """Whether pyvista can draw off screen here; tried in another process.
 
     Without OpenGL in software (Mesa, EGL) VTK does not raise an error, it ends the process. Not
@@ -37,8 +39,14 @@ def pyvista_works(timeout: float = 60.0) -> bool:
     Args:
         timeout: Seconds after which the trial counts as failed.
     """
+    return not _trial(timeout)
+
+
+@cache
+def _trial(timeout: float) -> str:
+    """Why pyvista cannot be used; empty if it can."""
     if importlib.util.find_spec("pyvista") is None:
-        return False
+        return 'pyvista is not installed: pip install "dolfinx-msnn[viz]"'
     # Inside mpiexec the trial must not take part in the MPI run.
     private = ("PMI", "MPI", "OMPI", "HYDRA", "PMIX")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(private)}
@@ -51,8 +59,16 @@ def pyvista_works(timeout: float = 60.0) -> bool:
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
+        return f"pyvista did not draw off screen within {timeout:.0f} s"
+    if done.returncode < 0:
+        return (
+            f"pyvista cannot draw off screen here (signal {-done.returncode} ends it; without "
+            "OpenGL VTK does that): install Mesa or EGL"
+        )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].rstrip(".")
+        return f"pyvista cannot draw off screen here ({said or f'exit code {done.returncode}'})"
+    return ""
 
 
 def render(
@@ -91,11 +107,8 @@ def render(
             )
     check_same(comm, file=os.fspath(file), log=log)
     with collective_errors(comm):
-        if comm.rank == 0 and not pyvista_works():
-            why = "cannot draw off screen here: install Mesa or EGL"
-            if importlib.util.find_spec("pyvista") is None:
-                why = 'is not installed: pip install "dolfinx-msnn[viz]"'
-            raise RuntimeError(f"pyvista {why}, or draw a slice with draw_function.")
+        if comm.rank == 0 and (reason := _trial(TIMEOUT)):
+            raise RuntimeError(f"{reason}; expected it to work, or draw_function for a slice.")
     constant = V.ufl_element().degree == 0
     if constant:
         num = msh.topology.index_map(3).size_local
