@@ -10,13 +10,15 @@ from petsc4py import PETSc
 import numpy as np
 import pytest
 from sample import HERE, expect_error
-from utils import COMM, QUAD, box
+from utils import COMM, QUAD, box, cell_field, diffusion, rough
 
 import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.fem.petsc import NonlinearProblem as FineNonlinearProblem
-from dolfinx_msnn.petsc import BDF
+from dolfinx_msnn import CoarseGrid, FilteredBasis, multiscale_functionspace
+from dolfinx_msnn.petsc import BDF, NonlinearProblem
+from dolfinx_msnn.richards import VanGenuchtenMualem
 from dolfinx_msnn.time_stepping import bdf_coefficients
 
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -111,6 +113,57 @@ def test_nonlinear_storage_conserves_mass(order):
         assert np.dot(c, past) / dt == pytest.approx(1.6, rel=1e-9)
         bdf.advance(sizes[k + 1] if k + 1 < len(sizes) else None)
     assert abs(masses[-1] - masses[0]) > 0.1
+
+
+def test_richards_conserves_water_in_a_coarse_space():
+    """Mixed form: what is stored is what came in, step by step, and near the fine solution."""
+    msh = box(COMM, QUAD, 12)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    law = VanGenuchtenMualem(alpha=2.0, n=2.0, theta_r=0.1, theta_s=0.4, k_min=1e-3)
+    kappa, u, v = cell_field(msh, rough(10.0)), fem.Function(V), ufl.TestFunction(V)
+    darcy = diffusion(V, kappa)
+    wet = fem.Constant(msh, -1.0)
+    dofs = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 1))
+    bcs = [fem.dirichletbc(wet, dofs, V)]
+    one = fem.Function(V)
+    one.x.array[dofs] = 1.0
+    water = fem.form(law.water_content(u) * ufl.dx)
+    options = {"snes_rtol": 1e-11, "snes_atol": 1e-12}
+
+    def total(form):
+        return COMM.allreduce(fem.assemble_scalar(form))
+
+    def run(W):
+        u.x.array[:] = -1.0
+        wet.value = -1.0
+        bdf = BDF(u, 0.01)
+        flux = kappa * law.relative_permeability(u) * (ufl.grad(u) + ufl.as_vector([0.0, 1.0]))
+        F = bdf.derivative(law.water_content) * v * ufl.dx
+        F += ufl.inner(flux, ufl.grad(v)) * ufl.dx
+        inflow = fem.form(ufl.replace(F, {v: one}))
+        arguments = {"bcs": bcs, "petsc_options_prefix": "rain_"}
+        if W is None:
+            problem = FineNonlinearProblem(F, u, petsc_options=LU | options, **arguments)
+        else:
+            problem = NonlinearProblem(F, u, W, petsc_options=options, **arguments)
+        masses = [total(water)]
+        for dt, following in ((0.01, 0.02), (0.02, 0.03), (0.03, None)):
+            wet.value += 0.25
+            problem.solve()
+            masses.append(total(water))
+            assert masses[-1] - masses[-2] == pytest.approx(dt * total(inflow), rel=1e-7)
+            bdf.advance(following)
+        if W is not None:
+            problem.destroy()
+        return masses
+
+    with multiscale_functionspace(
+        V, CoarseGrid(msh, (2, 2)), FilteredBasis(8), darcy, bcs=bcs
+    ) as W:
+        coarse = run(W)
+    fine = run(None)
+    assert fine[-1] - fine[0] > 0.01
+    np.testing.assert_allclose(np.diff(coarse), np.diff(fine), rtol=0.1)
 
 
 def test_nothing_is_compiled_again():
