@@ -162,9 +162,14 @@ def _groups(
     left: LongArray, right: LongArray, sets: list[frozenset[int]]
 ) -> tuple[LongArray, list[frozenset[int]]]:
     """For each entry of A the number of a group (-1: without effect), and the groups' vertices."""
-    pairs, inverse, counts = np.unique(
-        left * len(sets) + right, return_inverse=True, return_counts=True
-    )
+    key = left * len(sets) + right
+    if len(sets) ** 2 <= 2 * len(key):
+        # Counting is faster than sorting.
+        table = np.bincount(key, minlength=len(sets) ** 2)
+        pairs = np.flatnonzero(table)
+        counts, inverse = table[pairs], (np.cumsum(table > 0) - 1)[key]
+    else:
+        pairs, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
     members: dict[frozenset[int], int] = {}
     unions = []
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
