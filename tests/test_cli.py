@@ -362,7 +362,7 @@ def test_without_typer_it_says_what_to_install():
     done = python(code)
     assert done.returncode == 1
     is_sentence(done.stderr.strip())
-    assert 'pip install "dolfinx-msnn[nn]"' in done.stderr
+    assert 'pip install "dolfinx-msnn[cli]"' in done.stderr
 
 
 def test_it_starts_and_solves_without_torch():

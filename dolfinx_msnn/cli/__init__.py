@@ -35,7 +35,7 @@ def main() -> None:
         if comm.rank == 0:
             sys.stderr.write(
                 'msnn: The command msnn needs typer, which is not installed: pip install "'
-                'dolfinx-msnn[nn]".\n'
+                'dolfinx-msnn[cli]".\n'
             )
         raise SystemExit(1) from None
     except Exception:
