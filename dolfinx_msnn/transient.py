@@ -153,7 +153,7 @@ class TransientProblem(Managed):
             check_order(order)
             check_step(dt)
             time = float(time)
-            if any(w.V.mesh != spaces[0].V.mesh for w in spaces):
+            if any(w.V.mesh._cpp_object is not spaces[0].V.mesh._cpp_object for w in spaces):
                 raise ValueError("The spaces are on different meshes; expected one mesh.")
             if len(functions) != num:
                 raise ValueError(f"Got {len(functions)} functions u for {num} spaces W.")
