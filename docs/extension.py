@@ -57,7 +57,7 @@ def package_hash() -> str:
 FIRST = """# %% tags=["remove-cell"]
 # Package {package}. Pictures of this page go to a folder of their own.
 import os
-os.environ["MSNN_OUTPUT"] = os.path.join(os.environ["MSNN_DOCS_OUTPUT"], "{name}")
+os.environ["MSNN_OUTPUT"] = os.path.relpath(os.environ["MSNN_DOCS_OUTPUT"] + "/{name}")
 
 """
 LAST = """
@@ -86,7 +86,7 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == "index":
         # Pages that not every checkout has.
         for page in re.findall(r"^([\w-]+)$", text, re.MULTILINE):
-            if not (DOCS / f"{page}.md").exists():
+            if page not in app.env.found_docs:
                 text = text.replace(f"\n{page}\n", "\n")
     if docname == "results":
         text += "\n".join(result_sections())
