@@ -28,7 +28,6 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -36,6 +35,7 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
+from dolfinx_msnn import plot
 from dolfinx_msnn.petsc import LinearProblem
 
 comm = MPI.COMM_WORLD
@@ -117,13 +117,7 @@ for name, basis in bases.items():
     seconds[name] = comm.allreduce(W.timings["basis"], MPI.MAX)
 
     # A basis function of the vertex in the middle, for the figure.
-    dofs = W.neighbourhood_dofs(middle)
-    c = W.P.createVecRight()
-    if len(dofs):
-        c[dofs[3]] = 1.0
-    c.assemble()
-    functions[name] = W.prolong(c)
-    c.destroy()
+    functions[name] = plot.basis_function(W, middle, 3)
     W.destroy()
 
 if comm.rank == 0:
@@ -166,59 +160,28 @@ for name, report in reports.items():
 # Above the coefficient, the fine solution, and the errors, all on one scale; below one basis
 # function of the vertex in the middle, found in three ways.
 
-
 # %%
-def on_grid(w):
-    """Nodal values as an image on rank 0. Collective."""
-    owned = V.dofmap.index_map.size_local
-    x = V.tabulate_dof_coordinates()[:owned]
-    parts = comm.gather((x, w.x.array[:owned]))
-    if comm.rank != 0:
-        return None
-    image = np.empty((n + 1, n + 1))
-    for x, values in parts:
-        i, j = np.rint(n * x[:, :2]).astype(int).T
-        image[j, i] = values
-    return image
-
-
-def cell_image(k):
-    """Cell values as an image on rank 0. Collective."""
-    owned = msh.topology.index_map(2).size_local
-    x = mesh.compute_midpoints(msh, 2, np.arange(owned, dtype=np.int32))
-    parts = comm.gather((x, k.x.array[k.function_space.dofmap.list[:owned, 0]]))
-    if comm.rank != 0:
-        return None
-    image = np.empty((n, n))
-    for x, values in parts:
-        i, j = np.floor(n * x[:, :2]).astype(int).T
-        image[j, i] = values
-    return image
-
-
-rock, fine = cell_image(kappa), on_grid(uf)
-images = {name: (on_grid(solutions[name]), on_grid(functions[name])) for name in bases}
+columns = 1 + len(bases)
+figure = Figure(figsize=(3.1 * columns, 6.4), layout="constrained")
+axes = figure.subplots(2, columns)
+plot.draw_coefficient(axes[0, 0], kappa)
+axes[0, 0].set_title(r"$\kappa$", fontsize=10)
+plot.draw_function(axes[1, 0], uf, cmap="magma")
+axes[1, 0].set_title("fine solution", fontsize=10)
+differences = {}
+for name in bases:
+    differences[name] = fem.Function(V)
+    differences[name].x.array[:] = solutions[name].x.array - uf.x.array
+worst = max(comm.allreduce(np.abs(d.x.array).max(), MPI.MAX) for d in differences.values())
+for k, name in enumerate(bases, start=1):
+    scale = {"cmap": "RdBu", "limits": (-worst, worst)}
+    picture = plot.draw_function(axes[0, k], differences[name], **scale)
+    axes[0, k].set_title(f"{name}: error, L2 {errors[name][0]:.2%}", fontsize=10)
+    plot.draw_function(axes[1, k], functions[name], cmap="PuOr", limits=(-1, 1))
+    axes[1, k].set_title(f"{name}: {1e3 * seconds[name]:.0f} ms, a basis function", fontsize=10)
 if comm.rank == 0:
-    columns = 1 + len(bases)
-    figure = Figure(figsize=(3.1 * columns, 6.4), layout="constrained")
-    axes = figure.subplots(2, columns)
-    whole = {"origin": "lower", "extent": (0, 1, 0, 1)}
-    axes[0, 0].imshow(np.log10(rock), cmap="cividis", **whole)
-    axes[0, 0].set_title(r"$\log_{10}\kappa$", fontsize=10)
-    axes[1, 0].imshow(fine, cmap="magma", **whole)
-    axes[1, 0].set_title("fine solution", fontsize=10)
-    worst = max(np.abs(solution - fine).max() for solution, _ in images.values())
-    for k, (name, (solution, function)) in enumerate(images.items(), start=1):
-        picture = axes[0, k].imshow(solution - fine, cmap="RdBu", vmin=-worst, vmax=worst, **whole)
-        axes[0, k].set_title(f"{name}: error, L2 {errors[name][0]:.2%}", fontsize=10)
-        function = function * np.sign(function.flat[np.abs(function).argmax()])
-        function = function / np.abs(function).max()
-        axes[1, k].imshow(function, cmap="PuOr", vmin=-1, vmax=1, **whole)
-        axes[1, k].set_title(f"{name}: {1e3 * seconds[name]:.0f} ms, a basis function", fontsize=10)
     figure.colorbar(picture, ax=axes[0, 1:], shrink=0.8)
     for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    with mpl.rc_context({"svg.hashsalt": "msnn"}):
-        figure.savefig(output / "learned_basis.png", dpi=130)
+        ax.set_axis_off()
+    figure.savefig(output / "learned_basis.png", dpi=130)
     print(f"Figure: {output / 'learned_basis.png'}")

@@ -192,46 +192,16 @@ assert bounds["guarded"] <= 2 * errors["guarded"]
 # %% [markdown]
 # ## The picture
 
-
 # %%
-def cell_image(k):
-    """Cell values as an image on rank 0. Collective."""
-    owned = msh.topology.index_map(2).size_local
-    x = mesh.compute_midpoints(msh, 2, np.arange(owned, dtype=np.int32))
-    parts = comm.gather((x, k.x.array[k.function_space.dofmap.list[:owned, 0]]))
-    if comm.rank != 0:
-        return None
-    image = np.empty((n, n))
-    for x, values in parts:
-        i, j = np.floor(n * x[:, :2]).astype(int).T
-        image[j, i] = values
-    return image
-
-
-def node_image(w):
-    """Nodal values as an image on rank 0. Collective."""
-    owned = V.dofmap.index_map.size_local
-    parts = comm.gather((V.tabulate_dof_coordinates()[:owned], w.x.array[:owned]))
-    if comm.rank != 0:
-        return None
-    image = np.empty((n + 1, n + 1))
-    for x, values in parts:
-        i, j = np.rint(n * x[:, :2]).astype(int).T
-        image[j, i] = values
-    return image
-
-
-rock, fine = cell_image(kappa), node_image(uf)
-images = {name: node_image(w) for name, w in solutions.items()}
+figure = Figure(figsize=(10.5, 6.6), layout="constrained")
+axes = figure.subplots(2, 3)
+plot.draw_coefficient(axes[0, 0], kappa)
+axes[0, 0].set_title(rf"$\kappa$: 1 and $10^{{{np.log10(contrast):.0f}}}$", fontsize=10)
+scale = {"cmap": "magma", "limits": (0, comm.allreduce(uf.x.array.max(), MPI.MAX))}
+for ax, name in zip(axes[0, 1:], ("raw prediction", "guarded"), strict=True):
+    picture = plot.draw_function(ax, solutions[name], **scale)
+    ax.set_title(f"{name}: energy error {errors[name]:.1%}", fontsize=10)
 if comm.rank == 0:
-    figure = Figure(figsize=(10.5, 6.6), layout="constrained")
-    axes = figure.subplots(2, 3)
-    whole = {"origin": "lower", "extent": (0, 1, 0, 1)}
-    axes[0, 0].imshow(np.log10(rock), cmap="cividis", **whole)
-    axes[0, 0].set_title(rf"$\kappa$: 1 and $10^{{{np.log10(contrast):.0f}}}$", fontsize=10)
-    for ax, name in zip(axes[0, 1:], ("raw prediction", "guarded"), strict=True):
-        picture = ax.imshow(images[name], cmap="magma", vmin=0, vmax=fine.max(), **whole)
-        ax.set_title(f"{name}: energy error {errors[name]:.1%}", fontsize=10)
     figure.colorbar(picture, ax=axes[0, 1:], shrink=0.8)
     plot.draw_guard(axes[1, 0], reports)
     axes[1, 0].set_title("guard: deficiency of the raw modes", fontsize=10)
