@@ -32,7 +32,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "extension",
 ]
-exclude_patterns = ["_build", "images/README.md", "conf.py", "extension.py", "check.py"]
+exclude_patterns = ["_build", "images/README.md", *(path.name for path in DOCS.glob("*.py"))]
 exclude_patterns += ["demos/output", "**/__pycache__"]
 
 # Markdown and notebooks

@@ -1,34 +1,29 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What the documentation needs beyond Sphinx: demos, tables from measured results, thumbnails.
-
-Numbers on the pages that were measured are read from ``benchmarks/results`` when the pages are
-built; nobody types them.
-"""
+"""What the documentation needs beyond Sphinx: demos as notebooks, links, gallery, docstrings."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from measured import RESULTS, Measured
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-RESULTS = ROOT / "benchmarks" / "results"
 OUTPUT = DOCS / "_build" / "output"
+NOTEBOOK = "---\nfile_format: mystnb\n"  # how pages with cells begin
 WIDTH = 480  # pixels of a thumbnail
 
 
@@ -47,7 +42,7 @@ def read_demo(text: str) -> Any:
 
 def package_hash() -> str:
     """Hash of the package's sources: what was executed with others is executed again."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((FIRST + LAST).encode())
     for path in sorted((ROOT / "dolfinx_msnn").rglob("*")):
         if path.suffix in (".py", ".c", ".pt"):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
@@ -81,7 +76,7 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
         # A name for links: as a path, through the link to the folder, it is not found.
         label = f"# ({docname.split('/')[1]})=\n"
         text = text.replace("# %% [markdown]\n", "# %% [markdown]\n" + label, 1)
-    elif re.match(r"---\nfile_format: mystnb", text):
+    elif text.startswith(NOTEBOOK):
         text += f'\n\n```{{code-cell}}\n:tags: [remove-cell]\n"{app.env.msnn_package}"\n```\n'
     if docname == "index":
         # Pages that not every checkout has.
@@ -128,94 +123,6 @@ def result_sections() -> Iterator[str]:
         text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
         # A line with words before a table would become its heading.
         yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n"
-
-
-def load(name: str) -> Any:
-    """A file of results."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def bases_table() -> Iterator[list[str]]:
-    """Energy error, and time a neighbourhood, of each basis for each kind of field."""
-    columns = ("SLEPc", "filtered cosines", "learned + filter", "learned raw")
-    yield ["mesh", "coefficient", *columns]
-    for name, mesh in (
-        ("bases-2d-100", "100²"),
-        ("bases-2d-250", "250²"),
-        ("bases-3d-50", "50³"),
-        ("bases-spe10", "60 x 220"),
-    ):
-        for record in load(name)["records"]:
-            row = [mesh, "SPE10" if name == "bases-spe10" else record["family"]]
-            for column in columns:
-                runs = [field[column] for field in record["fields"] if column in field]
-                if not runs:
-                    row.append("–")
-                    continue
-                error = 100 * statistics.mean(run["energy"] for run in runs)
-                time = statistics.median(run["ms"] for run in runs)
-                row.append(f"{error:.3g} %, {time:.3g} ms")
-            yield row
-
-
-def map_table() -> Iterator[list[str]]:
-    """Time to equal error over the width of a neighbourhood."""
-    yield ["dimension", "cells across", "contrast", "computed", "filtered", "learned"]
-    for record in load("bases-map")["records"]:
-        wide = record["width"] >= (40 if record["dim"] == 2 else 16)
-        if wide and record["contrast"] in (1e3, 1e6):
-            times = [record[f"{key}_ms"] for key in ("SLEPc", "cosine", "learned")]
-            shown = [f"{t:.3g} ms" for t in times]
-            shown[times.index(min(times))] += " ←"
-            yield [str(record["dim"]), str(record["width"]), f"{record['contrast']:.0e}", *shown]
-
-
-def space_table() -> Iterator[list[str]]:
-    """Time and memory of a space with computed modes."""
-    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "eigensolves", "PᵀAP", "memory"]
-    for record in load("space")["summary"]:
-        stage = record["stages_s"]
-        yield [
-            record["case"].replace("2d-", "2D, ").replace("3d-", "3D, "),
-            str(record["ranks"]),
-            f"{record['N_f']:,}",
-            f"{record['N_c']:,}",
-            *(f"{stage[key]:.3g} s" for key in ("space", "basis", "PtAP, first")),
-            f"{record['peak_gib']:.2f} GiB",
-        ]
-
-
-TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
-    "bases": (bases_table, ("bases-2d-100", "bases-2d-250", "bases-3d-50", "bases-spe10")),
-    "map": (map_table, ("bases-map",)),
-    "space": (space_table, ("space",)),
-}
-
-
-class Measured(SphinxDirective):
-    """``{measured} NAME``: one of :data:`TABLES`."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Read the results and make the table."""
-        name = self.arguments[0]
-        if name not in TABLES:
-            raise self.error(f"no table {name!r}, expected one of {', '.join(TABLES)}")
-        make, files = TABLES[name]
-        for file in files:
-            self.env.note_dependency(str(RESULTS / f"{file}.json"))
-        head, *rows = make()
-        group = nodes.tgroup(cols=len(head))
-        group += [nodes.colspec(colwidth=1) for _ in head]
-        group += nodes.thead("", table_row(head))
-        group += nodes.tbody("", *(table_row(row) for row in rows))
-        return [nodes.table("", group, classes=["measured"])]
-
-
-def table_row(cells: list[str]) -> nodes.row:
-    """A row of a table."""
-    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
 
 
 class Gallery(SphinxDirective):
@@ -307,9 +214,17 @@ def set_environment(app: Sphinx, env: Any, docnames: list[str]) -> None:
         shutil.rmtree(app.config.nb_execution_cache_path, ignore_errors=True)
 
 
-def always_read(app: Sphinx, env: Any, *names: set[str]) -> list[str]:
-    """Pages that depend on which other files there are."""
-    return [name for name in ("index", "gallery", "results") if name in env.found_docs]
+def outdated(app: Sphinx, env: Any, *names: set[str]) -> list[str]:
+    """Pages that depend on which other files there are, and on what is executed for them."""
+    listed = {"index", "gallery", "results"}
+    if getattr(env, "msnn_package", None) != package_hash():
+        listed |= {name for name in env.found_docs if name.startswith("demos/")}
+        listed |= {
+            path.stem
+            for path in DOCS.glob("*.md")
+            if path.read_text(encoding="utf-8").startswith(NOTEBOOK)
+        }
+    return sorted(listed & set(env.found_docs))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -317,7 +232,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("measured", Measured)
     app.add_directive("gallery", Gallery)
     app.connect("env-before-read-docs", set_environment)
-    app.connect("env-get-outdated", always_read)
+    app.connect("env-get-outdated", outdated)
     app.connect("source-read", change_source)
     # Before Napoleon.
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)

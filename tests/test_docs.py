@@ -258,11 +258,11 @@ def test_check_finds_what_is_broken(
 @pytest.mark.serial
 def test_tables_are_made_from_the_results() -> None:
     pytest.importorskip("sphinx")
-    extension = load("extension")
+    measured = load("measured")
     used = set(re.findall(r"\{measured\} (\w+)", "".join(PAGES.values())))
-    assert used == set(extension.TABLES)
-    for make, files in extension.TABLES.values():
+    assert used == set(measured.TABLES)
+    for make, files in measured.TABLES.values():
         head, *rows = make()
         assert len(rows) > 3
         assert {len(row) for row in rows} == {len(head)}
-        assert all((extension.RESULTS / f"{file}.json").exists() for file in files)
+        assert all((measured.RESULTS / f"{file}.json").exists() for file in files)

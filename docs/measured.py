@@ -1,0 +1,108 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Tables from measured results.
+
+Numbers on the pages that were measured are read from ``benchmarks/results`` when the pages are
+built; nobody types them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+
+
+def load(name: str) -> Any:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def bases_table() -> Iterator[list[str]]:
+    """Energy error, and time a neighbourhood, of each basis for each kind of field."""
+    columns = ("SLEPc", "filtered cosines", "learned + filter", "learned raw")
+    yield ["mesh", "coefficient", *columns]
+    for name, mesh in (
+        ("bases-2d-100", "100²"),
+        ("bases-2d-250", "250²"),
+        ("bases-3d-50", "50³"),
+        ("bases-spe10", "60 x 220"),
+    ):
+        for record in load(name)["records"]:
+            row = [mesh, "SPE10" if name == "bases-spe10" else record["family"]]
+            for column in columns:
+                runs = [field[column] for field in record["fields"] if column in field]
+                if not runs:
+                    row.append("–")
+                    continue
+                error = 100 * statistics.mean(run["energy"] for run in runs)
+                time = statistics.median(run["ms"] for run in runs)
+                row.append(f"{error:.3g} %, {time:.3g} ms")
+            yield row
+
+
+def map_table() -> Iterator[list[str]]:
+    """Time to equal error over the width of a neighbourhood."""
+    yield ["dimension", "cells across", "contrast", "computed", "filtered", "learned"]
+    for record in load("bases-map")["records"]:
+        wide = record["width"] >= (40 if record["dim"] == 2 else 16)
+        if wide and record["contrast"] in (1e3, 1e6):
+            times = [record[f"{key}_ms"] for key in ("SLEPc", "cosine", "learned")]
+            shown = [f"{t:.3g} ms" for t in times]
+            shown[times.index(min(times))] += " ←"
+            yield [str(record["dim"]), str(record["width"]), f"{record['contrast']:.0e}", *shown]
+
+
+def space_table() -> Iterator[list[str]]:
+    """Time and memory of a space with computed modes."""
+    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "eigensolves", "PᵀAP", "memory"]
+    for record in load("space")["summary"]:
+        stage = record["stages_s"]
+        yield [
+            record["case"].replace("2d-", "2D, ").replace("3d-", "3D, "),
+            str(record["ranks"]),
+            f"{record['N_f']:,}",
+            f"{record['N_c']:,}",
+            *(f"{stage[key]:.3g} s" for key in ("space", "basis", "PtAP, first")),
+            f"{record['peak_gib']:.2f} GiB",
+        ]
+
+
+TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
+    "bases": (bases_table, ("bases-2d-100", "bases-2d-250", "bases-3d-50", "bases-spe10")),
+    "map": (map_table, ("bases-map",)),
+    "space": (space_table, ("space",)),
+}
+
+
+class Measured(SphinxDirective):
+    """``{measured} NAME``: one of :data:`TABLES`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Read the results and make the table."""
+        name = self.arguments[0]
+        if name not in TABLES:
+            raise self.error(f"no table {name!r}, expected one of {', '.join(TABLES)}")
+        make, files = TABLES[name]
+        for file in files:
+            self.env.note_dependency(str(RESULTS / f"{file}.json"))
+        head, *rows = make()
+        group = nodes.tgroup(cols=len(head))
+        group += [nodes.colspec(colwidth=1) for _ in head]
+        group += nodes.thead("", table_row(head))
+        group += nodes.tbody("", *(table_row(row) for row in rows))
+        return [nodes.table("", group, classes=["measured"])]
+
+
+def table_row(cells: list[str]) -> nodes.row:
+    """A row of a table."""
+    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
