@@ -54,11 +54,13 @@ lint: venv
 types: venv
 	$(PY) -m mypy
 
-# Needs torch too: its demos are executed, its classes described. What was executed before is kept until it changes.
+# Needs torch too: its demos are executed, its classes described. What was executed before is kept until it changes. After
+# a failure all pages are read again: of those that were read Sphinx would not complain twice.
 docs docs-check: export DOCS = 1
 
 docs: venv
-	EXECUTE=$(EXECUTE) $(PY) -m sphinx -b html -W --keep-going $(ARGS) docs docs/_build/html
+	EXECUTE=$(EXECUTE) $(PY) -m sphinx -b html -W --keep-going $(ARGS) docs docs/_build/html \
+	  || { rm -rf docs/_build/html/.doctrees; exit 1; }
 
 docs-check: venv
 	$(PY) docs/check.py
