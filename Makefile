@@ -15,7 +15,7 @@ PY := .venv/bin/python
 # A deadlock has to end, so the time is limited (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 300)
 
-.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-space bench-bases lock clean
+.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-space bench-bases lock release clean
 
 help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench          measure time, memory and accuracy (hours); bench-space and bench-bases take ARGS"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
+	@echo "make release        build wheel and sdist in dist, and test the wheel in an empty environment"
 	@echo "make lock           renew the requirements*.lock"
 	@echo "make clean          remove .venv and everything that is made from the sources"
 
@@ -75,6 +76,10 @@ bench-bases: venv
 
 lock:
 	@sh .ci/lock
+
+# Builds wheel and sdist into dist, and tests the wheel in an empty environment.
+release: venv
+	@sh .ci/release $(ARGS)
 
 clean:
 	rm -rf .venv build dist docs/_build .ci/log .mypy_cache .pytest_cache .ruff_cache *.egg-info
