@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from measured import RESULTS, Measured
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -97,15 +96,11 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 TITLES = {
-    "bases-2d-100": "Bases: 100 x 100 cells, 5 x 5 boxes",
-    "bases-2d-250": "Bases: 250 x 250 cells",
-    "bases-3d-50": "Bases: 50 x 50 x 50 cells",
+    "bases": "Bases",
     "bases-map": "Sweeps and time at equal error, over the width of a neighbourhood",
-    "bases-spe10": "Bases: layers of SPE10",
-    "guard-2d-100": "Guard: 100 x 100 cells",
-    "guard-3d-40": "Guard: 40 x 40 x 40 cells",
+    "guard": "Guard",
     "parametric": "Many coefficients on one space",
-    "richards-2d-100": "Richards problems: 100 x 100 cells",
+    "richards": "Richards problems",
     "space": "Time and memory of a space",
     "transient": "Many time steps in one space",
     "trust": "Bounds and adaptive enrichment",
@@ -113,27 +108,34 @@ TITLES = {
 }
 
 
+def result_title(stem: str) -> str:
+    """A title for a file of results: of its name, or of the name's beginning and the rest."""
+    kind, _, case = stem.partition("-")
+    return TITLES.get(stem) or f"{TITLES.get(kind, kind.capitalize())}: {case}".rstrip(": ")
+
+
 def result_sections() -> Iterator[str]:
     """A section for each file of results, in MyST."""
     for path in sorted(RESULTS.glob("*.md")):
-        title = TITLES.get(path.stem, path.stem.replace("-", " ").capitalize())
         text = path.read_text(encoding="utf-8").strip()
         # Their headings, if any, come below the section's.
         text = re.sub(r"^# .*\n+", "", text)
         text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
-        # A line with words before a table would become its heading.
-        yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n"
+        yield f"\n\n(results-{path.stem})=\n## {result_title(path.stem)}\n\n{text}\n"
+
+
+def demos(env: Any) -> list[Path]:
+    """The demos that have a page."""
+    return [DOCS / f"{name}.py" for name in sorted(env.found_docs) if name.startswith("demos/")]
 
 
 class Gallery(SphinxDirective):
     """``{gallery}``: every demo with its title and a small picture."""
 
-    option_spec = {"only": directives.unchanged}  # noqa: RUF012  # the interface of docutils
-
     def run(self) -> list[nodes.Node]:
         """Write the grid as HTML; the pictures follow when all demos have run."""
         cards = []
-        for path in sorted((ROOT / "demos").glob("demo_*.py")):
+        for path in demos(self.env):
             text = path.read_text(encoding="utf-8")
             self.env.note_dependency(str(path))
             found = re.search(r"^# # (.*)$", text, re.MULTILINE)
@@ -159,6 +161,11 @@ def prepare_docstring(
         after = k > 0 and lines[k - 1].strip() in ("Returns:", "Yields:")
         if after or (k == 0 and what in ("property", "attribute")):
             lines[k] = re.sub(r"(?<=\w): ", "\u2236 ", line)
+        # An absolute value, not the name of a substitution; but for code.
+        if not (what == "module" and line.startswith("    ")):
+            lines[k] = re.sub(
+                r"``.*?``|\|", lambda found: r"\|" if found[0] == "|" else found[0], lines[k]
+            )
     if what != "module":
         return
     for k in range(len(lines) - 1, 0, -1):
@@ -189,7 +196,7 @@ def write_thumbnails(app: Sphinx, exception: Exception | None) -> None:
 
     folder = Path(app.outdir) / "_static" / "thumbnails"
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((ROOT / "demos").glob("demo_*.py")):
+    for path in demos(app.env):
         picture = Image.new("RGB", (WIDTH, WIDTH * 2 // 3), "#e8eaed")
         found = sorted((OUTPUT / path.stem).glob("*.png"))
         if found:
