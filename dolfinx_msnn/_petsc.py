@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -87,6 +87,39 @@ class Managed:
         traceback: TracebackType | None,
     ) -> None:
         self.destroy()
+
+
+class Owner(Managed):
+    """Owns a growing list of things and destroys them, the last one first."""
+
+    #: What messages call it.
+    _title: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._owned: list[Any] = []
+        self._destroyed = False
+
+    def _own(self, item: Any) -> Any:
+        self._owned.append(item)
+        return item
+
+    def _check_alive(self) -> None:
+        if self._destroyed:
+            raise RuntimeError(f"This {self._title} has been destroyed.")
+
+    def destroy(self) -> None:
+        """Free the PETSc objects of this object (not those of ``W``). Collective.
+
+        Calling it again does nothing.
+        """
+        for item in reversed(self._owned):
+            item.destroy()
+        self._owned.clear()
+        self._destroyed = True
+
+    def __enter__(self) -> Self:
+        self._check_alive()
+        return self
 
 
 @contextmanager

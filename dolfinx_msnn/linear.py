@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Self
+from typing import ClassVar
 
 from petsc4py import PETSc
 
@@ -17,7 +17,7 @@ from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import Managed, check_mat_type, check_options, check_prefix, sweep
+from dolfinx_msnn._petsc import Owner, check_mat_type, check_options, check_prefix, sweep
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.kernel import Kernel
@@ -31,7 +31,7 @@ from dolfinx_msnn.operators import (
 )
 
 
-class LinearProblem(Managed):
+class LinearProblem(Owner):
     """Solve a(u, v) = L(v) in a multiscale space: A_0 u_0 = R(b − A g), u = P u_0 + g.
 
     Mirrors :class:`dolfinx.fem.petsc.LinearProblem`. The operator is assembled and factored once,
@@ -61,6 +61,8 @@ class LinearProblem(Managed):
         boundary values, is L2-orthogonal to them (mean zero).
     """
 
+    _title: ClassVar[str] = "linear problem"
+
     def __init__(
         self,
         a: ufl.Form,
@@ -76,8 +78,7 @@ class LinearProblem(Managed):
         jit_options: CompilerOptions | None = None,
     ) -> None:
         self._solver: PETSc.KSP = None
-        self._owned: list[PETSc.Object] = []
-        self._destroyed = False
+        super().__init__()
         check_multiscale_space(W)
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
@@ -118,14 +119,6 @@ class LinearProblem(Managed):
         self._x0: PETSc.Vec = None
         self._layout, self._revision = W.layout, W.revision
         owners.add(self)
-
-    def _check_alive(self) -> None:
-        if self._destroyed:
-            raise RuntimeError("This linear problem has been destroyed.")
-
-    def _own(self, item: PETSc.Object) -> PETSc.Object:
-        self._owned.append(item)
-        return item
 
     @property
     def a(self) -> Form:
@@ -252,15 +245,8 @@ class LinearProblem(Managed):
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
-        for item in reversed(self._owned):
-            item.destroy()
-        self._owned.clear()
+        super().destroy()
         self._solver = self._A0 = None
-        self._destroyed = True
-
-    def __enter__(self) -> Self:
-        self._check_alive()
-        return self
 
 
 def check_multiscale_space(W: object) -> None:

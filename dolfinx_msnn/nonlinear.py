@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -21,7 +21,7 @@ from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._petsc import (
-    Managed,
+    Owner,
     check_mat_type,
     check_options,
     check_prefix,
@@ -48,7 +48,7 @@ from dolfinx_msnn.operators import (
 )
 
 
-class NonlinearProblem(Managed):
+class NonlinearProblem(Owner):
     """Solve F(u; v) = 0 in a multiscale space: R F(P c + g) = 0, u = P c + g.
 
     Mirrors :class:`dolfinx.fem.petsc.NonlinearProblem`. Newton's method of PETSc SNES in the N_c
@@ -78,6 +78,8 @@ class NonlinearProblem(Managed):
         Creation is collective. Should ``W`` get another P, the next solve sees it.
     """
 
+    _title: ClassVar[str] = "nonlinear problem"
+
     #: Options that those of the user win over.
     _defaults: ClassVar[dict[str, object]] = {}
 
@@ -95,9 +97,8 @@ class NonlinearProblem(Managed):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        self._owned: list[PETSc.Object] = []
+        super().__init__()
         self._coarse: list[PETSc.Object] = []
-        self._destroyed = False
         check_multiscale_space(W)
         owners = sweep(W.comm)
         with collective_errors(W.comm):
@@ -144,14 +145,6 @@ class NonlinearProblem(Managed):
         self._error: Exception | None = None
         self._solver = self._own(self._create_solver())
         owners.add(self)
-
-    def _own(self, item: PETSc.Object) -> PETSc.Object:
-        self._owned.append(item)
-        return item
-
-    def _check_alive(self) -> None:
-        if self._destroyed:
-            raise RuntimeError("This nonlinear problem has been destroyed.")
 
     @property
     def F(self) -> Form:
@@ -367,14 +360,7 @@ class NonlinearProblem(Managed):
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
         self._destroy_coarse()
-        for item in reversed(self._owned):
-            item.destroy()
-        self._owned.clear()
-        self._destroyed = True
-
-    def __enter__(self) -> Self:
-        self._check_alive()
-        return self
+        super().destroy()
 
 
 def _compute_residual(

@@ -59,7 +59,6 @@ class PicardProblem(NonlinearProblem):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        self._owned, self._coarse, self._destroyed = [], [], False
         check_multiscale_space(W)
         with collective_errors(W.comm):
             W.check_member(u)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -16,7 +16,7 @@ import numpy as np
 
 from dolfinx import fem
 from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._petsc import Managed, check_mat_type, check_options, check_prefix, sweep
+from dolfinx_msnn._petsc import Owner, check_mat_type, check_options, check_prefix, sweep
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
 from dolfinx_msnn.block import CoarseBlocks, FineBlocks, assemble_loads, create_block_solver
 from dolfinx_msnn.block_forms import (
@@ -65,7 +65,7 @@ class _Level:
             self.c.destroy()
 
 
-class TransientProblem(Managed):
+class TransientProblem(Owner):
     """Solve m(u', v) + a(u, v) = L(v) in a multiscale space by BDF1 or BDF2.
 
     With M_0 = PᵀMP, A_0 = PᵀAP, u = P c + g and g the Dirichlet lift, a step is one coarse solve:
@@ -115,6 +115,8 @@ class TransientProblem(Managed):
         Creation is collective.
     """
 
+    _title: ClassVar[str] = "transient problem"
+
     def __init__(
         self,
         m: Any,
@@ -133,10 +135,9 @@ class TransientProblem(Managed):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        self._destroyed = False
+        super().__init__()
         self._solvers: dict[float, PETSc.KSP] = {}
         self._levels: list[_Level] = []
-        self._owned: list[Any] = []
         spaces: list[MultiscaleFunctionSpace] = list(W) if isinstance(W, Sequence) else [W]
         functions: list[Function] = list(u) if isinstance(u, Sequence) else [u]
         if not spaces or not all(isinstance(w, MultiscaleFunctionSpace) for w in spaces):
@@ -358,24 +359,9 @@ class TransientProblem(Managed):
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of the spaces). Collective."""
         self._release()
-        for item in reversed(self._owned):
-            item.destroy()
-        self._owned.clear()
-        self._destroyed = True
-
-    def __enter__(self) -> Self:
-        self._check_alive()
-        return self
+        super().destroy()
 
     # ---- how ----
-
-    def _check_alive(self) -> None:
-        if self._destroyed:
-            raise RuntimeError("This transient problem has been destroyed.")
-
-    def _own(self, item: Any) -> Any:
-        self._owned.append(item)
-        return item
 
     def _ready(self) -> None:
         self._check_alive()
