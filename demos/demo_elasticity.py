@@ -147,9 +147,10 @@ for num in counts:
             print(f"{name:9s} {num:5d} {num_dofs:5d} {l2:7.2%} {energy:7.2%} {seconds:8.2f}")
 
 # %% [markdown]
-# Three modes, the rigid motions alone, are useless: half of the displacement is wrong, since
-# neighbourhoods hold more than one stiff piece. With twelve, a fourteenth of the fine dofs, the
-# displacement is good to about a percent, the stress to about 13. Key numbers, asserted:
+# Three modes, the rigid motions alone, are useless: half of the displacement is wrong, since hats
+# times motions of a whole neighbourhood strain what is stiff in it. With twelve, a fourteenth of
+# the fine dofs, the displacement is good to about a percent, in energy (stress) to about 13. Key
+# numbers, asserted:
 
 # %%
 for found in spectra.values():
