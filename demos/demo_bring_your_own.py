@@ -82,9 +82,6 @@ from dolfinx_msnn.nn.model import ModelCard, load_model, read_card, save_model
 class Messages(torch.nn.Module):
     """Cosines, averaged along the conductances of the lattice. For q = 2, in 2D."""
 
-    # A model file names the module of its class, and the main program has no name to be known by.
-    __module__ = "messages"
-
     def __init__(self, n_out: int = 16, layers: int = 24) -> None:
         super().__init__()
         waves = sorted((i * i + j * j, i, j) for i in range(n_out) for j in range(n_out))

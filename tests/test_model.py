@@ -147,6 +147,30 @@ def test_any_network_can_be_torchscript(tmp_path):
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_network_of_a_script(tmp_path):
+    script = f"""
+import torch
+from dolfinx_msnn.nn.model import ModelCard, load_model, save_model
+
+class Mine(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Conv2d(8, {CARD.n_out}, 1)
+
+    def forward(self, x):
+        return self.inner(x)
+
+save_model("mine.pt", Mine(), ModelCard(**{dataclasses.asdict(CARD)!r}))
+print(load_model("mine.pt").card.n_out)
+"""
+    # TorchScript reads the source of the class.
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert done.stdout.strip() == str(CARD.n_out), done.stderr
+
+
 def test_hash_is_of_the_weights():
     state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor([3], dtype=torch.int64)}
     expected = hashlib.sha256(

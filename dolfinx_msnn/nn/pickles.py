@@ -38,7 +38,10 @@ _DEEPEST = 200
 #: Length of a type's name, which torch reads by recursion.
 _LONGEST = 500
 
-#: What may be named; classes of TorchScript (``__torch__.…``) may too.
+#: How classes of TorchScript are named; with a space for those of the main program.
+_TORCHSCRIPT = ("__torch__.", "__torch__ ")
+
+#: What may be named; classes of TorchScript (``_TORCHSCRIPT``) may too.
 _GLOBALS = {
     *_SIZES,
     _TENSOR,
@@ -158,7 +161,7 @@ class _Machine:
             elif name in _LITERALS:
                 self._stack.append(argument if name != "NONE" else None)
             elif name == "GLOBAL":
-                known = argument in _GLOBALS or argument.startswith("__torch__.")
+                known = argument in _GLOBALS or argument.startswith(_TORCHSCRIPT)
                 if not known or len(argument) > _LONGEST:
                     raise _Refused(f"it names {argument[:80]!r}")
                 self._stack.append(_Global(argument))
