@@ -246,6 +246,7 @@ def test_evaluate_compares_bases():
 # ---- bench ----
 
 
+@pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="there is no checkout")
 def test_bench_lists_the_programs_of_the_checkout():
     found = json.loads(call("bench", "--json").stdout)
     files = {p.stem.removeprefix("bench_") for p in (ROOT / "benchmarks").glob("bench_*.py")}
