@@ -148,7 +148,10 @@ def test_laws_are_values():
 
 def test_documentation(capsys):
     """The example of docs/nonlinear.md runs as printed."""
-    text = (Path(__file__).parent.parent / "docs" / "nonlinear.md").read_text(encoding="utf-8")
+    page = Path(__file__).parent.parent / "docs" / "nonlinear.md"
+    if not page.exists():
+        pytest.skip("there is no checkout with documentation")
+    text = page.read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     scope = {}
     exec(compile(example, "nonlinear.md", "exec"), scope)
