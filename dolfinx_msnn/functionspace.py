@@ -188,9 +188,7 @@ class MultiscaleFunctionSpace(Managed):
                 "expected the same type (give mat_type to one of them)."
             )
         self.P.convert(wanted)
-        if self._R is not None:
-            self._R.destroy()
-            self._R = None
+        self._forget_R()
 
     def changes(self) -> dict[int, float]:
         """How much each local problem has changed since its modes were computed.
@@ -242,14 +240,18 @@ class MultiscaleFunctionSpace(Managed):
             return rebuilt
         self._set_dofs(dofs)
         self.revision += 1
-        if self._R is not None:
-            self._R.destroy()
-            self._R = None
+        self._forget_R()
         if replaced is not None:
             P.destroy()
             self._P = replaced
             self.layout += 1
         return rebuilt
+
+    def _forget_R(self) -> None:
+        """P has changed: R is formed anew when it is asked for. Collective."""
+        if self._R is not None:
+            self._R.destroy()
+            self._R = None
 
     @property
     def _updatable(self) -> Source:

@@ -42,6 +42,7 @@ from dolfinx_msnn.operators import (
     NULL_PIVOTS,
     assemble_coarse_matrix,
     assemble_coarse_vector,
+    choose_direct,
     create_coarse_matrix,
     create_coarse_solver,
     solve_coarse,
@@ -183,11 +184,7 @@ class NonlinearProblem(Owner):
         ksp = solver.getKSP()
         ksp.setType(PETSc.KSP.Type.PREONLY)
         # Not Cholesky, which create_coarse_solver takes: J need not be symmetric.
-        if PETSc.Sys.hasExternalPackage("mumps"):
-            ksp.getPC().setType(PETSc.PC.Type.LU)
-            ksp.getPC().setFactorSolverType("mumps")
-        else:
-            ksp.getPC().setType(PETSc.PC.Type.REDUNDANT)
+        choose_direct(ksp.getPC(), symmetric=False)
         try:
             what = f"The coarse nonlinear solver ({self._prefix}) could not be set up"
             with readable_errors(what), self._options_set():

@@ -25,14 +25,16 @@ SINGULAR_TOLERANCE = 1e-5
 NULL_PIVOTS: dict[str, object] = {"mat_mumps_icntl_24": 1, "mat_mumps_icntl_14": 100}
 
 
-def choose_direct(pc: PETSc.PC) -> None:
-    """Make a PC with its operators set a direct solver for symmetric coarse matrices. Collective.
+def choose_direct(pc: PETSc.PC, *, symmetric: bool = True) -> None:
+    """Make a PC a direct solver for coarse matrices. Collective.
 
-    MUMPS, where PETSc has it: then :data:`NULL_PIVOTS` should be its options.
+    MUMPS, where PETSc has it: then :data:`NULL_PIVOTS` should be its options. For symmetric
+    matrices the PC must have its operators.
     """
     if PETSc.Sys.hasExternalPackage("mumps"):
-        pc.getOperators()[0].setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        pc.setType(PETSc.PC.Type.CHOLESKY)
+        if symmetric:
+            pc.getOperators()[0].setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        pc.setType(PETSc.PC.Type.CHOLESKY if symmetric else PETSc.PC.Type.LU)
         pc.setFactorSolverType("mumps")
     else:
         pc.setType(PETSc.PC.Type.REDUNDANT)

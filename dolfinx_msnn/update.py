@@ -51,9 +51,15 @@ class Source:
 
     def changes(self, timings: Timings) -> dict[int, float]:
         """See :meth:`MultiscaleFunctionSpace.changes`. Collective."""
+        return self._changes(self._assemble(timings))
+
+    def _assemble(self, timings: Timings) -> dict[int, FloatArray]:
+        """Element matrices of the present coefficients, and their traces. Collective."""
         self._problems.timings = timings
         self._problems.assemble()
-        scales = self._problems.scales()
+        return self._problems.scales()
+
+    def _changes(self, scales: dict[int, FloatArray]) -> dict[int, float]:
         return {v: change(scales[v], old) for v, old in self._reference.items()}
 
     def update(
@@ -78,8 +84,8 @@ class Source:
             number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
             if not number or not tolerance >= 0:
                 raise ValueError(f"tolerance must be a number not below zero, got {tolerance!r}.")
-        changes = self.changes(timings)
-        chosen = {vertex for vertex, size in changes.items() if size > tolerance}
+        scales = self._assemble(timings)
+        chosen = {vertex for vertex, size in self._changes(scales).items() if size > tolerance}
         rebuilt = np.array(sorted(chosen), dtype=np.int64)
         if not comm.allreduce(len(chosen)):
             return rebuilt, None, None
@@ -99,7 +105,6 @@ class Source:
             self._kind = result.getType()
         timings.add("prolongation", start)
         self._columns = columns
-        scales = self._problems.scales()
         self._reference |= {vertex: scales[vertex] for vertex in chosen}
         return rebuilt, result, dofs
 
