@@ -15,6 +15,8 @@ from mpi4py import MPI
 
 import typer
 
+from dolfinx_msnn.cli import abort
+
 #: Seconds that a rank with an error waits for the others to have it too, before it ends them.
 PATIENCE = 10.0
 
@@ -60,9 +62,7 @@ def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: 
         together, deadline = watch.Ibarrier(), time.monotonic() + PATIENCE
         while not together.Test():
             if time.monotonic() > deadline:
-                sys.__stderr__.write(f"msnn: {message} (Only rank {comm.rank} of {comm.size}.)\n")  # type: ignore[union-attr]
-                sys.__stderr__.flush()  # type: ignore[union-attr]
-                comm.Abort(code)
+                abort(comm, f"msnn: {message} (Only rank {comm.rank} of {comm.size}.)\n", code)
             time.sleep(0.02)
         watch.Free()
     raise typer.Exit(code)
