@@ -33,7 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from mpi4py import MPI
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, NUM_MODES, Clock, box, machine, multiscale_error, pose
+from common import FAMILIES, FIRST_SEED, NUM_MODES, Clock, box, multiscale_error, pose
+from tables import machine
 
 import dolfinx_msnn as msnn
 import ufl

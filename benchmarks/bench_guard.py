@@ -28,7 +28,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from common import FAMILIES, FIRST_SEED, NUM_MODES, Clock, box, machine, multiscale_error, pose
+from common import FAMILIES, FIRST_SEED, NUM_MODES, Clock, box, multiscale_error, pose
+from tables import machine
 
 import dolfinx_msnn as msnn
 from dolfinx_msnn import fields

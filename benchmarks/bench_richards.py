@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, NUM_MODES, box, machine, norms
+from common import FAMILIES, FIRST_SEED, NUM_MODES, box, norms
+from tables import machine
 
 import dolfinx_msnn as msnn
 import ufl

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -27,6 +26,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from tables import machine
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -331,12 +332,11 @@ def main() -> None:
     name = "space-quick" if options.quick else "space"
     (output / f"{name}.md").write_text(text + "\n")
     settings = {"num_modes": NUM_MODES, "contrast": CONTRAST, "seed": SEED}
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "date": time.ctime()}
     (output / f"{name}.json").write_text(
         json.dumps(
             {
                 "settings": settings,
-                "machine": machine,
+                "machine": machine(),
                 "summary": records,
                 "scipy": scipy_records,
                 "runs": raw,

@@ -36,7 +36,8 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, box, machine
+from common import FAMILIES, FIRST_SEED, box
+from tables import machine
 
 import dolfinx_msnn as msnn
 import ufl

@@ -32,7 +32,8 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-from common import box, machine
+from common import box
+from tables import machine
 
 import dolfinx_msnn as msnn
 import ufl

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -117,8 +115,3 @@ def multiscale_error(problem: Problem, coarse: Any, basis: Any) -> tuple[float, 
         found = norms(error, problem.kappa)
     whole = norms(fine, problem.kappa)
     return found[0] / whole[0], found[1] / whole[1], found[2] / whole[2]
-
-
-def machine() -> dict[str, Any]:
-    """Where and when the figures were taken."""
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "date": time.ctime()}
