@@ -66,8 +66,11 @@ class Problem(NamedTuple):
     fine: Any
 
 
-def pose(msh: Any, kappa: Any, axis: int) -> Problem:
-    """U = 1 and 0 on the ends of an axis; f = 1, or 0 for a pressure drop along y."""
+def pose(msh: Any, kappa: Any, axis: int, *, direct_up_to: int = 0) -> Problem:
+    """U = 1 and 0 on the ends of an axis; f = 1, or 0 for a pressure drop along y.
+
+    The fine solution in 3D is iterative, direct for up to so many dofs.
+    """
     V = fem.functionspace(msh, ("Lagrange", 1))
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
@@ -85,7 +88,7 @@ def pose(msh: Any, kappa: Any, axis: int) -> Problem:
     ]
     options: dict[str, Any] = {"ksp_type": "preonly", "pc_type": "cholesky"}
     options["pc_factor_mat_solver_type"] = "mumps"
-    if msh.topology.dim == 3:
+    if msh.topology.dim == 3 and V.dofmap.index_map.size_global > direct_up_to:
         options = {"ksp_type": "cg", "pc_type": "gamg", "ksp_rtol": 1e-10}
         options["pc_gamg_threshold"] = 0.02
     fine = FineProblem(a, L, bcs=bcs, petsc_options_prefix="fine_", petsc_options=options)
