@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,25 @@ QUICK: dict[str, tuple[int, int, int, int]] = {
 SAMPLE = 3
 
 
-def worker(case: str) -> dict[str, Any] | None:
-    """Build one space on the ranks of this process; the record is on rank 0."""
+def worker(
+    case: str,
+    make_basis: Callable[[int, Any], Any] | None = None,
+    field: Callable[[Any], Any] | None = None,
+    *,
+    product: bool = True,
+) -> dict[str, Any] | None:
+    """Build one space on the ranks of this process; the record is on rank 0.
+
+    Args:
+        case: Of :data:`CASES` or :data:`QUICK`.
+        make_basis: Gives the basis for the dimension and the coefficient; default SLEPc's modes.
+        field: Gives the coefficient on a mesh; default channels.
+        product: Whether A and PᵀAP are timed, too.
+    """
     from mpi4py import MPI
 
     import numpy as np
+    from common import Clock
 
     import dolfinx_msnn as msnn
     import ufl
@@ -69,7 +84,7 @@ def worker(case: str) -> dict[str, Any] | None:
     else:
         msh = mesh.create_unit_cube(comm, cells, cells, cells, mesh.CellType.hexahedron)
     V = fem.functionspace(msh, ("Lagrange", 1))
-    kappa = msnn.fields.channels(msh, contrast=CONTRAST, seed=SEED)
+    kappa = channels(msh) if field is None else field(msh)
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
     s = kappa * u * v * ufl.dx
@@ -79,12 +94,16 @@ def worker(case: str) -> dict[str, Any] | None:
     bcs = [fem.dirichletbc(1.0 - k, dofs, V) for k, dofs in enumerate(ends)]
     coarse = msnn.CoarseGrid(msh, (boxes,) * dim)
 
+    start = time.perf_counter()
+    basis = Clock(msnn.SpectralBasis(NUM_MODES) if make_basis is None else make_basis(dim, kappa))
+    stages = {"creation of the basis": time.perf_counter() - start}
+
     def build() -> msnn.MultiscaleFunctionSpace:
-        return msnn.multiscale_functionspace(V, coarse, msnn.SpectralBasis(NUM_MODES), a, s, bcs)
+        return msnn.multiscale_functionspace(V, coarse, basis, a, s, bcs)
 
     if cells**dim <= 10**5:
         build().destroy()  # warm up: form compilation, first use of libraries
-    stages: dict[str, float] = {}
+    basis.seconds = 0.0
 
     def stage(name: str, start: float) -> float:
         comm.Barrier()
@@ -93,15 +112,21 @@ def worker(case: str) -> dict[str, Any] | None:
 
     comm.Barrier()
     start = time.perf_counter()
-    A = assemble_matrix(fem.form(a), bcs=bcs)
-    A.assemble()
-    start = stage("fine matrix (DOLFINx)", start)
+    if product:
+        A = assemble_matrix(fem.form(a), bcs=bcs)
+        A.assemble()
+        start = stage("fine matrix (DOLFINx)", start)
+    cpu = time.process_time()
     W = build()
+    cpu = time.process_time() - cpu
     start = stage("space", start)
-    A0 = create_coarse_matrix(A, W)
-    start = stage("PtAP, first", start)
-    assemble_coarse_matrix(A0, A, W)
-    stage("PtAP, again", start)
+    if product:
+        A0 = create_coarse_matrix(A, W)
+        start = stage("PtAP, first", start)
+        assemble_coarse_matrix(A0, A, W)
+        stage("PtAP, again", start)
+        A0.destroy()
+        A.destroy()
     # Each stage's figure is that of the slowest rank.
     keys = sorted(W.timings)
     slowest = np.array([W.timings[key] for key in keys])
@@ -109,9 +134,10 @@ def worker(case: str) -> dict[str, Any] | None:
     eigen = comm.gather(W.timings["basis"])
     peak = comm.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     count = comm.gather(len(W.eigenvalues))
+    eigen_cpu, space_cpu = comm.gather(basis.seconds), comm.gather(cpu)
+    # The trace of the modes' Ritz values: no basis is below the eigenvectors'.
+    traces = comm.gather(sum(float(np.sum(values)) for values in W.eigenvalues.values()))
     num_dofs, num_fine = W.num_dofs, V.dofmap.index_map.size_global
-    for item in (A0, A):
-        item.destroy()
     W.destroy()
     if comm.rank != 0:
         return None
@@ -123,11 +149,21 @@ def worker(case: str) -> dict[str, Any] | None:
         "neighbourhoods": count,
         "stages_s": stages | dict(zip(keys, slowest.tolist(), strict=True)),
         "eigensolves_by_rank_s": eigen,
+        "eigensolves_by_rank_cpu_s": eigen_cpu,
+        "space_by_rank_cpu_s": space_cpu,
+        "trace": sum(traces) / sum(count),
         "peak_gib_by_rank": peak,
     }
 
 
-def scipy_worker(case: str) -> dict[str, Any]:
+def channels(msh: Any) -> Any:
+    """The coefficient of the table of stages."""
+    import dolfinx_msnn as msnn
+
+    return msnn.fields.channels(msh, contrast=CONTRAST, seed=SEED)
+
+
+def scipy_worker(case: str, field: Callable[[Any], Any] = channels) -> dict[str, Any]:
     """Time the eigsh loop and our own eigensolves on the same pencils, in turn, on one core."""
     from mpi4py import MPI
 
@@ -140,7 +176,7 @@ def scipy_worker(case: str) -> dict[str, Any]:
     from dolfinx_msnn.local import LocalProblems, Timings
 
     dim, cells, boxes, _ = {**CASES, **QUICK}[case]
-    comm = MPI.COMM_SELF
+    comm, whole = MPI.COMM_SELF, boxes
     # Of the largest case, an eighth with neighbourhoods of the same size tells as much.
     if cells**dim > 10**5 and boxes > 5:
         cells, boxes = cells * 4 // boxes, 4
@@ -149,7 +185,7 @@ def scipy_worker(case: str) -> dict[str, Any]:
     else:
         msh = mesh.create_unit_cube(comm, cells, cells, cells, mesh.CellType.hexahedron)
     V = fem.functionspace(msh, ("Lagrange", 1))
-    kappa = msnn.fields.channels(msh, contrast=CONTRAST, seed=SEED)
+    kappa = field(msh)
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
     s = kappa * u * v * ufl.dx
@@ -187,7 +223,7 @@ def scipy_worker(case: str) -> dict[str, Any]:
         for name, symmetric in choices
     }
     best = choices[min(range(len(choices)), key=lambda k: list(tried.values())[k])]
-    ours, theirs, plain = 0.0, 0.0, 0.0
+    ours, theirs, plain, whole_ours, whole_theirs = 0.0, 0.0, 0.0, 0.0, 0.0
     per_size: dict[int, dict[str, float]] = {}
     basis.modes(problems[:1])
     by_size: dict[int, list[msnn.LocalProblem]] = {}
@@ -206,6 +242,11 @@ def scipy_worker(case: str) -> dict[str, Any]:
         plain += sizes[size] * plain_s
         ours += sizes[size] * mine
         theirs += sizes[size] * eigsh_s
+        # On how many sides of the domain: there are so many in the whole grid for each in this one.
+        inside = int(np.sum((group[0].place > 1e-9) & (group[0].place < 1 - 1e-9)))
+        share = ((whole - 1) / (boxes - 1)) ** inside * sizes[size]
+        whole_ours += share * mine
+        whole_theirs += share * eigsh_s
     number = sum(sizes.values())
     return {
         "case": case,
@@ -214,17 +255,19 @@ def scipy_worker(case: str) -> dict[str, Any]:
         "largest_n": largest.num_dofs,
         "ours_per_neighbourhood_s": ours / number,
         "eigsh_per_neighbourhood_s": theirs / number,
+        "ours_s": whole_ours,
+        "eigsh_s": whole_theirs,
         "ratio": theirs / ours,
         "ratio_default_ordering": plain / ours,
         "by_size": per_size,
     }
 
 
-def launch(arguments: list[str], ranks: int) -> dict[str, Any]:
-    """Run this file as a worker on some ranks and read its record."""
+def launch(arguments: list[str], ranks: int, program: str = __file__) -> dict[str, Any]:
+    """Run a program, this one if no other is given, as a worker on some ranks; its record."""
     mpiexec = Path(sys.executable).parent / "mpiexec"
     command = [str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec") or "mpiexec"]
-    command += ["-n", str(ranks), sys.executable, __file__, *arguments]
+    command += ["-n", str(ranks), sys.executable, program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")

@@ -205,6 +205,8 @@ def spread(numbers: Sequence[float] | np.ndarray, scale: float = 1.0, unit: str 
 
 def machine() -> dict[str, Any]:
     """Where, when and with what the figures were taken; no names."""
+    # MPI first: the wheel of PETSc finds its library through it.
+    from mpi4py import MPI  # noqa: F401
     from petsc4py import PETSc
 
     import dolfinx
