@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""PᵀAP by dense blocks, for matrices that change often while P stays.
+"""PᵀAP by dense blocks.
 
 A row of P has entries for all functions of a few coarse vertices, the same ones for all fine dofs
 in one place. So the entries of A fall into groups whose rows and columns see the same vertices. In
@@ -21,8 +21,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import FloatArray, LongArray
+from dolfinx_msnn._typing import FloatArray, IntArray, LongArray
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+from dolfinx_msnn.operators import (
+    assemble_coarse_matrix,
+    check_fine_matrix,
+    create_coarse_matrix,
+)
 
 #: Groups with fewer entries of A join another one with more vertices, if there is one.
 SMALL_GROUP = 4096
@@ -38,14 +43,60 @@ class _Group:
     Attributes:
         entries: Which entries of the local A, in the order of ``pattern``.
         pattern: Those entries as a matrix on the dofs of the group; its data are overwritten.
-        block: D, the rows of P at these dofs, shape ``(num_dofs, num_columns)``.
+        rows: The dofs of the group, of those that this rank's rows of A see.
         columns: Global coarse dofs of the columns of D.
+        block: D, the rows of P at these dofs, shape ``(num_dofs, num_columns)``.
     """
 
     entries: LongArray
     pattern: sp.csr_matrix
-    block: FloatArray
+    rows: LongArray
     columns: LongArray
+    block: FloatArray
+
+    def fill(self, P: sp.csr_matrix) -> None:
+        """Take the values of P anew."""
+        self.block = P[self.rows][:, self.columns].toarray()
+
+
+class GalerkinProduct:
+    """A_0 = PᵀAP, made and filled again by the faster of two ways: dense blocks, or PETSc.
+
+    Args:
+        A: Fine matrix, as for :func:`dolfinx_msnn.petsc.create_coarse_matrix`.
+        W: Multiscale space.
+
+    Attributes:
+        A0: The product, filled. The caller destroys it.
+
+    Raises:
+        ValueError: If A does not fit ``W``.
+
+    Note:
+        Creation is collective.
+    """
+
+    def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
+        check_fine_matrix(A, W)
+        self._W, self._revision = W, W.revision
+        self._blocks = CoarseProduct.create(A, W)
+        if self._blocks is None:
+            self.A0 = create_coarse_matrix(A, W)
+        else:
+            self.A0 = self._blocks.assemble(A)
+
+    def assemble(self, A: PETSc.Mat) -> PETSc.Mat:
+        """Fill A_0 again, for new values of A, in the same pattern, or of P, in the same layout.
+
+        Note:
+            Collective. Returns ``A0``.
+        """
+        if self._blocks is None:
+            return assemble_coarse_matrix(self.A0, A, self._W)
+        if self._revision != self._W.revision:
+            self._blocks.refresh()
+            self._revision = self._W.revision
+        return self._blocks.assemble(A)
 
 
 class CoarseProduct:
@@ -53,6 +104,7 @@ class CoarseProduct:
 
     Args:
         groups: Those of this rank's rows of A.
+        dofs: The fine dofs, global, that this rank's rows of A see.
         W: Multiscale space.
 
     Attributes:
@@ -62,8 +114,8 @@ class CoarseProduct:
         Creation is collective.
     """
 
-    def __init__(self, groups: list[_Group], W: MultiscaleFunctionSpace) -> None:
-        self._groups = groups
+    def __init__(self, groups: list[_Group], dofs: IntArray, W: MultiscaleFunctionSpace) -> None:
+        self._groups, self._dofs, self._W = groups, dofs, W
         sizes = [len(g.columns) ** 2 for g in groups]
         self._values = np.zeros(sum(sizes), dtype=PETSc.ScalarType)
         self._parts = np.split(self._values, np.cumsum(sizes)[:-1]) if groups else []
@@ -94,7 +146,8 @@ class CoarseProduct:
         vertex = np.concatenate(W.comm.allgather(W.vertex))
         indptr, indices, _ = A.getValuesCSR()
         columns, inverse = np.unique(indices, return_inverse=True)
-        P = _rows(W, columns.astype(PETSc.IntType))
+        columns = columns.astype(PETSc.IntType)
+        P = _rows(W, columns)
         rows = np.searchsorted(columns, np.arange(*A.getOwnershipRange()))
         with collective_errors(W.comm):
             pattern, sets = _patterns(P, vertex)
@@ -111,7 +164,14 @@ class CoarseProduct:
                 _make(order[first[k] : first[k + 1]], row, inverse, P, vertex, union)
                 for k, union in enumerate(unions)
             ]
-        return cls(groups, W)
+        return cls(groups, columns, W)
+
+    def refresh(self) -> None:
+        """Take over new values of P, in the same layout. Collective."""
+        P = _rows(self._W, self._dofs)
+        with collective_errors(self._W.comm):
+            for group in self._groups:
+                group.fill(P)
 
     def assemble(self, A: PETSc.Mat) -> PETSc.Mat:
         """Fill A_0 for the values of ``A``. Collective."""
@@ -124,7 +184,7 @@ class CoarseProduct:
         return self.A0
 
 
-def _rows(W: MultiscaleFunctionSpace, rows: LongArray) -> sp.csr_matrix:
+def _rows(W: MultiscaleFunctionSpace, rows: IntArray) -> sp.csr_matrix:
     """Rows of P by global number, from whatever rank. Collective."""
     comm = PETSc.COMM_SELF
     mine = PETSc.IS().createGeneral(rows, comm=comm)
@@ -210,4 +270,6 @@ def _make(
     indptr = np.searchsorted(left, np.arange(len(dofs) + 1))
     pattern = sp.csr_matrix((np.zeros(len(entries)), right, indptr), shape=(len(dofs), len(dofs)))
     columns = np.flatnonzero(np.isin(vertex, list(union)))
-    return _Group(entries, pattern, P[dofs][:, columns].toarray(), columns)
+    group = _Group(entries, pattern, dofs, columns, np.zeros(0))
+    group.fill(P)
+    return group

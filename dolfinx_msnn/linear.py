@@ -19,13 +19,12 @@ from dolfinx_msnn import elements
 from dolfinx_msnn._mpi import check_same, collective_errors
 from dolfinx_msnn._petsc import Owner, check_mat_type, check_options, check_prefix, sweep
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
+from dolfinx_msnn.coarse_product import GalerkinProduct
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.kernel import Kernel
 from dolfinx_msnn.local import dirichlet_mask
 from dolfinx_msnn.operators import (
-    assemble_coarse_matrix,
     assemble_coarse_vector,
-    create_coarse_matrix,
     create_coarse_solver,
     solve_coarse,
 )
@@ -111,6 +110,7 @@ class LinearProblem(Owner):
         self._A = self._own(create_matrix(self._a, kind=kind))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._A0: PETSc.Mat = None
+        self._product: GalerkinProduct | None = None
         self._kernel: Kernel | None = None
         self._nullspace: PETSc.NullSpace = None
         self._b = self._own(self._A.createVecLeft())
@@ -171,13 +171,14 @@ class LinearProblem(Owner):
         if self._layout != self.W.layout:
             self._free_coarse()
         self._layout, self._revision = self.W.layout, self.W.revision
-        if self._A0 is None:
-            self._A0 = self._own(create_coarse_matrix(A, self.W))
+        if self._product is None:
+            self._product = GalerkinProduct(A, self.W)
+            self._A0 = self._own(self._product.A0)
             self._A0.setOptionsPrefix(f"{self._prefix}A0_")
             self._b0 = self._own(self._A0.createVecLeft())
             self._x0 = self._own(self._A0.createVecRight())
         else:
-            assemble_coarse_matrix(self._A0, A, self.W)
+            self._product.assemble(A)
         if self._solver is not None:
             self._solver.setOperators(self._A0)
             return
@@ -241,12 +242,12 @@ class LinearProblem(Owner):
             if item is not None:
                 self._owned.remove(item)
                 item.destroy()
-        self._solver = self._nullspace = self._x0 = self._b0 = self._A0 = None
+        self._solver = self._nullspace = self._x0 = self._b0 = self._A0 = self._product = None
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
         super().destroy()
-        self._solver = self._A0 = None
+        self._solver = self._A0 = self._product = None
 
 
 def check_multiscale_space(W: object) -> None:

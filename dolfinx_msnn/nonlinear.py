@@ -30,7 +30,7 @@ from dolfinx_msnn._petsc import (
     temporary_options,
 )
 from dolfinx_msnn._typing import CompilerOptions, DirichletBC, Form, Function
-from dolfinx_msnn.coarse_product import CoarseProduct
+from dolfinx_msnn.coarse_product import GalerkinProduct
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace, set_function
 from dolfinx_msnn.linear import (
     check_conditions,
@@ -40,10 +40,8 @@ from dolfinx_msnn.linear import (
 )
 from dolfinx_msnn.operators import (
     NULL_PIVOTS,
-    assemble_coarse_matrix,
     assemble_coarse_vector,
     choose_direct,
-    create_coarse_matrix,
     create_coarse_solver,
     solve_coarse,
 )
@@ -139,7 +137,7 @@ class NonlinearProblem(Owner):
         self._lift = np.zeros_like(u.x.array)
         self._layout = self._revision = -1
         self._A0: PETSc.Mat = None
-        self._product: CoarseProduct | None = None
+        self._product: GalerkinProduct | None = None
         self._gram: PETSc.Mat = None
         self._gram_solver: PETSc.KSP = None
         self._assembled_at: PETSc.Vec = None
@@ -211,7 +209,7 @@ class NonlinearProblem(Owner):
         """
         self._check_alive()
         self._lift[:] = dirichlet_lift(self.bcs, self.W).x.array
-        if self._layout != self.W.layout or (self._product and self._revision != self.W.revision):
+        if self._layout != self.W.layout:
             self._create_coarse()
         else:
             if self._revision != self.W.revision or not self._unchanged():
@@ -243,11 +241,8 @@ class NonlinearProblem(Owner):
         self._project()
         self._assign(self._x)
         self._assemble_jacobian()
-        self._product = CoarseProduct.create(self._A, self.W)
-        if self._product is not None:
-            self._A0 = self._product.assemble(self._A)
-        else:
-            self._A0 = create_coarse_matrix(self._A, self.W)
+        self._product = GalerkinProduct(self._A, self.W)
+        self._A0 = self._product.A0
         self._A0.setOptionsPrefix(f"{self._prefix}A0_")
         self._coarse.append(self._A0)
         # The product was formed with the values at the start: SNES need not do it again.
@@ -335,10 +330,8 @@ class NonlinearProblem(Owner):
         self._assembled_at = None
         self._assign(x)
         self._assemble_jacobian()
-        if self._product is not None:
-            self._product.assemble(self._A)
-        else:
-            assemble_coarse_matrix(self._A0, self._A, self.W)
+        assert self._product is not None
+        self._product.assemble(self._A)
 
     def _check_converged(self) -> None:
         reason, count = self._solver.getConvergedReason(), self._solver.getIterationNumber()

@@ -14,12 +14,11 @@ import numpy as np
 
 from dolfinx_msnn._petsc import readable_errors, temporary_options
 from dolfinx_msnn._typing import LongArray
+from dolfinx_msnn.coarse_product import GalerkinProduct
 from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.operators import (
     NULL_PIVOTS,
-    assemble_coarse_matrix,
     choose_direct,
-    create_coarse_matrix,
 )
 from dolfinx_msnn.subdomains import multiplicity, parts, subdomains, uncovered_dofs
 
@@ -72,6 +71,7 @@ class TwoLevelPC:
         self.alive = True
         self.pc: PETSc.PC = None
         self.A0: PETSc.Mat = None
+        self.product: GalerkinProduct | None = None
         self.built: tuple[int, float, int] | None = None
 
     # ---- PETSc's side ----
@@ -92,14 +92,14 @@ class TwoLevelPC:
         if self.W.comm.allreduce(pattern != self.built, op=MPI.LOR):
             self.free()
         with readable_errors(f"{self.name} could not be set up"):
-            if self.pc is None:
+            if self.pc is None or self.product is None:
                 try:
                     self._build(A, B)
                 except BaseException:
                     self.free()
                     raise
             else:
-                assemble_coarse_matrix(self.A0, B, self.W)
+                self.product.assemble(B)
                 self.pc.setOperators(A, B)
                 self.pc.setUp()
         self.built = pattern
@@ -126,14 +126,15 @@ class TwoLevelPC:
         for item in (self.pc, self.A0):
             if item is not None:
                 item.destroy()
-        self.pc = self.A0 = self.built = None
+        self.pc = self.A0 = self.product = self.built = None
 
     def _check_alive(self) -> None:
         if not self.alive:
             raise RuntimeError(f"{self.name} has been destroyed, but a KSP still uses it.")
 
     def _build(self, A: PETSc.Mat, B: PETSc.Mat) -> None:
-        self.A0 = create_coarse_matrix(B, self.W)
+        self.product = GalerkinProduct(B, self.W)
+        self.A0 = self.product.A0
         self.A0.setOptionsPrefix(f"{self.prefix}A0_")
         self.A0.setOption(PETSc.Mat.Option.SYMMETRIC, True)
         self.pc = PETSc.PC().create(B.comm)

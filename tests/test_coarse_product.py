@@ -26,7 +26,7 @@ import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx_msnn import CoarseGrid, SpectralBasis, coarse_product, multiscale_functionspace
-from dolfinx_msnn.coarse_product import CoarseProduct
+from dolfinx_msnn.coarse_product import CoarseProduct, GalerkinProduct
 
 CASES = {
     # Boxes that cut cells, and those that do not; a hole; coarse hats; vectors; 3D; oversampling.
@@ -87,4 +87,53 @@ def test_where_it_would_be_slow():
     A.assemble()
     with multiscale_functionspace(V, CoarseGrid(msh, (10, 10)), SpectralBasis(1), a) as W:
         assert COMM.allgather(CoarseProduct.create(A, W)) == [None] * COMM.size
+    A.destroy()
+
+
+@pytest.mark.parametrize("least", [0, 10**9], ids=["blocks", "PETSc"])
+def test_new_values_of_the_prolongation(least, monkeypatch):
+    """After an update of the space, and of A: the same as anew."""
+    monkeypatch.setattr(coarse_product, "LEAST_AVERAGE", least)
+    msh = box(COMM, QUAD, 12)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    kappa = cell_field(msh, rough(100.0))
+    a = diffusion(V, kappa)
+    form = fem.form(a)
+    A = assemble_matrix(form)
+    A.assemble()
+    with multiscale_functionspace(
+        V, CoarseGrid(msh, (3, 3)), SpectralBasis(3), a, mass(V, kappa), updatable=True
+    ) as W:
+        product = GalerkinProduct(A, W)
+        before = gather_matrix(W.P)
+        kappa.x.array[:] **= 2
+        A.zeroEntries()
+        assemble_matrix(A, form)
+        A.assemble()
+        layout = W.layout
+        W.update()
+        assert layout == W.layout
+        assert abs(gather_matrix(W.P) - before).max() > 1e-3
+        A0 = product.assemble(A)
+        assert A0 is product.A0
+        P, fine = gather_matrix(W.P), gather_matrix(A)
+        expected = (P.T @ fine @ P).toarray()
+        np.testing.assert_allclose(
+            gather_matrix(A0).toarray(), expected, atol=1e-13 * np.abs(expected).max()
+        )
+        A0.destroy()
+    A.destroy()
+
+
+def test_a_matrix_that_does_not_fit():
+    msh = box(COMM, QUAD, 8)
+    V, other = (fem.functionspace(msh, ("Lagrange", degree)) for degree in (1, 2))
+    A = assemble_matrix(fem.form(diffusion(other, cell_field(msh, rough(10.0)))))
+    A.assemble()
+    a = diffusion(V, cell_field(msh, rough(10.0)))
+    with (
+        multiscale_functionspace(V, CoarseGrid(msh, (2, 2)), SpectralBasis(1), a) as W,
+        pytest.raises(ValueError, match="expected a matrix on the fine space"),
+    ):
+        GalerkinProduct(A, W)
     A.destroy()
