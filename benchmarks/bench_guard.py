@@ -33,7 +33,7 @@ from tables import machine
 
 import dolfinx_msnn as msnn
 from dolfinx_msnn import fields
-from dolfinx_msnn.bases.learned import pretrained_models
+from dolfinx_msnn.pretrained import pretrained_models
 from dolfinx_msnn.nn.model import Model, load_model
 
 #: name: dimension, fine cells, coarse boxes, fields

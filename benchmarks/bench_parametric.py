@@ -145,7 +145,7 @@ def training_seconds(dim: int) -> float | None:
     """What the training of the pretrained model took, by its card."""
     if not importlib.util.find_spec("torch"):
         return None
-    from dolfinx_msnn.bases.learned import pretrained_models
+    from dolfinx_msnn.pretrained import pretrained_models
     from dolfinx_msnn.nn.model import read_card
 
     return read_card(pretrained_models()[f"diffusion-{dim}d"]).training_time_s

@@ -316,10 +316,10 @@ def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
         raise KeyError("clouds")
 
     damaged = tmp_path / "diffusion-2d.pt"
-    data = bytearray(checks.shipped_models()["diffusion-2d"].read_bytes())
+    data = bytearray(checks.pretrained_models()["diffusion-2d"].read_bytes())
     data[len(data) // 2] ^= 255
     damaged.write_bytes(data)
-    monkeypatch.setattr(checks, "shipped_models", lambda: {"diffusion-2d": damaged})
+    monkeypatch.setattr(checks, "pretrained_models", lambda: {"diffusion-2d": damaged})
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -18,9 +18,10 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import fields
-from dolfinx_msnn.bases.learned import LearnedBasis, pretrained_models
+from dolfinx_msnn.bases.learned import LearnedBasis
 from dolfinx_msnn.nn.model import read_card
 from dolfinx_msnn.petsc import LinearProblem
+from dolfinx_msnn.pretrained import pretrained_models
 
 COMM = MPI.COMM_WORLD
 DIRECT = {"ksp_type": "preonly", "pc_type": "cholesky", "pc_factor_mat_solver_type": "mumps"}

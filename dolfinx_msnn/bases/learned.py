@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -40,6 +38,7 @@ from dolfinx_msnn.bases.refine import (
 )
 from dolfinx_msnn.local import LocalProblem
 from dolfinx_msnn.nn.model import Model, load_model
+from dolfinx_msnn.pretrained import pretrained_models
 
 #: Neighbourhoods that the network sees at a time.
 BATCH = 64
@@ -293,12 +292,6 @@ class LearnedBasis:
 
 def _single(matrix: sp.csr_matrix) -> Matrix:
     return Matrix(matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
-
-
-def pretrained_models() -> dict[str, Path]:
-    """Models that come with the package, by name."""
-    folder = Path(str(files("dolfinx_msnn") / "pretrained"))
-    return {path.stem: path for path in sorted(folder.glob("*.pt"))}
 
 
 @contextmanager

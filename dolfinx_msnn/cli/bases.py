@@ -5,23 +5,16 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
 import dolfinx_msnn as msnn
 from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need_torch
+from dolfinx_msnn.pretrained import pretrained_models
 
 #: Neighbourhoods that a basis is given at a time while somebody watches.
 CHUNK = 16
-
-
-def shipped_models() -> dict[str, Path]:
-    """Models that come with the package, by name; needs no torch."""
-    folder = Path(str(files("dolfinx_msnn") / "pretrained"))
-    return {path.stem: path for path in sorted(folder.glob("*.pt*"))}
 
 
 def model_path(name: str) -> str:
@@ -32,7 +25,7 @@ def model_path(name: str) -> str:
     """
     if os.path.exists(name):
         return name
-    known = shipped_models()
+    known = pretrained_models()
     if name not in known:
         raise FileNotFoundError(
             f"There is no model file {name}, and the shipped models are {', '.join(known)}."

@@ -22,7 +22,7 @@ import dolfinx_msnn
 from dolfinx.jit import get_options
 from dolfinx_msnn._compat import TESTED
 from dolfinx_msnn.bases import _sweeps
-from dolfinx_msnn.cli.bases import shipped_models
+from dolfinx_msnn.pretrained import pretrained_models
 
 NN = 'pip install "dolfinx-msnn[nn]"'
 
@@ -224,7 +224,7 @@ def check_models() -> list[Finding]:
 
     found = []
     whole = importlib.util.find_spec("torch") is not None
-    for name, path in shipped_models().items():
+    for name, path in pretrained_models().items():
         try:
             card = load_model(path).card if whole else read_card(path)
         except (ValueError, RuntimeError, OSError) as exc:
