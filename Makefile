@@ -11,11 +11,13 @@ export OMP_NUM_THREADS ?= 1
 export MPIR_CVAR_ENABLE_HEAVY_YIELD ?= 1
 
 RANKS ?= 2 3 4
+TABLES ?= accuracy time losses operators data resolution contrast solvers growth rock
+DETAILS ?= space bases guard two_level trust richards transient parametric
 PY := .venv/bin/python
 # A deadlock has to end, so the time is limited (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 300)
 
-.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-space bench-bases lock release clean
+.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-details lock release clean
 
 help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
@@ -24,7 +26,8 @@ help:
 	@echo "make lint, types    check style and formatting, check types"
 	@echo "make docs           build the documentation in docs/_build/html, running all demos (EXECUTE=off: none)"
 	@echo "make docs-check     look for broken links and, with Chromium, at the pages"
-	@echo "make bench          measure time, memory and accuracy (hours); bench-space and bench-bases take ARGS"
+	@echo "make bench          make the tables of benchmarks/results anew (many hours; ARGS=--quick: minutes, elsewhere);"
+	@echo "                    TABLES=\"time losses\" chooses; bench-details runs the other programs"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
 	@echo "make release        build wheel and sdist in dist, and test the wheel in an empty environment"
@@ -66,13 +69,11 @@ docs: venv
 docs-check: venv
 	$(PY) docs/check.py
 
-bench: bench-space bench-bases
-
-bench-space: venv
-	$(PY) benchmarks/bench_space.py $(ARGS)
-
-bench-bases: venv
-	$(PY) benchmarks/bench_bases.py $(ARGS)
+# A table that fails does not keep the others from being made.
+bench bench-details: venv
+	@failed=; for t in $(if $(filter bench,$@),$(TABLES),$(DETAILS)); do echo "bench_$$t.py $(ARGS)"; \
+	  $(PY) benchmarks/bench_$$t.py $(ARGS) </dev/null || failed="$$failed $$t"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 lock:
 	@sh .ci/lock

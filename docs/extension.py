@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from measured import RESULTS, Measured
+from measured import RESULTS, Measured, Result, is_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -117,6 +117,9 @@ def result_title(stem: str) -> str:
 def result_sections() -> Iterator[str]:
     """A section for each file of results, in MyST."""
     for path in sorted(RESULTS.glob("*.md")):
+        if is_table(path.stem):
+            # On a page of their own, with what they mean.
+            continue
         text = path.read_text(encoding="utf-8").strip()
         # Their headings, if any, come below the section's.
         text = re.sub(r"^# .*\n+", "", text)
@@ -237,6 +240,7 @@ def outdated(app: Sphinx, env: Any, *names: set[str]) -> list[str]:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it."""
     app.add_directive("measured", Measured)
+    app.add_directive("result", Result)
     app.add_directive("gallery", Gallery)
     app.connect("env-before-read-docs", set_environment)
     app.connect("env-get-outdated", outdated)

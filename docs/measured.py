@@ -9,6 +9,7 @@ built; nobody types them.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 def load(name: str) -> Any:
     """A file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def is_table(name: str) -> bool:
+    """Whether results are shown by :class:`Result`."""
+    return (RESULTS / f"{name}.json").exists() and "tables" in load(name)
 
 
 def bases_table() -> Iterator[list[str]]:
@@ -82,6 +88,36 @@ TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
 }
 
 
+class Result(SphinxDirective):
+    """``{result} NAME``: tables and figures of a benchmark, as the program wrote them."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Read the results and show them."""
+        name = self.arguments[0]
+        self.env.note_dependency(str(RESULTS / f"{name}.json"))
+        try:
+            found = load(name)
+        except FileNotFoundError:
+            raise self.error(f"no results {name!r}") from None
+        shown: list[nodes.Node] = []
+        for entry in found["tables"]:
+            shown.append(nodes.paragraph("", "", nodes.strong(text=entry["title"])))
+            shown.append(table(entry["head"], entry["rows"]))
+            shown += [nodes.paragraph(text=text) for text in entry["notes"].split("\n") if text]
+        for file in found["figures"]:
+            alt = f"Figure of the benchmark {name}: {file.removesuffix('.png')}"
+            source = Path(self.env.doc2path(self.env.docname)).parent
+            path = os.path.relpath(RESULTS / file, source)
+            shown.append(nodes.image(uri=path, alt=alt, classes=["measured"]))
+        where = found["machine"]
+        text = f"{where['date']}, {where['processor']}, {where['cores']} cores."
+        if "resumed" in where:
+            text += f" Resumed after {', '.join(where['resumed'])}."
+        return [*shown, nodes.paragraph("", "", nodes.emphasis(text=text))]
+
+
 class Measured(SphinxDirective):
     """``{measured} NAME``: one of :data:`TABLES`."""
 
@@ -96,11 +132,16 @@ class Measured(SphinxDirective):
         for file in files:
             self.env.note_dependency(str(RESULTS / f"{file}.json"))
         head, *rows = make()
-        group = nodes.tgroup(cols=len(head))
-        group += [nodes.colspec(colwidth=1) for _ in head]
-        group += nodes.thead("", table_row(head))
-        group += nodes.tbody("", *(table_row(row) for row in rows))
-        return [nodes.table("", group, classes=["measured"])]
+        return [table(head, rows)]
+
+
+def table(head: list[str], rows: list[list[str]]) -> nodes.table:
+    """A table of text."""
+    group = nodes.tgroup(cols=len(head))
+    group += [nodes.colspec(colwidth=1) for _ in head]
+    group += nodes.thead("", table_row(head))
+    group += nodes.tbody("", *(table_row(row) for row in rows))
+    return nodes.table("", group, classes=["measured"])
 
 
 def table_row(cells: list[str]) -> nodes.row:
