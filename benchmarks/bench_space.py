@@ -75,7 +75,7 @@ def worker(
     import ufl
     from dolfinx import fem, mesh
     from dolfinx.fem.petsc import assemble_matrix
-    from dolfinx_msnn.petsc import assemble_coarse_matrix, create_coarse_matrix
+    from dolfinx_msnn.coarse_product import GalerkinProduct
 
     comm = MPI.COMM_WORLD
     dim, cells, boxes, _ = {**CASES, **QUICK}[case]
@@ -121,11 +121,11 @@ def worker(
     cpu = time.process_time() - cpu
     start = stage("space", start)
     if product:
-        A0 = create_coarse_matrix(A, W)
+        galerkin = GalerkinProduct(A, W)
         start = stage("PtAP, first", start)
-        assemble_coarse_matrix(A0, A, W)
+        galerkin.assemble(A)
         stage("PtAP, again", start)
-        A0.destroy()
+        galerkin.A0.destroy()
         A.destroy()
     # Each stage's figure is that of the slowest rank.
     keys = sorted(W.timings)
