@@ -51,11 +51,18 @@ def make(name: str, kappa: Any, model: Any, num_modes: int = NUM_MODES) -> Any:
 def pretrained(dim: int) -> Any:
     """The model that comes with the package; ``None`` where torch is missing."""
     try:
-        from dolfinx_msnn.bases.learned import pretrained_models
+        from dolfinx_msnn.bases.lattice import num_channels
         from dolfinx_msnn.nn.model import load_model
+        from dolfinx_msnn.pretrained import pretrained_models
     except ImportError:
         return None
-    return load_model(pretrained_models()[f"diffusion-{dim}d"])
+    model = load_model(pretrained_models()[f"diffusion-{dim}d"])
+    # The first passes of a scripted model compile it.
+    card = model.card
+    shape = (1, num_channels(dim, card.samples), *[card.lattice] * dim)
+    for _ in range(3):
+        model(np.zeros(shape, dtype=np.float32))
+    return model
 
 
 def usable(bases: Sequence[str], model: Any) -> list[str]:

@@ -1,0 +1,275 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Real rock: SPE10 layers and blocks: errors, fallbacks, guaranteed bounds, iterations.
+
+SPE10 Model 2 (Christie and Blunt, 2001): 60 x 220 cells a layer of 6.1 m x 3.0 m x 0.6 m,
+horizontal permeability kx = ky as given (in 3D for all three directions). Boxes of 10 x 10 cells,
+in a block as high as the block; a pressure drop along y, no flow through the other sides. Layers 1
+to 35 are the Tarbert formation, 36 to 85 the Upper Ness. The networks have seen nothing like it.
+
+    python benchmarks/bench_rock.py [--spe10 PATH] [--quick] [--resume] [--show] [--fields N]
+        [--cases layers block crop]
+
+PATH (or SPE10=PATH) is spe_perm.dat or .npz files, see dolfinx_msnn.fields.read_spe10. Without it,
+and with ``--quick``, fields of the same size and like contrast are generated instead, and the
+tables say so. Errors are relative to the fine solution, in L2 and energy. Bounds, on some layers
+and on a part of a block: of the energy error against the fine solution (constants of the space, ten
+steps of conjugate gradients) and against the exact one (equilibrated fluxes), each over the error
+that it bounds; the exact error is taken from the energy of a solution on a mesh that is four times
+finer in 2D, so that the second quotient may be slightly too large. About half an hour on one core.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from mpi4py import MPI
+
+import numpy as np
+from common import FIRST_SEED, NUM_MODES, pose
+from matplotlib.figure import Figure
+from tables import Record, Results, Shown, parser, ratios, select, spread, values
+from trials import (
+    FILTERED,
+    GUARDED,
+    LEARNED,
+    MAX_ITERATIONS,
+    RTOL,
+    SLEPC,
+    Trial,
+    make,
+    pretrained,
+    usable,
+)
+
+from dolfinx import fem, mesh
+from dolfinx_msnn import fields
+from dolfinx_msnn.fields import LatticeField
+
+BASES = (SLEPC, FILTERED, LEARNED, GUARDED)
+LAYERS = tuple(range(1, 51, 2))
+#: Layers whose bounds are computed.
+BOUNDED = (1, 13, 25, 37, 49)
+#: First and last layer.
+BLOCKS = ((6, 10), (41, 45))
+#: Cells of the part of a block whose bounds are computed.
+CROP = (30, 60)
+CELL = (6.096, 3.048, 0.6096)
+FORMATIONS = ("Tarbert", "Upper Ness")
+#: How much finer the mesh is whose energy stands for the exact one.
+FINER = 4
+PAIR = ("case", "layers")
+COLOURS = dict(zip(BASES, ("black", "tab:blue", "tab:orange", "tab:green"), strict=True))
+MARKS = dict(zip(BASES, "os^v", strict=True))
+
+
+def formation(layer: int) -> str:
+    """Name of the formation of a layer."""
+    return FORMATIONS[layer > 35]
+
+
+def generated(first: int, last: int, shape: tuple[int, int]) -> LatticeField:
+    """A stand-in: anisotropic log-normal, for the Upper Ness with channels; contrast up to 1e7."""
+    nz = last - first + 1
+    # All 85 layers are the unit box; a layer is a cut through it.
+    x = (np.indices((*shape, nz)).reshape(3, -1).T + (0.5, 0.5, first - 0.5)) / (*shape, 85)
+    lengths = (0.15, 0.05, 0.05)
+    values = fields.LogNormal(3, 1e7, FIRST_SEED, variance=9.0, correlation_length=lengths)(x)
+    if formation(first) == FORMATIONS[1]:
+        values = values**0.5 * fields.Channels(3, 1e3, FIRST_SEED, axis=1)(x)
+    field = LatticeField(values.reshape(*shape, nz), CELL, (0.0, 0.0, (first - 1) * CELL[2]))
+    return field if nz > 1 else field[:, :, 0]
+
+
+def exact_energy(field: LatticeField, a: Any) -> Callable[[Any], float]:
+    """Energy error of a function against the solution on a finer mesh with the same coefficient."""
+    cells = [FINER * n for n in field.shape]
+    corners = [np.array(field.origin), np.add(field.origin, field.extent)]
+    msh = mesh.create_rectangle(MPI.COMM_SELF, corners, cells, mesh.CellType.quadrilateral)
+    finer = pose(msh, field.interpolate(msh), 1)
+
+    def energy(a: Any, u: Any) -> float:
+        matrix = fem.assemble_matrix(fem.form(a)).to_scipy()
+        return float(u.x.array @ (matrix @ u.x.array))
+
+    least = energy(finer.a, finer.fine)
+    # Both have the boundary values of the exact solution, and f = 0.
+    return lambda u: float(np.sqrt(energy(a, u) - least))
+
+
+def run(
+    results: Results,
+    key: Record,
+    field: LatticeField,
+    models: dict[int, Any],
+    *,
+    bounds: bool,
+) -> None:
+    """All bases on one layer or block."""
+    model = models[field.dim]
+    left = [b for b in usable(BASES, model) if results.missing(**key, basis=b)]
+    if not left:
+        return
+    kappa = field.interpolate(field.create_mesh(MPI.COMM_SELF))
+    boxes = tuple(max(1, n // 10) if axis < 2 else 1 for axis, n in enumerate(field.shape))
+    trial = Trial(kappa, boxes, axis=1)
+    exact = exact_energy(field, trial.problem.a) if bounds and field.dim == 2 else None
+    size = {"contrast": field.contrast, "cells": "x".join(map(str, field.shape))}
+    for b in left:
+        found = trial.run(make(b, kappa, model), bounds=bounds, exact=exact)
+        results.add(key | size | {"basis": b} | found)
+    del trial
+    gc.collect()
+
+
+def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
+    """All bases on the layers or the block of a formation."""
+    key = {"case": case, "formation": name}
+    mine = list(select(records, **key))
+    if not mine:
+        return None
+    head = ["basis", "L2 %", "energy %", "L2 / SLEPc", "energy / SLEPc", "worst", "sweeps"]
+    head += ["rounds", "fallbacks", "guard: repaired", "recomputed", "CG", "fine bound / error"]
+    head += ["exact bound / error", "ms", "SLEPc's time / its", "space s"]
+    rows = []
+    for b in BASES:
+        this = list(select(mine, basis=b))
+        if not this:
+            continue
+        found = {
+            e: ratios(mine, e, PAIR, {"basis": SLEPC}, basis=b)
+            for e in ("L2", "energy", "basis_ms")
+        }
+        failed = sum(not r.get("solved", True) for r in this)
+        rows.append(
+            [
+                b,
+                *(spread(values(this, e), 100) for e in ("L2", "energy")),
+                *(spread(found[e]) for e in ("L2", "energy")),
+                f"{found['energy'].max(initial=0.0):.4g}",
+                *(spread(values(this, e)) for e in ("sweeps", "rounds")),
+                *(
+                    spread(values(this, e), 100, " %")
+                    for e in ("fallbacks", "repaired", "recomputed")
+                ),
+                spread(values(this, "iterations")) + (f" ({failed} not solved)" if failed else ""),
+                spread(values(this, "fine_bound")) + (f" (none for {missed})" if missed else ""),
+                spread(values(this, "exact_bound")),
+                spread(values(this, "basis_ms")),
+                spread(1.0 / found["basis_ms"]),
+                spread(values(this, "space_s")),
+            ]
+        )
+    layers = list(dict.fromkeys(r["layers"] for r in mine))
+    contrasts = [r["contrast"] for r in mine]
+    source = "" if mine[0]["data"] == "SPE10" else ", generated, not SPE10"
+    what = {"layers": "layers", "block": "block, layers", "crop": "part of a block, layers"}[case]
+    bound = values(select(mine, basis=SLEPC), "fine_bound")
+    notes = (
+        f"{mine[0]['cells'].replace('x', ' x ')} cells, contrast {min(contrasts):.1e} to "
+        f"{max(contrasts):.1e}, {mine[0]['neighbourhoods']} neighbourhoods, {NUM_MODES} modes. "
+        f"CG: two-level iterations to {RTOL:.0e}, at most {MAX_ITERATIONS}. Bounds: of "
+        f"{len(bound)} of {len(layers)}; there is none against the fine solution where a "
+        "neighbourhood's functions leave more than 1e-10 of the energy of its constant. ms: processor time of the basis stage of a neighbourhood; "
+        "space: of the whole space."
+    )
+    if case == "block":
+        notes += (
+            " Not bounded: the constants of the space and the fluxes of all patches take longer "
+            "than the rest of the table; see the part of a block."
+        )
+    return Shown(f"{name}{source}: {what} {', '.join(layers)}", head, rows, notes)
+
+
+def draw(figure: Figure, records: Sequence[Record]) -> None:
+    """Energy error and time over the layers."""
+    figure.set_size_inches(7.4, 6.4)
+    axes = figure.subplots(3, 1, sharex=True)
+    entries = (
+        ("energy", 100, "energy error, %"),
+        ("iterations", 1, "CG iterations"),
+        ("basis_ms", 1, "ms a neighbourhood"),
+    )
+    for axis, (entry, scale, label) in zip(axes, entries, strict=True):
+        for b in BASES:
+            found = sorted(
+                (int(r["layers"]), scale * r[entry])
+                for r in select(records, case="layers", basis=b)
+                if entry in r
+            )
+            if found:
+                style = {"color": COLOURS[b], "marker": MARKS[b], "label": b}
+                axis.plot(*zip(*found, strict=True), markerfacecolor="none", linewidth=1.0, **style)
+        axis.axvline(35.5, color="0.5", linestyle="--", linewidth=0.8)
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(visible=True, color="0.9")
+    source = {r["data"] for r in records}
+    name = "SPE10" if source == {"SPE10"} else "Generated, not SPE10"
+    axes[0].set_title(f"{name}: left Tarbert, right Upper Ness", fontsize="medium")
+    axes[-1].set_xlabel("layer")
+    axes[0].legend(fontsize="small", ncols=2)
+
+
+def main() -> None:
+    """Run the cases and write the tables."""
+    made = parser(__doc__ or "")
+    cases = ("layers", "crop", "block")
+    made.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
+    made.add_argument("--fields", type=int, help="number of layers")
+    made.add_argument("--spe10", default=os.environ.get("SPE10"), help="the data")
+    options = made.parse_args()
+    path = None if options.quick else options.spe10
+    settings = {
+        "layers": LAYERS,
+        "blocks": BLOCKS,
+        "bounded": BOUNDED,
+        "num_modes": NUM_MODES,
+        "rtol": RTOL,
+        "data": "generated" if path is None else "SPE10",
+    }
+    results = Results("rock", options, settings)
+    models = {dim: pretrained(dim) for dim in (2, 3) if not options.show}
+    shape, crop = ((20, 40), (20, 20)) if options.quick else ((60, 220), CROP)
+
+    def read(first: int, last: int) -> LatticeField:
+        if path is None:
+            return generated(first, last, shape)
+        layers = first if first == last else (first, last)
+        return fields.read_spe10(path, layers, comm=MPI.COMM_SELF)
+
+    def key(case: str, first: int, last: int) -> Record:
+        name = f"{first}" if first == last else f"{first}-{last}"
+        return {"case": case, "layers": name, "formation": formation(first)} | {
+            "data": settings["data"]
+        }
+
+    if not options.show:
+        # Those with bounds first: fewer layers should not be fewer bounds.
+        layers = [*BOUNDED, *(k for k in LAYERS if k not in BOUNDED)]
+        layers = [1, 37] if options.quick else layers[: options.fields]
+        blocks = [(1, 2), (41, 42)] if options.quick else BLOCKS
+        if "layers" in options.cases:
+            for k in layers:
+                run(results, key("layers", k, k), read(k, k), models, bounds=k in BOUNDED)
+        if "crop" in options.cases:
+            for first, last in blocks[:1] if options.quick else blocks:
+                field = read(first, last)[: crop[0], : crop[1], :]
+                run(results, key("crop", first, last), field, models, bounds=True)
+        if "block" in options.cases:
+            for first, last in blocks[1:] if options.quick else blocks:
+                run(results, key("block", first, last), read(first, last), models, bounds=False)
+    records = results.records
+    tables = [table(records, case, name) for case in cases for name in FORMATIONS]
+    results.finish(
+        [t for t in tables if t is not None], {"layers": lambda figure: draw(figure, records)}
+    )
+
+
+if __name__ == "__main__":
+    main()
