@@ -77,7 +77,8 @@ def generated(first: int, last: int, shape: tuple[int, int]) -> LatticeField:
     """A stand-in: anisotropic log-normal, for the Upper Ness with channels; contrast up to 1e7."""
     nz = last - first + 1
     # All 85 layers are the unit box; a layer is a cut through it.
-    x = (np.indices((*shape, nz)).reshape(3, -1).T + (0.5, 0.5, first - 0.5)) / (*shape, 85)
+    centres = np.indices((*shape, nz)).reshape(3, -1).T + np.array([0.5, 0.5, first - 0.5])
+    x = centres / np.array([*shape, 85])
     lengths = (0.15, 0.05, 0.05)
     values = fields.LogNormal(3, 1e7, FIRST_SEED, variance=9.0, correlation_length=lengths)(x)
     if formation(first) == FORMATIONS[1]:
@@ -146,6 +147,7 @@ def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
             for e in ("L2", "energy", "basis_ms")
         }
         failed = sum(not r.get("solved", True) for r in this)
+        missed = len(list(select(this, lambda_min=0.0)))
         rows.append(
             [
                 b,
@@ -175,8 +177,8 @@ def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
         f"{max(contrasts):.1e}, {mine[0]['neighbourhoods']} neighbourhoods, {NUM_MODES} modes. "
         f"CG: two-level iterations to {RTOL:.0e}, at most {MAX_ITERATIONS}. Bounds: of "
         f"{len(bound)} of {len(layers)}; there is none against the fine solution where a "
-        "neighbourhood's functions leave more than 1e-10 of the energy of its constant. ms: processor time of the basis stage of a neighbourhood; "
-        "space: of the whole space."
+        "neighbourhood's functions leave more than 1e-10 of the energy of its constant. ms: "
+        "processor time of the basis stage of a neighbourhood; space: of the whole space."
     )
     if case == "block":
         notes += (
