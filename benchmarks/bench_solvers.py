@@ -1,0 +1,376 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Solvers: what a user would pick instead of a coarse space, and from how many solves on.
+
+-div(kappa grad u) = f with u = 1 and 0 on two opposite sides, for three loads f (one, a smooth one,
+blocks of either sign; two of them in the largest case). Against a tight fine solution:
+
+- fine MUMPS (Cholesky), GAMG (threshold 0.02), BoomerAMG and PyAMG with CG until the natural norm
+  has fallen by 1e-8. Each with the best of several settings. BoomerAMG is another PETSc's, in a
+  process of its own, for which ``PETSC_PYTHON`` is the command; without it there is no such row.
+- the same iterative ones, stopped after the fewest iterations that leave no larger errors, in L2
+  and energy, than the filtered coarse space does. A user could not know that number: no tolerance
+  is better.
+- the coarse solve with each basis (8 modes): restrict the fine right-hand side, solve, prolong.
+- CG with the two-level preconditioner with the filtered basis, by 1e-8.
+
+A run is a process of its own with limits of time and memory: over the limit, and it is recorded
+so. Times are processor time of one core. Set-up (basis, factors, hierarchies, what is put off to
+the first solve) and the time for a right-hand side (the median) are measured once, direct and
+coarse solves also in blocks of ten; totals for 1 to 1000 right-hand sides follow from them.
+Assembly of A, which all need, is stated apart; that of right-hand sides is left out.
+
+    python benchmarks/bench_solvers.py [--quick] [--resume] [--show] [--cases CASE ...]
+        [--families FAMILY ...] [--minutes M] [--gib G]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import fine_solvers
+import numpy as np
+from coarse_solvers import (
+    CASES,
+    FILTERED,
+    GAMG,
+    LEARNED,
+    MUMPS,
+    OURS,
+    QUICK,
+    SLEPC,
+    TWO_LEVEL,
+    ours,
+    prepare,
+)
+from common import NUM_MODES
+from fine_solvers import BLOCK, RTOL
+from matplotlib.figure import Figure
+from tables import WORK, Record, Results, Shown, parser, select
+
+#: The first alone in the largest case.
+CHOSEN = ("two-phase 1e3", "log-normal")
+NUMBERS = (1, 10, 100, 1000)
+BOOMER = {"pc_type": "hypre", "pc_hypre_type": "boomeramg"}
+LEAN = {f"pc_hypre_boomeramg_{k}": v for k, v in {"coarsen_type": "HMIS", "P_max": 4}.items()}
+LEAN |= {"pc_hypre_boomeramg_interp_type": "ext+i"}
+#: What is tried of each solver; of the largest case only what was the best in the case before.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "MUMPS": {
+        "automatic ordering": MUMPS,
+        "METIS": MUMPS | {"mat_mumps_icntl_7": 5},
+        "Scotch": MUMPS | {"mat_mumps_icntl_7": 3},
+    },
+    "GAMG": {
+        "as it is": GAMG,
+        "no aggressive coarsening": GAMG | {"pc_gamg_aggressive_coarsening": 0},
+        "symmetric Gauss-Seidel": GAMG
+        | {"mg_levels_ksp_type": "richardson", "mg_levels_pc_type": "sor"},
+    },
+    "BoomerAMG": {
+        "strong threshold 0.25": BOOMER,
+        "0.5": BOOMER | {"pc_hypre_boomeramg_strong_threshold": 0.5},
+        "0.5, HMIS, ext+i": BOOMER | LEAN | {"pc_hypre_boomeramg_strong_threshold": 0.5},
+        "0.5, HMIS, ext+i, aggressive": BOOMER
+        | LEAN
+        | {"pc_hypre_boomeramg_strong_threshold": 0.5, "pc_hypre_boomeramg_agg_nl": 1},
+    },
+    "PyAMG": {
+        f"{name}, {theta}": {"solver": solver, "strength": strength, "theta": theta}
+        for name, solver, strength, thetas in (
+            ("smoothed aggregation", "smoothed_aggregation_solver", "symmetric", (0.0, 0.02)),
+            ("Ruge-Stüben", "ruge_stuben_solver", "classical", (0.25, 0.5)),
+        )
+        for theta in thetas
+    },
+}
+LARGE = 10**6
+
+
+def settings(records: Sequence[Record], case: str, family: str, method: str) -> dict[str, Any]:
+    """What is tried of a fine solver."""
+    every = SETTINGS[method]
+    if {**CASES, **QUICK}[case][1] < 100 or case.startswith("2d"):
+        return every
+    before = select(records, case="3d-50", family=family, method=method, goal="solver")
+    name = next((r["setting"] for r in before if r.get("setting")), next(iter(every)))
+    return {name: every[name]}
+
+
+def launch(command: Sequence[str], minutes: float, gib: float) -> list[Record]:
+    """Run a worker within limits; what comes of it, or why nothing did."""
+    size = int(gib * 2**30)
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60 * minutes,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
+        )
+    except subprocess.TimeoutExpired:
+        return [{"over": f"{minutes:g} minutes"}]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
+    if done.returncode == 0 and lines:
+        found: list[Record] = json.loads(lines[-1])
+        return found
+    text = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    memory = any("emory" in line for line in text)
+    return [{"over": f"{gib:g} GiB" if memory else text[-1][:200]}]
+
+
+def run(results: Results, options: Any, cases: Sequence[str]) -> None:
+    """All that is missing, case by case."""
+    torch = importlib.util.find_spec("torch") is not None
+    for case in cases:
+        families = options.families or (CHOSEN[:1] if case in ("3d-100", *QUICK) else CHOSEN)
+        for family in families:
+            key = {"case": case, "family": family}
+            folder = WORK / "solvers" / f"{case} {family}".replace(" ", "-")
+
+            def add(found: list[Record], key: Record = key, **more: Any) -> None:
+                for record in found:
+                    load = {"load": os.getloadavg()[0]}
+                    results.add(key | more | record | load)
+
+            def call(
+                kind: str, names: Sequence[str], key: Record = key, folder: Path = folder
+            ) -> list[Record]:
+                arguments = [kind, key["case"], key["family"], str(folder), *names]
+                if options.quick:
+                    return work(arguments)
+                command = [sys.executable, __file__, "--worker", *arguments]
+                return launch(command, options.minutes, options.gib)
+
+            coarse = [[FILTERED, TWO_LEVEL], *([[LEARNED]] if torch else []), [SLEPC]]
+            todo = [n for n in coarse if results.missing(method=n[0], **key)]
+            fine = [m for m in SETTINGS if results.missing(method=m, **key)]
+            if not todo and not fine:
+                continue
+            if not (folder / "system.json").exists() or results.missing(method="assembly", **key):
+                folder.mkdir(parents=True, exist_ok=True)
+                add(call("prepare", []))
+            for names in todo:
+                if names != [SLEPC]:
+                    add(call("ours", names), method=names[0])
+            made = list(select(results.records, method=FILTERED, **key))
+            targets = json.loads(made[0].get("targets") or "null") if made else None
+            for method in fine:
+                python: list[str] | None = [sys.executable]
+                if method == "BoomerAMG":
+                    python = shlex.split(os.environ.get("PETSC_PYTHON", "")) or None
+                if method == "PyAMG" and not importlib.util.find_spec("pyamg"):
+                    python = None
+                if python is None:
+                    continue
+                spec = {
+                    "solver": method,
+                    "settings": settings(results.records, case, family, method),
+                    "repeat": {**CASES, **QUICK}[case][4],
+                    "targets": targets,
+                }
+                if options.quick and method != "BoomerAMG":
+                    add(fine_solvers.run(str(folder), spec), method=method)
+                    continue
+                command = [*python, fine_solvers.__file__, str(folder), json.dumps(spec)]
+                add(launch(command, options.minutes, options.gib), method=method)
+            # The dearest comes last.
+            if [SLEPC] in todo:
+                add(call("ours", [SLEPC]), method=SLEPC)
+            shutil.rmtree(folder)
+
+
+def work(arguments: Sequence[str]) -> list[Record]:
+    """What one process does."""
+    kind, case, family, folder, *names = arguments
+    if kind == "prepare":
+        return prepare(case, family, Path(folder))
+    return ours(case, family, Path(folder), names)
+
+
+def total(record: Record, number: Any) -> Any:
+    """Seconds for so many right-hand sides, one by one or in blocks, the last of which not full."""
+    each = number * record["solve_s"]
+    if record.get("block_s"):
+        blocks = np.ceil(np.asarray(number) / BLOCK) * BLOCK
+        each = np.minimum(each, blocks * record["block_s"])
+    return record["setup_s"] + each
+
+
+def label(record: Record) -> str:
+    """A row's name."""
+    if record["method"] in (*OURS, "MUMPS"):
+        return str(record["method"])
+    return f"{record['method']}, {'1e-8' if record['goal'] == 'solver' else 'as good as ours'}"
+
+
+def wins_from(mine: Record, others: Sequence[Record]) -> str:
+    """Right-hand sides from which on one record takes less time than all others."""
+    if not others:
+        return "–"
+    numbers = np.arange(1, LARGE)
+    behind = total(mine, numbers) >= np.min([total(o, numbers) for o in others], axis=0)
+    last = int(np.flatnonzero(behind)[-1]) + 1 if behind.any() else 0
+    return "never" if last >= LARGE - 1 else f"{last + 1:,}"
+
+
+def groups(records: Sequence[Record]) -> list[tuple[str, str, list[Record]]]:
+    """The records of each case and family, in the order of the rows."""
+    rank = ["MUMPS", "GAMG", "BoomerAMG", "PyAMG", TWO_LEVEL, *OURS]
+    found = []
+    for case in {**CASES, **QUICK}:
+        for family in CHOSEN:
+            rows = [r for r in select(records, case=case, family=family) if r.get("method") in rank]
+            rows.sort(key=lambda r: (r.get("goal") == "space", rank.index(r["method"])))
+            if rows:
+                found.append((case, family, rows))
+    return found
+
+
+def case_table(records: Sequence[Record], case: str, family: str, rows: list[Record]) -> Shown:
+    """All figures of one case and family."""
+    head = ["solver", "set-up, s", "a right-hand side, ms", "of ten, ms", "iterations", "L2 error"]
+    head += ["energy error", *(f"{n} in all, s" for n in NUMBERS), "GiB"]
+    lines = []
+    for r in rows:
+        if "over" in r:
+            lines.append([r["method"], f"over the limit: {r['over']}", *[""] * (len(head) - 2)])
+            continue
+        lines.append(
+            [
+                label(r),
+                f"{r['setup_s']:.3g}",
+                f"{1e3 * r['solve_s']:.3g}",
+                f"{1e3 * r['block_s']:.3g}" if r.get("block_s") else "",
+                f"{r['iterations']:.3g}" if r["iterations"] > 1 or "CG" in label(r) else "",
+                f"{r['L2']:.2g}",
+                f"{r['energy']:.2g}",
+                *(f"{float(total(r, n)):.3g}" for n in NUMBERS),
+                f"{r['gib']:.2g}" if r.get("gib") else "",
+            ]
+        )
+    there = {r["method"] for r in rows}
+    for method in ("BoomerAMG", "PyAMG", LEARNED):
+        if method not in there:
+            why = "no PETSC_PYTHON" if method == "BoomerAMG" else "not installed"
+            lines.append([method, why, *[""] * (len(head) - 2)])
+    made = next(select(records, case=case, family=family, method="assembly"), {})
+    best = "; ".join(f"{r['method']}: {r['setting']}" for r in rows if r.get("setting"))
+    best = "; ".join(dict.fromkeys(best.split("; ")))
+    coarse = next((r["N_c"] for r in rows if r.get("N_c")), "–")
+    notes = (
+        f"{made.get('N_f', '–')} fine and {coarse} coarse dofs. Assembly of A: "
+        f"{made.get('setup_s', float('nan')):.2g} s, not among the times. Errors: means over the "
+        f"loads. Settings that were the best of those tried: {best}."
+    )
+    return Shown(f"{case}, {family}", head, lines, notes)
+
+
+def summary(records: Sequence[Record]) -> list[Shown]:
+    """Who wins, and from where ours does."""
+    winners, wins = [], []
+    rivals = ("MUMPS", "GAMG", "BoomerAMG", "PyAMG")
+    for case, family, rows in groups(records):
+        good = [r for r in rows if "over" not in r]
+        exact = [r for r in good if r["goal"] == "solver"]
+        for name, those in (("solver, 1e-8", exact), ("coarse space", good)):
+            cells = []
+            for number in NUMBERS:
+                best = min(those, key=lambda r: float(total(r, number)))
+                cells.append(f"{label(best)} ({float(total(best, number)):.3g} s)")
+            winners.append([case, family, name, *cells])
+        for mine in good:
+            if mine["method"] not in OURS:
+                continue
+            allowed = exact if mine["goal"] == "solver" else good
+            fine = [r for r in allowed if r["method"] in rivals]
+            cells = [wins_from(mine, [r for r in fine if r["method"] == k]) for k in rivals]
+            wins.append([case, family, mine["method"], *cells, wins_from(mine, fine)])
+    notes = (
+        "Accuracy of a solver: MUMPS, AMG and the two-level preconditioner. Accuracy of the coarse "
+        "space: all of them, and AMG stopped as soon as it is as good."
+    )
+    text = (
+        f"Right-hand sides from which on the total is less than the rival's; at most {LARGE:,} "
+        "were looked at. A coarse solve is compared with both: a rival to 1e-8 and one that "
+        "stops early, the better of which counts."
+    )
+    return [
+        Shown("Who wins", ["case", "field", "accuracy", *map(str, NUMBERS)], winners, notes),
+        Shown("From where on ours wins", ["case", "field", "ours", *rivals, "all"], wins, text),
+    ]
+
+
+def draw(records: Sequence[Record], family: str, figure: Figure) -> None:
+    """Total time over the number of right-hand sides."""
+    found = [(case, rows) for case, name, rows in groups(records) if name == family]
+    figure.set_size_inches(8.5, 3.4 * ((len(found) + 1) // 2))
+    grid = np.atleast_1d(figure.subplots((len(found) + 1) // 2, 2, squeeze=False)).ravel()
+    numbers = np.unique(np.geomspace(1, 1000, 200).round())
+    order = [*SETTINGS, *OURS]
+    for axes, (case, rows) in zip(grid, found, strict=False):
+        for r in rows:
+            if "over" in r:
+                continue
+            name = label(r)
+            line = "-" if r["goal"] == "solver" else "--"
+            mine = r["method"] in OURS
+            style = {"color": f"C{order.index(r['method'])}", "lw": 2.2 if mine else 1.2}
+            axes.loglog(numbers, total(r, numbers), line, label=name, **style)
+        axes.set_title(case, fontsize=9)
+        axes.set_xlabel("right-hand sides")
+        axes.set_ylabel("total time, one core, s")
+        axes.grid(alpha=0.3)
+    for axes in grid[len(found) :]:
+        axes.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axes in grid:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=7)
+
+
+def main() -> None:
+    """Run from the command line."""
+    if sys.argv[1:2] == ["--worker"]:
+        print(json.dumps(work(sys.argv[2:])))
+        return
+    arguments = parser(__doc__)
+    arguments.add_argument("--cases", nargs="+", choices=[*CASES, *QUICK], help="of the meshes")
+    arguments.add_argument("--families", nargs="+", choices=CHOSEN, help="of coefficients")
+    arguments.add_argument("--minutes", type=float, default=20.0, help="limit of a process")
+    arguments.add_argument("--gib", type=float, default=20.0, help="limit of a process")
+    options = arguments.parse_args()
+    cases = options.cases or list(QUICK if options.quick else CASES)
+    chosen = {"rtol": RTOL, "modes": NUM_MODES, "minutes": options.minutes, "gib": options.gib}
+    results = Results("solvers", options, chosen | {"settings": SETTINGS})
+    if not options.show:
+        run(results, options, cases)
+    records = results.records
+    tables = summary(records)
+    tables += [case_table(records, case, family, rows) for case, family, rows in groups(records)]
+    families = dict.fromkeys(family for _, family, _ in groups(records))
+    results.finish(
+        tables,
+        {
+            family.replace(" ", "-"): lambda figure, family=family: draw(records, family, figure)
+            for family in families
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
