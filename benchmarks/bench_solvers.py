@@ -319,7 +319,8 @@ def draw(records: Sequence[Record], family: str, figure: Figure) -> None:
     found = [(case, rows) for case, name, rows in groups(records) if name == family]
     figure.set_size_inches(8.5, 3.4 * ((len(found) + 1) // 2))
     grid = np.atleast_1d(figure.subplots((len(found) + 1) // 2, 2, squeeze=False)).ravel()
-    numbers = np.unique(np.geomspace(1, 1000, 200).round())
+    # Whole blocks: steps between them would tell nothing.
+    numbers = np.append(np.arange(1, BLOCK), np.arange(BLOCK, 1001, BLOCK))
     order = [*SETTINGS, *OURS]
     for axes, (case, rows) in zip(grid, found, strict=False):
         for r in rows:

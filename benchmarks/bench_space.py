@@ -135,8 +135,6 @@ def worker(
     peak = comm.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     count = comm.gather(len(W.eigenvalues))
     eigen_cpu, space_cpu = comm.gather(basis.seconds), comm.gather(cpu)
-    # The trace of the modes' Ritz values: no basis is below the eigenvectors'.
-    traces = comm.gather(sum(float(np.sum(values)) for values in W.eigenvalues.values()))
     num_dofs, num_fine = W.num_dofs, V.dofmap.index_map.size_global
     W.destroy()
     if comm.rank != 0:
@@ -151,7 +149,6 @@ def worker(
         "eigensolves_by_rank_s": eigen,
         "eigensolves_by_rank_cpu_s": eigen_cpu,
         "space_by_rank_cpu_s": space_cpu,
-        "trace": sum(traces) / sum(count),
         "peak_gib_by_rank": peak,
     }
 
