@@ -1,0 +1,359 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Table 1: accuracy of computed, learned, learned and filtered, and filtered bases.
+
+-div(kappa grad u) = 1 on the unit square or cube with u = 1 and 0 on two opposite sides; errors of
+the multiscale solution against the fine one, relative, in L2, in the energy norm of kappa, and in
+the H1 seminorm; N_bf = 2, 4, 8, 12, 16 modes for each vertex. All bases see the same fields (seeds
+from 10^6 on, which no model has seen), and ratios are to SLEPc on the same field.
+
+- SLEPc: 16 modes once; the first N_bf of them are the N_bf lowest.
+- learned raw: the way of Rudikov et al., a model for each N_bf (N_bf outputs, subspace alignment
+  loss, no filter), trained here on the log-normal family of the test, with other seeds, in
+  ``--steps`` steps. It is used on the other family as well, which it has not seen.
+- learned + filter: the model that comes with the package (16 outputs), for all N_bf and families.
+- filtered cosines: no training.
+
+Rows of Richards' equation are made from the records of ``bench_richards.py``, not run here.
+
+    python benchmarks/bench_accuracy.py [--quick] [--resume] [--show]
+    python benchmarks/bench_accuracy.py --fields 3 --cases 2d-100 --steps 200 --families log-normal
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
+import importlib.util
+import json
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tables
+from common import FAMILIES, FIRST_SEED, Clock, Problem, box, multiscale_error, pose
+from matplotlib.figure import Figure
+from tables import Results, Shown, ratios, select, spread, values
+
+import dolfinx_msnn as msnn
+from dolfinx_msnn.local import LocalProblem
+
+#: name: dimension, fine cells, coarse boxes, fields of each family
+CASES = {"2d-100": (2, 100, 5, 20), "3d-50": (3, 50, 5, 2)}
+QUICK = {"2d-quick": (2, 32, 2, 1), "3d-quick": (3, 12, 2, 1)}
+MODES = (2, 4, 8, 12, 16)
+BASES = ("SLEPc", "learned raw", "learned + filter", "filtered cosines")
+ERRORS = ("L2", "energy", "H1")
+#: Rudikov et al., ICLR 2026, their diffusion problems: L2 and H1 errors in per cent.
+PAPER = {
+    ("2d-100", "SLEPc"): (1.15, 11.68),
+    ("2d-100", "learned raw"): (1.06, 11.57),
+    ("3d-50", "SLEPc"): (3.07, 20.72),
+    ("3d-50", "learned raw"): (3.10, 20.39),
+}
+#: Names of the bases in the records of Richards' equation.
+RICHARDS = {"computed": "SLEPc", "learned": "learned + filter", "filtered": "filtered cosines"}
+
+#: Neighbourhoods of a training in 3D lie in a smaller cube of the same cells, boxes and fields.
+RAW: dict[int, dict[str, Any]] = {
+    2: {
+        "problem": {"cells": [100] * 2, "coarse": [5] * 2},
+        # All nodes of a neighbourhood.
+        "data": {"num_fields": 100, "per_field": 18, "lattice": 41},
+        "network": {"width": 32, "modes": 12, "layers": 4, "warp": False},
+    },
+    3: {
+        "problem": {"cells": [40] * 3, "coarse": [4] * 3, "upper": [0.8] * 3},
+        # Every second node.
+        "data": {"num_fields": 40, "per_field": 15, "lattice": 11},
+        "network": {"width": 24, "modes": 6, "layers": 4, "warp": False},
+    },
+}
+RAW_MODES = {2: (2, 4, 8, 12, 16), 3: (8,)}
+
+
+def raw_table(dim: int, modes: int, steps: int, quick: bool = False) -> dict[str, Any]:
+    """Configuration of a model trained the way of Rudikov et al."""
+    parts = RAW[dim]
+    table = {
+        "seed": 1,
+        "name": f"raw-{dim}d-{modes}",
+        "problem": parts["problem"],
+        "data": {**parts["data"], "num_modes": modes, "validation": 0.1, "test": 0.0},
+        "family": [{"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}],
+        "network": {"outputs": modes, **parts["network"]},
+        "training": {
+            "loss": "sal",
+            "sweeps": 0,
+            "batch_size": 16 if dim == 2 else 8,
+            "learning_rate": 4e-3,
+            "schedule": "one_cycle",
+            "steps": steps,
+            "ema": 0.99,
+            "validate_every": 100,
+            "validation_samples": 100,
+        },
+    }
+    if quick:
+        cells, boxes = ([32] * 2, [2] * 2) if dim == 2 else ([12] * 3, [2] * 3)
+        table["problem"] = {"cells": cells, "coarse": boxes}
+        table["data"] |= {"num_fields": 4, "per_field": 2, "lattice": 7, "validation": 0.5}
+        table["network"] |= {"width": 8, "modes": 4, "layers": 2}
+        table["training"] |= {"steps": 2, "validate_every": 2}
+    return table
+
+
+class Lowest:
+    """The lowest modes of a basis that has been computed once, for all numbers of modes."""
+
+    def __init__(self, basis: Any, num_modes: int) -> None:
+        self.basis, self.num_modes = basis, num_modes
+        self.found: dict[int, msnn.LocalModes] = {}
+
+    def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:
+        """The first modes of each problem."""
+        missing = [p for p in problems if p.vertex not in self.found]
+        if missing:
+            for problem, made in zip(missing, self.basis.modes(missing), strict=True):
+                self.found[problem.vertex] = made
+        k = self.num_modes
+        cut = (self.found[p.vertex] for p in problems)
+        return [msnn.LocalModes(m.values[:k], m.vectors[:k]) for m in cut]
+
+
+def learned() -> bool:
+    """Whether models can be trained and used here."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "h5py"))
+
+
+def train_raw(results: Results, dim: int, options: Namespace) -> dict[int, Path]:
+    """Models of the raw rows by their number of modes."""
+    import learning
+
+    made = {}
+    steps = options.steps if dim == 2 else options.steps_3d
+    for modes in RAW_MODES[dim]:
+        table = raw_table(dim, modes, steps, options.quick)
+        trained = learning.train(table, labels=max(RAW_MODES[dim]))
+        made[modes] = trained.path
+        if results.missing(case="training", dim=dim, modes=modes):
+            entry = {"case": "training", "dim": dim, "modes": modes}
+            results.add(entry | trained.record())
+    return made
+
+
+def run_field(
+    results: Results, key: dict[str, Any], problem: Problem, coarse: Any, raw: dict[int, Path]
+) -> None:
+    """All bases and numbers of modes on one field."""
+    lowest = Lowest(msnn.SpectralBasis(max(MODES)), 0)
+    kappa, dim = problem.kappa, coarse.fine.topology.dim
+
+    def computed(modes: int) -> Any:
+        lowest.num_modes = modes
+        return lowest
+
+    made: dict[str, Callable[[int], Any]] = {
+        "SLEPc": computed,
+        "filtered cosines": lambda k: msnn.FilteredBasis(k),
+    }
+    if learned():
+        made["learned + filter"] = lambda k: msnn.LearnedBasis.pretrained(
+            f"diffusion-{dim}d", kappa, k
+        )
+        made["learned raw"] = lambda k: msnn.LearnedBasis(raw[k], kappa, k, sweeps=0, max_rounds=1)
+    for name, make in made.items():
+        for modes in raw if name == "learned raw" else MODES:
+            if not results.missing(**key, basis=name, modes=modes):
+                continue
+            basis = make(modes)
+            clock = Clock(basis)
+            clock.num_modes = modes
+            errors = multiscale_error(problem, coarse, clock)
+            record = {**key, "basis": name, "modes": modes}
+            record |= dict(zip(ERRORS, errors, strict=True))
+            # SLEPc's time is that of all modes, and comes with the first number of them only.
+            if name != "SLEPc":
+                record["ms"] = 1e3 * clock.seconds / clock.count
+            record["fallbacks"] = getattr(basis, "num_fallbacks", 0)
+            results.add(record)
+            gc.collect()
+
+
+def run(results: Results, options: Namespace) -> None:
+    """All cases, then what is known of Richards' equation."""
+    known = QUICK if options.quick else CASES
+    for case in options.cases or known:
+        dim, cells, boxes, count = known[case]
+        raw = train_raw(results, dim, options) if learned() else {}
+        msh = box(dim, cells)
+        coarse = msnn.CoarseGrid(msh, (boxes,) * dim)
+        for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
+            for family in options.families:
+                key = {"case": case, "family": family, "seed": seed}
+                runs = ((b, k) for b in BASES for k in (raw if b == "learned raw" else MODES))
+                if any(results.missing(**key, basis=b, modes=k) for b, k in runs):
+                    problem = pose(msh, FAMILIES[family](msh, seed), 0)
+                    run_field(results, key, problem, coarse, raw)
+                gc.collect()
+    add_richards(results)
+
+
+def add_richards(results: Results) -> None:
+    """Records of the benchmark of Richards' equation, as they are now."""
+    results.records = [r for r in results.records if r.get("problem") != "Richards"]
+    for path in sorted(tables.RESULTS.glob("richards-[23]d-*.json")):
+        for record in json.loads(path.read_text())["records"]:
+            for k, rows in enumerate(record["fields"]):
+                for name, basis in RICHARDS.items():
+                    entry = {key: record[key] for key in ("case", "family", "data")}
+                    entry |= {"problem": "Richards", "seed": FIRST_SEED + k, "basis": basis}
+                    entry |= {"modes": 8, "L2": rows[name]["L2"], "energy": rows[name]["energy"]}
+                    results.add(entry)
+
+
+def shown(results: Results) -> list[Shown]:
+    """One table for each case and family, and one for Richards' equation."""
+    made = []
+    records = [r for r in results.records if r.get("problem") != "Richards"]
+    runs = [r for r in records if "basis" in r]
+    for case, family in dict.fromkeys((r["case"], r["family"]) for r in runs):
+        seeds = {r["seed"] for r in select(runs, case=case, family=family)}
+        title = f"Accuracy: diffusion, {case}, {family}, {len(seeds)} fields"
+        head = ["N_bf", "basis", *[f"{e} %" for e in ERRORS]]
+        head += [f"{e} / SLEPc" for e in ERRORS] + ["paper: L2, H1 %"]
+        rows = []
+        for modes in MODES:
+            for basis in BASES:
+                key = {"case": case, "family": family, "basis": basis, "modes": modes}
+                cells = [spread(values(runs, e, **key), 100) for e in ERRORS]
+                pair = ("case", "family", "seed", "modes")
+                cells += [spread(ratios(runs, e, pair, {"basis": "SLEPc"}, **key)) for e in ERRORS]
+                paper = PAPER.get((case, basis)) if modes == 8 and family == "log-normal" else None
+                rows.append([str(modes), basis, *cells, "{}, {}".format(*paper) if paper else ""])
+        made.append(Shown(title, head, rows, notes(records, case, family)))
+    return [*made, richards(results.records)]
+
+
+def notes(records: list[tables.Record], case: str, family: str) -> str:
+    """What to know beside the figures of a case."""
+    dim = int(case[0])
+    said = [
+        "Mean ± standard deviation over fields; ratios are to SLEPc on the same field; H1 is the "
+        "seminorm. SLEPc's modes are the lowest of 16 computed once. Paper: Rudikov et al., ICLR "
+        "2026, GMsFEM and learned, their own problem, fields and number of modes; it enters no "
+        "ratio."
+    ]
+    trained = list(select(records, case="training", dim=dim))
+    if not trained:
+        said.append("The learned rows need torch and h5py, which were not installed.")
+    else:
+        validation = ", ".join(f"{r['validation']:.2g}" for r in trained)
+        said.append(
+            f"Learned raw: N_bf outputs, subspace alignment loss, trained on log-normal fields, "
+            f"N_bf = {', '.join(str(r['modes']) for r in trained)}: "
+            f"{', '.join(str(r['steps']) for r in trained)} steps in "
+            f"{', '.join(format(r['training'] / 60, '.2g') for r in trained)} minutes of one core, "
+            f"{trained[0]['samples']} neighbourhoods; the mean relative energy defect (squared) of "
+            f"the modes on unseen fields is then {validation}."
+        )
+        if family != "log-normal":
+            said.append("Fields like these the raw models have not seen.")
+        if dim == 3:
+            said.append("In 3D there is a raw model for N_bf = 8 only.")
+    fallen = sum(r["fallbacks"] for r in select(records, case=case, family=family, modes=16))
+    if fallen:
+        said.append(f"With 16 modes, {fallen} predictions were dependent and not used.")
+    return " ".join(said)
+
+
+def richards(records: list[tables.Record]) -> Shown:
+    """Richards' equation, from the records of its own benchmark."""
+    from bench_richards import CASES as posed
+    from bench_richards import PAPER as paper
+
+    found = list(select(records, problem="Richards"))
+    rows = []
+    for case, data in dict.fromkeys((r["case"], r["data"]) for r in found):
+        for basis in RICHARDS.values():
+            key = {"case": case, "data": data, "basis": basis}
+            cells = [spread(values(found, e, **key), 100) for e in ("L2", "energy")]
+            pair = ("case", "data", "seed")
+            cells += [
+                spread(ratios(found, e, pair, {"basis": "SLEPc"}, **key)) for e in ("L2", "energy")
+            ]
+            number = str(len(list(select(found, **key))))
+            others = dict(zip(("SLEPc", "learned + filter"), paper.get(case, ()), strict=False))
+            rows.append([case, data, number, basis, *cells, str(others.get(basis, ""))])
+    for case in posed:
+        if not any(select(found, case=case)):
+            rows.append([case, "", "0", "not run", "–", "–", "–", "–", ""])
+    head = ["case", "data", "fields", "basis", "L2 %", "energy %", "L2 / SLEPc"]
+    head += ["energy / SLEPc", "paper: L2 %"]
+    return Shown(
+        "Accuracy: Richards' equation, log-normal, 8 modes",
+        head,
+        rows,
+        "From the records of `bench_richards.py`. The paper's learned figures (Rudikov et al., "
+        "ICLR 2026) are for a prediction without filter and their own problem; they enter no "
+        "ratio.",
+    )
+
+
+def figure(results: Results, case: str) -> Callable[[Figure], None]:
+    """Errors over the number of modes, one line for each basis."""
+    runs = [r for r in results.records if r.get("case") == case and "problem" not in r]
+    families = list(dict.fromkeys(r["family"] for r in runs))
+    styles = dict(zip(BASES, ("ks-", "C3o-", "C0^--", "C2v:"), strict=True))
+
+    def draw(canvas: Figure) -> None:
+        canvas.set_size_inches(3.6 * len(families) + 0.4, 6.0)
+        axes = canvas.subplots(2, len(families), squeeze=False, sharex=True)
+        for row, error in zip(axes, ("L2", "energy"), strict=True):
+            for ax, family in zip(row, families, strict=True):
+                for basis, style in styles.items():
+                    found = [
+                        (k, 100 * values(runs, error, family=family, basis=basis, modes=k).mean())
+                        for k in MODES
+                        if any(select(runs, family=family, basis=basis, modes=k))
+                    ]
+                    if found:
+                        ax.semilogy(*np.array(found).T, style, label=basis, mfc="none", ms=6)
+                ax.grid(alpha=0.3, which="both")
+                ax.set_ylabel(f"{error} error, %")
+                ax.set_title(f"{case}, {family}", fontsize=10)
+                ax.set_xticks(MODES)
+        for ax in axes[-1]:
+            ax.set_xlabel("modes for each vertex, N_bf")
+        axes[0][0].legend(fontsize=8)
+
+    return draw
+
+
+def main() -> None:
+    """Run, and write the tables."""
+    parser = tables.parser(__doc__)
+    parser.add_argument("--cases", nargs="+", help=f"from {', '.join(CASES)}")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES)[:2])
+    parser.add_argument("--fields", type=int, help="fields of each family")
+    parser.add_argument("--steps", type=int, default=1500, help="of each training in 2D")
+    parser.add_argument("--steps-3d", type=int, default=1000, help="of the training in 3D")
+    options = parser.parse_args()
+    if options.quick:
+        options.families = options.families[:1]
+    settings = {"modes": MODES, "first_seed": FIRST_SEED, "cases": CASES, "raw": RAW}
+    settings |= {"steps": options.steps, "steps_3d": options.steps_3d}
+    results = Results("accuracy", options, settings)
+    if not options.show:
+        run(results, options)
+    cases = dict.fromkeys(r["case"] for r in results.records if "basis" in r and "problem" not in r)
+    results.finish(shown(results), {case: figure(results, case) for case in cases})
+
+
+if __name__ == "__main__":
+    main()

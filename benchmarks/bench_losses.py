@@ -1,0 +1,355 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Table 3: ablation of the losses, on Richards' equation at mild and at high contrast.
+
+-div(kappa k_r(p) grad p) = 1 on 100 x 100 cells with a pressure drop (``bench_richards.py``), in
+the coarse space of 10 x 10 boxes with 8 modes for each vertex; a neighbourhood then has 21 x 21
+nodes, all of which are lattice nodes of the network, so that nothing is lost between the two.
+Networks with 8 outputs are trained with each loss: the same network, samples, start, steps and
+learning rates, and none of them sees a filter. Their last weights are used twice, raw and through
+a filter of the same degree for all losses. One more row is trained through that filter. Each
+training seed has fields, samples and weights of its own. Rows without training say what there is
+to gain and what the filter alone gives.
+
+Contrasts: "mild" is log-normal of variance 1/4 (about 40 between the extremes), "high" two-phase
+with 1e4. Errors are relative to the fine solution, in L2 and in the energy norm of kappa, on fields
+with seeds from 10^6 on.
+
+    python benchmarks/bench_losses.py [--quick] [--resume] [--show]
+    python benchmarks/bench_losses.py --seeds 2 --steps 200 --fields 2 --contrasts high
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
+import importlib.util
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tables
+from bench_bases import Polynomials
+from bench_richards import TOLERANCES, pose, solve_fine, start
+from common import FIRST_SEED, NUM_MODES, box, norms
+from matplotlib.figure import Figure
+from tables import Results, Shown, ratios, select, spread, values
+
+import dolfinx_msnn as msnn
+import ufl
+from dolfinx import fem
+from dolfinx_msnn import fields
+from dolfinx_msnn.petsc import NonlinearProblem
+
+LOSSES = ("basis_l2", "sal", "sal_pr", "energy", "rayleigh")
+#: The row that is trained through the filter.
+THROUGH = "energy, through the filter"
+#: Degree of the filter, for all rows.
+SWEEPS = 6
+CONTRASTS: dict[str, tuple[Callable[[Any, int], Any], dict[str, Any]]] = {
+    "mild": (
+        lambda m, s: fields.log_normal(m, seed=s, variance=0.25, correlation_length=0.06),
+        {"name": "log_normal", "variance": 0.25, "correlation_length": 0.06},
+    ),
+    "high": (
+        lambda m, s: fields.two_phase(m, 1e4, seed=s),
+        {"name": "two_phase", "contrast": 1e4},
+    ),
+}
+#: Rows without training: a basis for the raw and one for the filtered column.
+UNTRAINED: dict[str, tuple[Callable[[], Any] | None, Callable[[], Any] | None]] = {
+    "SLEPc": (lambda: msnn.SpectralBasis(NUM_MODES), None),
+    "8 cosines": (
+        Polynomials,
+        lambda: msnn.FilteredBasis(NUM_MODES, degree=SWEEPS, max_rounds=1, num_start=NUM_MODES),
+    ),
+    "24 cosines": (
+        None,
+        lambda: msnn.FilteredBasis(NUM_MODES, degree=SWEEPS, max_rounds=1, num_start=24),
+    ),
+}
+#: Rudikov et al., ICLR 2026: L2 errors in per cent of their ablation, Richards 100 x 100.
+PAPER = {"basis_l2": 3.46, "sal": 1.88, "sal_pr": 1.87}
+USES = ("raw", "filtered")
+
+
+def configuration(contrast: str, loss: str, seed: int, options: Namespace) -> dict[str, Any]:
+    """Of one training."""
+    quick = options.quick
+    through = loss == THROUGH
+    return {
+        "seed": seed,
+        "name": f"{contrast}-{'through' if through else loss}-{seed}",
+        "problem": {"cells": [20 if quick else 100] * 2, "coarse": [2 if quick else 10] * 2},
+        "data": {
+            "num_fields": 4 if quick else 50,
+            "per_field": 4 if quick else 24,
+            "num_modes": NUM_MODES,
+            "lattice": 11 if quick else 21,
+            "validation": 0.5 if quick else 0.1,
+            "test": 0.0,
+        },
+        "family": [CONTRASTS[contrast][1]],
+        "network": {
+            "outputs": NUM_MODES,
+            "width": 8 if quick else 24,
+            "modes": 4 if quick else 8,
+            "layers": 2 if quick else 4,
+            "warp": False,
+        },
+        "training": {
+            "loss": "energy" if through else loss,
+            "sweeps": SWEEPS if through else 0,
+            "batch_size": 4 if quick else 16,
+            "learning_rate": 4e-3,
+            "schedule": "one_cycle",
+            "steps": options.steps,
+            "ema": 0.99,
+            # Once, at the end: which weights are kept must not depend on another loss.
+            "validate_every": options.steps,
+        },
+    }
+
+
+class Field(NamedTuple):
+    """A field with its fine solution, and what spaces are made of."""
+
+    seed: int
+    kappa: Any
+    forms: Any
+    fine: Any
+    whole: tuple[float, float, float]
+    a: Any
+    s: Any
+    coarse: Any
+
+
+def solve(msh: Any, contrast: str, seed: int, boxes: int) -> Field:
+    """The fine solution on one field."""
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    kappa = CONTRASTS[contrast][0](msh, seed)
+    forms = pose(V, kappa, "drop")
+    solve_fine(forms, 2, picard=False)
+    # The solver may have left what it used for its timings.
+    fine = forms.p.x.array.copy()
+    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    a, s = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx, kappa * u * v * ufl.dx
+    whole = norms(forms.p, kappa)
+    return Field(seed, kappa, forms, fine, whole, a, s, msnn.CoarseGrid(msh, (boxes,) * 2))
+
+
+def measure(field: Field, basis: Any) -> dict[str, Any]:
+    """Errors of the multiscale solution in one space."""
+    forms, failed = field.forms, ""
+    with (
+        msnn.multiscale_functionspace(
+            forms.p.function_space, field.coarse, basis, field.a, field.s, forms.bcs
+        ) as W,
+        NonlinearProblem(
+            forms.F,
+            forms.p,
+            W,
+            bcs=forms.bcs,
+            petsc_options_prefix="coarse_",
+            petsc_options={**TOLERANCES, "snes_max_it": 100},
+        ) as problem,
+    ):
+        start(forms)
+        try:
+            problem.solve()
+        except RuntimeError as exc:
+            failed = str(exc)
+    forms.p.x.array[:] -= field.fine
+    errors = norms(forms.p, field.kappa)
+    gc.collect()
+    record = {k: e / n for k, e, n in zip(("L2", "energy"), errors, field.whole, strict=False)}
+    if failed:
+        record = {"L2": np.nan, "energy": np.nan, "failed": failed}
+    return record | {"fallbacks": getattr(basis, "num_fallbacks", 0)}
+
+
+def learned() -> bool:
+    """Whether models can be trained and used here."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "h5py"))
+
+
+def run_untrained(results: Results, contrast: str, samples: list[Field]) -> None:
+    """Rows without training."""
+    for name, made in UNTRAINED.items():
+        for use, make in zip(USES, made, strict=True):
+            for field in samples if make else []:
+                key = {"contrast": contrast, "row": name, "use": use, "seed": field.seed}
+                if make and results.missing(**key):
+                    results.add(key | measure(field, make()))
+
+
+def run_trained(
+    results: Results, contrast: str, samples: list[Field], seed: int, options: Namespace
+) -> None:
+    """One training seed of all losses."""
+    import learning
+
+    for loss in (*LOSSES, THROUGH):
+        key: dict[str, Any] = {"contrast": contrast, "row": loss, "training_seed": seed}
+        trained = learning.train(configuration(contrast, loss, seed, options))
+        if results.missing(**key, use="training"):
+            results.add({**key, "use": "training", **trained.record()})
+        run_model(results, key, trained.path, samples)
+
+
+def run_model(results: Results, key: dict[str, Any], path: Path, samples: list[Field]) -> None:
+    """One model on all fields, raw and filtered."""
+    for field in samples:
+        for use, sweeps in zip(USES, (0, SWEEPS), strict=True):
+            entry = {**key, "use": use, "seed": field.seed}
+            if results.missing(**entry):
+                basis = msnn.LearnedBasis(path, field.kappa, NUM_MODES, sweeps=sweeps, max_rounds=1)
+                results.add(entry | measure(field, basis))
+
+
+def run(results: Results, options: Namespace) -> None:
+    """Seed by seed, so that an interrupted run has as many of each loss."""
+    cells, boxes = (20, 2) if options.quick else (100, 10)
+    msh = box(2, cells)
+    samples = {
+        contrast: [solve(msh, contrast, FIRST_SEED + k, boxes) for k in range(options.fields)]
+        for contrast in options.contrasts
+    }
+    for contrast in options.contrasts:
+        run_untrained(results, contrast, samples[contrast])
+    for seed in range(1, options.seeds + 1) if learned() else ():
+        for contrast in options.contrasts:
+            run_trained(results, contrast, samples[contrast], seed, options)
+
+
+def by_seed(
+    records: list[tables.Record], entry: str, contrast: str, row: str, use: str
+) -> np.ndarray:
+    """Mean over fields of each training seed; without training, of all."""
+    found = list(select(records, contrast=contrast, row=row, use=use))
+    seeds = dict.fromkeys(r.get("training_seed") for r in found)
+    means = [values(found, entry, training_seed=seed) for seed in seeds]
+    return np.array([m.mean() for m in means if m.size])
+
+
+def shown(results: Results) -> list[Shown]:
+    """One table for each contrast."""
+    records, made = results.records, []
+    for contrast in dict.fromkeys(r["contrast"] for r in records):
+        here = list(select(records, contrast=contrast))
+        seeds = {r["training_seed"] for r in here if "training_seed" in r}
+        number = len({r["seed"] for r in here if "seed" in r})
+        rows = []
+        for row in (*UNTRAINED, *LOSSES, THROUGH):
+            cells = [
+                spread(by_seed(records, error, contrast, row, use), 100)
+                for use in USES
+                for error in ("L2", "energy")
+            ]
+            pair, to = ("contrast", "seed"), {"row": "SLEPc", "use": "raw"}
+            for use in USES:
+                over = ratios(here, "energy", pair, to, row=row, use=use)
+                cells.append(f"{np.median(over):.3g}" if over.size else "–")
+            trained = list(select(here, row=row, use="training"))
+            cells.append(spread(values(trained, "validation")))
+            cells.append(spread(values(trained, "training")))
+            rows.append([row, *cells, str(PAPER.get(row, ""))])
+        head = ["basis or loss", "raw: L2 %", "raw: energy %", "filtered: L2 %"]
+        head += ["filtered: energy %", "raw: energy / SLEPc", "filtered: energy / SLEPc"]
+        head += ["energy defect", "training s", "paper: L2 %, raw"]
+        title = f"Losses: Richards 100², {contrast} contrast, {len(seeds)} training seeds, "
+        made.append(Shown(title + f"{number} fields", head, rows, notes(results, here)))
+    return made
+
+
+def notes(results: Results, here: list[tables.Record]) -> str:
+    """What to know beside the figures of one contrast."""
+    said = [
+        "Mean ± standard deviation over training seeds, each the mean over the same fields; rows "
+        "without training: mean over these fields. Ratios to SLEPc: median over fields and "
+        f"seeds, paired by field. Filtered: {SWEEPS} sweeps for all. Energy defect: mean "
+        "relative squared energy error of the modes on unseen fields, raw (in the last row, "
+        "filtered). Training in seconds of processor time. Paper: Rudikov et al., ICLR 2026, "
+        "their Richards problem of mild contrast."
+    ]
+    trained = list(select(here, use="training"))
+    if trained:
+        said.append(
+            f"{trained[0]['steps']} steps for all losses; {trained[0]['samples']} neighbourhoods "
+            f"for each seed, sampled in {spread(values(trained, 'sampling'))} s."
+        )
+    else:
+        said.append("The losses need torch and h5py, which were not installed.")
+    failed = [r for r in here if r.get("failed")]
+    if failed:
+        rows = ", ".join(sorted({f"{r['row']} ({r['use']})" for r in failed}))
+        said.append(f"Newton failed in {len(failed)} runs, left out of the means: {rows}.")
+    fallen = sum(r.get("fallbacks", 0) for r in here)
+    if fallen:
+        said.append(f"{fallen} predictions were dependent; filtered cosines stood in.")
+    return " ".join(said)
+
+
+def draw(results: Results) -> Callable[[Figure], None]:
+    """Energy errors of all seeds, raw and filtered."""
+
+    def on(canvas: Figure) -> None:
+        contrasts = list(dict.fromkeys(r["contrast"] for r in results.records))
+        canvas.set_size_inches(8.0, 0.6 + 2.9 * len(contrasts))
+        names = (*UNTRAINED, *LOSSES, THROUGH)
+        for ax, contrast in zip(
+            canvas.subplots(len(contrasts), 1, sharex=True, squeeze=False)[:, 0],
+            contrasts,
+            strict=True,
+        ):
+            for use, style, shift in zip(USES, ("C3o", "C0^"), (-0.12, 0.12), strict=True):
+                points = [
+                    (k + shift, 100 * value)
+                    for k, name in enumerate(names)
+                    for value in by_seed(results.records, "energy", contrast, name, use)
+                ]
+                if points:
+                    ax.plot(*np.array(points).T, style, mfc="none", label=use)
+            best = by_seed(results.records, "energy", contrast, "SLEPc", "raw")
+            if best.size:
+                ax.axhline(100 * best[0], color="k", lw=0.8, ls=":", label="SLEPc")
+            low, high = ax.get_ylim()
+            if high > 5 * max(low, 1e-3):
+                ax.set_yscale("log")
+            ax.set_ylabel("energy error, %")
+            ax.set_title(f"{contrast} contrast; one point a training seed", fontsize=10)
+            ax.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names], fontsize=8)
+            ax.grid(alpha=0.3, which="both")
+            ax.legend(fontsize=8)
+
+    return on
+
+
+def main() -> None:
+    """Run, and write the tables."""
+    parser = tables.parser(__doc__)
+    parser.add_argument("--contrasts", nargs="+", choices=CONTRASTS, help="default both")
+    parser.add_argument("--seeds", type=int, help="training seeds; default 5")
+    parser.add_argument("--steps", type=int, help="of each training; default 600")
+    parser.add_argument("--fields", type=int, help="unseen fields; default 5")
+    options = parser.parse_args()
+    options.contrasts = options.contrasts or list(CONTRASTS)[1 if options.quick else 0 :]
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    options.steps = options.steps or (3 if options.quick else 600)
+    options.fields = options.fields or (1 if options.quick else 5)
+    settings = {"sweeps": SWEEPS, "modes": NUM_MODES, "first_seed": FIRST_SEED}
+    settings |= {"steps": options.steps, "seeds": options.seeds, "fields": options.fields}
+    settings |= {"training": configuration("mild", "sal", 1, options)}
+    results = Results("losses", options, settings)
+    if not options.show:
+        run(results, options)
+    results.finish(shown(results), {"energy": draw(results)})
+
+
+if __name__ == "__main__":
+    main()

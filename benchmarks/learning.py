@@ -1,0 +1,185 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Models that the programs of the benchmark train on the way: sampled, trained, and kept.
+
+A model is known by its configuration, of which a hash names its folder in ``benchmarks/work/``: a
+program that is started again finds what was trained before, and goes on with what was interrupted.
+Sets of samples are kept too, and serve all models that differ in network and training only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+import numpy as np
+from tables import WORK
+
+import dolfinx_msnn as msnn
+from dolfinx import mesh
+from dolfinx_msnn.nn import dataset
+from dolfinx_msnn.nn.config import Config
+from dolfinx_msnn.nn.train import CHECKPOINT
+from dolfinx_msnn.nn.train import train as run
+
+_CELLS = {2: ("quadrilateral", "triangle"), 3: ("hexahedron", "tetrahedron")}
+
+
+class Trained(NamedTuple):
+    """A model that is there.
+
+    Attributes:
+        path: Of the model file.
+        steps: Steps of training.
+        validation: Mean energy defect of the modes in unseen fields, after the filter.
+        samples: Neighbourhoods it was trained and validated on.
+        sampling: Seconds of processor time for the samples, whichever model they were made for.
+        training: Seconds of processor time for the training, validations included.
+    """
+
+    path: Path
+    steps: int
+    validation: float
+    samples: int
+    sampling: float
+    training: float
+
+    def record(self) -> dict[str, Any]:
+        """As entries of a record."""
+        return {k: v for k, v in self._asdict().items() if k != "path"}
+
+
+def train(table: Mapping[str, Any], *, labels: int | None = None, folder: Path = WORK) -> Trained:
+    """Train the model of a configuration, unless it is there already.
+
+    Args:
+        table: As in a file of ``configs/``, but without ``data.path``.
+        labels: Modes that the samples are made with, if more than ``data.num_modes``; models that
+            differ in that number alone then share one set of samples.
+        folder: Where samples and models are kept.
+
+    Raises:
+        KeyboardInterrupt: If a signal ended the training; started again, it goes on.
+    """
+    table = deepcopy(dict(table))
+    output = folder / "models" / _hash({**table, "labels": labels})
+    table["data"]["path"] = str(output / "samples.h5")
+    name = table.get("name", "model")
+    config = Config.parse(table, name=name)
+    report = output / "report.json"
+    if report.exists():
+        return Trained(output / f"{name}.pt", **json.loads(report.read_text()))
+    output.mkdir(parents=True, exist_ok=True)
+    samples, seconds = _sample(config, labels or config.data.num_modes, folder)
+    count = _with_labels(samples, config.data.path, config.data.num_modes)
+    _load_optimiser()
+    clock = output / "seconds.json"
+    spent = json.loads(clock.read_text()) if clock.exists() else 0.0
+    begin = time.process_time()
+    result = run(config, output=output, resume=(output / CHECKPOINT).exists(), progress=False)
+    spent += time.process_time() - begin
+    clock.write_text(json.dumps(spent))
+    if result.interrupted or result.model is None:
+        raise KeyboardInterrupt(f"{name}: {result.reason} after {result.steps} steps")
+    os.unlink(config.data.path)
+    made = Trained(
+        Path(result.model),
+        result.steps,
+        result.validation["all"],
+        count,
+        seconds,
+        spent,
+    )
+    report.write_text(json.dumps(made.record()) + "\n")
+    print(f"trained {name}: {made.record()}", flush=True)
+    return made
+
+
+def _sample(config: Config, labels: int, folder: Path) -> tuple[Path, float]:
+    """The set of samples with so many modes, and the processor time it took."""
+    problem, data = config.problem, config.data
+    families = [family.describe() for family in config.families]
+    plain = config.as_dict()
+    kept = {k: v for k, v in plain["data"].items() if k not in ("path", "num_modes")}
+    key = _hash([config.seed, plain["problem"], kept, labels, families])
+    path = folder / "samples" / f"{key}.h5"
+    clock = path.with_suffix(".json")
+    if path.exists():
+        return path, json.loads(clock.read_text())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    box = [[0.0] * problem.dim, list(problem.upper or (1.0,) * problem.dim)]
+    create = mesh.create_rectangle if problem.dim == 2 else mesh.create_box
+    cell = mesh.CellType[problem.cell or _CELLS[problem.dim][0]]
+    msh = create(MPI.COMM_SELF, box, problem.cells, cell_type=cell)
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    begin = time.process_time()
+
+    def keep_time(*_: int) -> None:
+        clock.write_text(json.dumps(before + time.process_time() - begin))
+
+    dataset.generate(
+        path,
+        msnn.CoarseGrid(msh, problem.coarse, oversampling=problem.oversampling),
+        config.families,
+        num_fields=data.num_fields,
+        per_field=data.per_field,
+        num_modes=labels,
+        lattice=data.lattice,
+        samples=data.samples,
+        degree=problem.degree,
+        seed=config.seed,
+        comm=MPI.COMM_SELF,
+        progress=keep_time,
+    )
+    keep_time()
+    return path, json.loads(clock.read_text())
+
+
+def _with_labels(source: Path, target: str, num_modes: int) -> int:
+    """Copy a set of samples with the lowest modes only; the number of samples."""
+    import h5py
+
+    draft, count = target + ".part", 0
+    with h5py.File(source) as whole, h5py.File(draft, "w", libver=("v110", "v110")) as file:
+        for name, value in whole.attrs.items():
+            file.attrs[name] = value
+        provenance = json.loads(whole.attrs["provenance"]) | {"num_modes": num_modes}
+        file.attrs["provenance"] = json.dumps(provenance)
+        # Group by group, as the labels are tables inside of them.
+        whole.copy("geometry", file)
+        for number, field in whole["fields"].items():
+            fresh = file.create_group(f"fields/{number}")
+            fresh.attrs["description"] = field.attrs["description"]
+            for key, tables in field.items():
+                group = fresh.create_group(key)
+                for name, values in tables.items():
+                    if name in ("modes", "eigenvalues"):
+                        group.create_dataset(name, data=np.asarray(values)[:, :num_modes])
+                    else:
+                        tables.copy(name, group)
+                count += len(tables["vertex"])
+    os.replace(draft, target)
+    return count
+
+
+@cache
+def _load_optimiser() -> None:
+    """Let torch load what its first step needs, which takes seconds: no part of a training."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.AdamW([weight]).step()
+
+
+def _hash(settings: Any) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
