@@ -34,7 +34,6 @@ class Cluster:
         collectives: All-reduces and all-to-alls of set-up and solve, each α log2 p.
         direct_ranks: Ranks beyond which a sparse direct solver becomes no faster.
         direct_efficiency: Of the direct solver on up to that many ranks.
-        amg_iterations: Of CG on the coarse system, with algebraic multigrid.
         amg_work: Products with the coarse matrix an iteration: two smoothing steps before and
             after, residual, and coarser levels.
     """
@@ -47,7 +46,6 @@ class Cluster:
     collectives: int = 40
     direct_ranks: int = 256
     direct_efficiency: float = 0.3
-    amg_iterations: int = 40
     amg_work: float = 8.0
 
     @property
@@ -114,6 +112,7 @@ class Rates:
         factor_entries: c in c N_c^(4/3) or c N_c log2 N_c entries of the factors.
         factor_rate: Flops a second of the factorisation.
         stream: Bytes a second of large arrays.
+        iterations: Of CG on A_0 with algebraic multigrid.
     """
 
     seconds: Mapping[str, float]
@@ -123,6 +122,7 @@ class Rates:
     factor_entries: float
     factor_rate: float
     stream: float
+    iterations: float
 
 
 def flop_count(size: Size) -> float:
@@ -173,11 +173,11 @@ def predict(size: Size, ranks: int, rates: Rates, cluster: Cluster) -> dict[str,
     found["factors"] = 8 * rates.factor_entries * entry_count(size)
     # Multigrid moves A_0, 12 bytes an entry, at the speed of memory; each level of each iteration
     # talks to its neighbours and all ranks.
-    moved = 12 * size.coarse_entries * cluster.amg_work * cluster.amg_iterations / ranks
+    moved = 12 * size.coarse_entries * cluster.amg_work * rates.iterations / ranks
     levels = max(1.0, np.log2(size.num_coarse / 1000) / size.dim)
     talk = 2 * np.log2(max(ranks, 2)) + 2 * (3**size.dim - 1)
     found["amg"] = (
         moved * cluster.crowding / rates.stream
-        + (ranks > 1) * cluster.amg_iterations * levels * cluster.latency * talk * 4
+        + (ranks > 1) * rates.iterations * levels * cluster.latency * talk * 4
     )
     return found

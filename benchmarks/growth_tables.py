@@ -88,8 +88,8 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
             "For one full neighbourhood (one for each box: as many cells as all neighbourhoods "
             "have, those at the boundary being smaller). Memory: what the space added to the "
             f"process. {mine[0]['cells']} cells across a box. All: space, PᵀAP, coarse factors, "
-            "one solve. Multigrid: CG with GAMG, all options at their defaults, set-up and one "
-            f"solve to 1e-6. Exponents of the time over the number: {', '.join(growth)}."
+            "one solve. Multigrid: CG with GAMG, blocks of 8, the constant as near null space, SOR "
+            f"as smoother, set-up and one solve to 1e-6. Exponents of the time over the number: {', '.join(growth)}."
         )
         yield Shown(f"Number of neighbourhoods, {dim}D", head, rows, notes)
 
@@ -234,6 +234,7 @@ def rates(records: Sequence[Record], dim: int, cells: int, basis: str) -> Rates 
         entries(largest) / entry_count(size),
         largest["flops"] / largest["s factor"],
         1e9 * float(stream[0]),
+        max(r["iterations"] for r in factors),
     )
 
 
@@ -332,14 +333,14 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
             "and of the rows of P that ranks share; `collectives` all-reduces of latency · log2 p. "
             "Direct coarse solve: flops ~ N_c² (3D), N_c^1.5 (2D) and entries ~ N_c^(4/3), "
             "N_c log N_c (nested dissection), constants from MUMPS's own counts at the largest "
-            "measured N_c, no faster beyond `direct_ranks`. Multigrid on A_0: `amg_iterations` of "
-            "conjugate gradients that move A_0 `amg_work` times each: assumed; what a plain GAMG "
-            "needs on A_0 is in the first tables. Mesh, assembly of A and "
-            "input/output are left out. What limits is the coarse system: a direct solver of a "
+            "measured N_c, no faster beyond `direct_ranks`. Multigrid on A_0: as many "
+            "iterations as the worst measured run of this dimension (first tables), assumed not "
+            "to grow, each of which moves A_0 `amg_work` times. Left out: its set-up, the mesh, "
+            "assembly of A, input and output. What limits is the coarse system: a direct solver of a "
             "3D one with millions of unknowns needs more memory and time than all the rest, so at "
             "this size boxes have to be wider (fewer coarse dofs, more work on each "
             "neighbourhood), or a third level has to take its place: multigrid or a "
-            "two-level method on A_0, `coarse_pc_type gamg` under the prefix of a problem."
+            "two-level method on A_0, by options under the prefix of a problem (pc_type gamg)."
         )
         yield Shown(f"The model at {DOFS:.0e} dofs", head, rows, notes)
 
