@@ -170,7 +170,8 @@ def findings(records: Sequence[Record]) -> Shown:
         "Over all fields and contrasts",
         head,
         rows,
-        "Where iterations grow with the contrast for SLEPc's eight modes as well, the number of "
+        "The network was trained to be filtered, with an energy loss after the filter; networks "
+        "that are trained to be used as they are may do better without. Where iterations grow with the contrast for SLEPc's eight modes as well, the number of "
         "modes is what is missing: compare the row with 16. At contrast 1 all fields are equal. "
         "Energy errors may exceed 100 %: the space has to make up for the lift of the boundary "
         "values, which is zero at all inner nodes. Fields with channels across the whole domain "

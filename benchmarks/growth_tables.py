@@ -89,7 +89,8 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
             "have, those at the boundary being smaller). Memory: what the space added to the "
             f"process. {mine[0]['cells']} cells across a box. All: space, PᵀAP, coarse factors, "
             "one solve. Multigrid: CG with GAMG, blocks of 8, the constant as near null space, SOR "
-            f"as smoother, set-up and one solve to 1e-6. Exponents of the time over the number: {', '.join(growth)}."
+            "as smoother, set-up and one solve to 1e-6. Exponents of the time over the number: "
+            f"{', '.join(growth)}."
         )
         yield Shown(f"Number of neighbourhoods, {dim}D", head, rows, notes)
 
@@ -336,8 +337,8 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
             "measured N_c, no faster beyond `direct_ranks`. Multigrid on A_0: as many "
             "iterations as the worst measured run of this dimension (first tables), assumed not "
             "to grow, each of which moves A_0 `amg_work` times. Left out: its set-up, the mesh, "
-            "assembly of A, input and output. What limits is the coarse system: a direct solver of a "
-            "3D one with millions of unknowns needs more memory and time than all the rest, so at "
+            "assembly of A, input and output. What limits is the coarse system: a direct solver of "
+            "a 3D one with millions of unknowns needs more memory and time than all the rest, so at "
             "this size boxes have to be wider (fewer coarse dofs, more work on each "
             "neighbourhood), or a third level has to take its place: multigrid or a "
             "two-level method on A_0, by options under the prefix of a problem (pc_type gamg)."
