@@ -21,7 +21,7 @@ coarse solves also in blocks of ten; totals for 1 to 1000 right-hand sides follo
 Assembly of A, which all need, is stated apart; that of right-hand sides is left out.
 
     python benchmarks/bench_solvers.py [--quick] [--resume] [--show] [--cases CASE ...]
-        [--families FAMILY ...] [--minutes M] [--gib G]
+        [--families FAMILY ...] [--without SOLVER ...] [--minutes M] [--gib G]
 """
 
 from __future__ import annotations
@@ -156,8 +156,9 @@ def run(results: Results, options: Any, cases: Sequence[str]) -> None:
                 return launch(command, options.minutes, options.gib)
 
             coarse = [[FILTERED, TWO_LEVEL], *([[LEARNED]] if torch else []), [SLEPC]]
-            todo = [n for n in coarse if results.missing(method=n[0], **key)]
-            fine = [m for m in SETTINGS if results.missing(method=m, **key)]
+            left = options.without or []
+            todo = [n for n in coarse if n[0] not in left and results.missing(method=n[0], **key)]
+            fine = [m for m in SETTINGS if m not in left and results.missing(method=m, **key)]
             if not todo and not fine:
                 continue
             if not (folder / "system.json").exists() or results.missing(method="assembly", **key):
@@ -263,10 +264,10 @@ def case_table(records: Sequence[Record], case: str, family: str, rows: list[Rec
             ]
         )
     there = {r["method"] for r in rows}
-    for method in ("BoomerAMG", "PyAMG", LEARNED):
+    missing = {"BoomerAMG": "not run: no PETSC_PYTHON"}
+    for method in (*SETTINGS, *OURS):
         if method not in there:
-            why = "no PETSC_PYTHON" if method == "BoomerAMG" else "not installed"
-            lines.append([method, why, *[""] * (len(head) - 2)])
+            lines.append([method, missing.get(method, "not run"), *[""] * (len(head) - 2)])
     made = next(select(records, case=case, family=family, method="assembly"), {})
     best = "; ".join(f"{r['method']}: {r['setting']}" for r in rows if r.get("setting"))
     best = "; ".join(dict.fromkeys(best.split("; ")))
@@ -352,6 +353,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--cases", nargs="+", choices=[*CASES, *QUICK], help="of the meshes")
     arguments.add_argument("--families", nargs="+", choices=CHOSEN, help="of coefficients")
+    arguments.add_argument("--without", nargs="+", choices=[*SETTINGS, *OURS], help="left out")
     arguments.add_argument("--minutes", type=float, default=20.0, help="limit of a process")
     arguments.add_argument("--gib", type=float, default=20.0, help="limit of a process")
     options = arguments.parse_args()
