@@ -8,15 +8,15 @@ in a block as high as the block; a pressure drop along y, no flow through the ot
 to 35 are the Tarbert formation, 36 to 85 the Upper Ness. The networks have seen nothing like it.
 
     python benchmarks/bench_rock.py [--spe10 PATH] [--quick] [--resume] [--show] [--fields N]
-        [--cases layers block crop]
+        [--cases layers block]
 
 PATH (or SPE10=PATH) is spe_perm.dat or .npz files, see dolfinx_msnn.fields.read_spe10. Without it,
 and with ``--quick``, fields of the same size and like contrast are generated instead, and the
 tables say so. Errors are relative to the fine solution, in L2 and energy. Bounds, on some layers
-and on a part of a block: of the energy error against the fine solution (constants of the space, ten
-steps of conjugate gradients) and against the exact one (equilibrated fluxes), each over the error
-that it bounds; the exact error is taken from the energy of a solution on a mesh that is four times
-finer in 2D, so that the second quotient may be slightly too large. About half an hour on one core.
+and the blocks: of the energy error against the fine solution (constants of the space, ten steps of
+conjugate gradients) and, on layers, against the exact one (equilibrated fluxes), each over the
+error that it bounds; the exact error is taken from the energy of a solution on a mesh that is four
+times finer, so that the second quotient may be slightly too large. A quarter of an hour on a core.
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ LAYERS = tuple(range(1, 51, 2))
 BOUNDED = (1, 13, 25, 37, 49)
 #: First and last layer.
 BLOCKS = ((6, 10), (41, 45))
-#: Cells of the part of a block whose bounds are computed.
-CROP = (30, 60)
 CELL = (6.096, 3.048, 0.6096)
 FORMATIONS = ("Tarbert", "Upper Ness")
 #: How much finer the mesh is whose energy stands for the exact one.
@@ -170,7 +168,7 @@ def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
     layers = list(dict.fromkeys(r["layers"] for r in mine))
     contrasts = [r["contrast"] for r in mine]
     source = "" if mine[0]["data"] == "SPE10" else ", generated, not SPE10"
-    what = {"layers": "layers", "block": "block, layers", "crop": "part of a block, layers"}[case]
+    what = "layers" if case == "layers" else "block, layers"
     bound = values(select(mine, basis=SLEPC), "fine_bound")
     notes = (
         f"{mine[0]['cells'].replace('x', ' x ')} cells, contrast {min(contrasts):.1e} to "
@@ -180,11 +178,6 @@ def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
         "neighbourhood's functions leave more than 1e-10 of the energy of its constant. ms: "
         "processor time of the basis stage of a neighbourhood; space: of the whole space."
     )
-    if case == "block":
-        notes += (
-            " Not bounded: the constants of the space and the fluxes of all patches take longer "
-            "than the rest of the table; see the part of a block."
-        )
     return Shown(f"{name}{source}: {what} {', '.join(layers)}", head, rows, notes)
 
 
@@ -221,7 +214,7 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
 def main() -> None:
     """Run the cases and write the tables."""
     made = parser(__doc__ or "")
-    cases = ("layers", "crop", "block")
+    cases = ("layers", "block")
     made.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
     made.add_argument("--fields", type=int, help="number of layers")
     made.add_argument("--spe10", default=os.environ.get("SPE10"), help="the data")
@@ -237,7 +230,7 @@ def main() -> None:
     }
     results = Results("rock", options, settings)
     models = {dim: pretrained(dim) for dim in (2, 3) if not options.show}
-    shape, crop = ((20, 40), (20, 20)) if options.quick else ((60, 220), CROP)
+    shape = (20, 40) if options.quick else (60, 220)
 
     def read(first: int, last: int) -> LatticeField:
         if path is None:
@@ -259,10 +252,6 @@ def main() -> None:
         if "layers" in options.cases:
             for k in layers:
                 run(results, key("layers", k, k), read(k, k), models, bounds=k in BOUNDED)
-        if "crop" in options.cases:
-            for first, last in blocks[:1] if options.quick else blocks:
-                field = read(first, last)[: crop[0], : crop[1], :]
-                run(results, key("crop", first, last), field, models, bounds=True)
         if "block" in options.cases:
             for first, last in blocks[1:] if options.quick else blocks:
                 run(results, key("block", first, last), read(first, last), models, bounds=False)

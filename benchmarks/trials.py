@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from petsc4py import PETSc
@@ -48,6 +49,7 @@ def make(name: str, kappa: Any, model: Any, num_modes: int = NUM_MODES) -> Any:
     return msnn.GuardedBasis(learned) if name == GUARDED else learned
 
 
+@cache
 def pretrained(dim: int) -> Any:
     """The model that comes with the package; ``None`` where torch is missing."""
     try:
