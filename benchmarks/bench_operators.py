@@ -1,0 +1,223 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Table 4: networks that predict the solution by themselves, next to multiscale spaces.
+
+Steady Richards' equation on the unit square (``standalone.py`` says what is drawn). F-FNO of this
+package, FNO of ``neuraloperator`` and Transolver of ``nvidia-physicsnemo`` learn p from log κ, f
+and the boundary values: the same fine solutions, inputs and seconds of training on one core, and
+several seeds. All methods then solve the same unseen fields, with loads drawn as in training and
+with loads that no network has seen: wells, f twice as large, the pressures on the two other sides,
+a drop of pressure twice as large. Spaces need no training for any of these. Errors are relative to
+the fine solution, in L2 and in the energy norm of κ; seconds are processor time of one core for one
+problem: a forward pass, or a basis, its space and Newton's method in it.
+
+    python benchmarks/bench_operators.py [--quick] [--resume] [--show]
+    python benchmarks/bench_operators.py --fields 10 --seeds 2 --minutes 0.5 --networks F-FNO FNO
+
+Fine solutions and trained networks are kept in ``benchmarks/work/operators``. A network whose
+package is not there has no row but a remark.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import standalone
+import tables
+from common import FAMILIES, FIRST_SEED
+from matplotlib.figure import Figure
+from standalone import KINDS, NETWORKS, Richards
+from tables import Record, Results, Shown, ratios, spread, values
+
+#: Fine cells, coarse boxes, fields to learn from, fields to test, training seeds, minutes each.
+FULL = (60, 6, 800, 20, 5, 0.7)
+QUICK = (16, 2, 8, 1, 2, 0.005)
+SPACES = ("SLEPc", "filtered cosines", "learned (shipped)")
+#: Sets of fine solutions; further seeds of training share them.
+DATA_SETS = 3
+#: L2 errors in per cent of Rudikov et al. (ICLR 2026), their Richards' problem on 250 x 250.
+PAPER = {"F-FNO": "4.45", "Transolver": "8.82 (++)", "learned (shipped)": "1.60", "GNOT": "14.69"}
+
+
+def data_seed(seed: int) -> int:
+    """The set of fine solutions that a seed learns from."""
+    return (seed - 1) % DATA_SETS + 1
+
+
+def unseen(richards: Richards, count: int) -> list[tuple[int, dict[str, Any]]]:
+    """Test problems: field, then kind, then log κ, load, and fine solution."""
+    found = []
+    for k in range(count):
+        drawn = FAMILIES["log-normal"](richards.msh, FIRST_SEED + k)
+        richards.kappa.x.array[:] = drawn.x.array
+        log_kappa = richards.log_kappa()
+        loads = standalone.test_loads(richards, k)
+        found.append((k, {q: (log_kappa, load, richards.solve(load)) for q, load in loads.items()}))
+    return found
+
+
+def run_spaces(results: Results, richards: Richards, tests: Sequence[Any], names: Any) -> None:
+    """Multiscale spaces, and the fine mesh, on all test problems."""
+    makers = {n: m for n, m in standalone.bases(richards).items() if n in names}
+    for number, problems in tests:
+        log_kappa, loads = next(iter(problems.values()))[0], {q: p[1] for q, p in problems.items()}
+        richards.set_log_kappa(log_kappa)
+        if results.missing(method="fine mesh", field=number):
+            for kind, load in loads.items():
+                begin = time.process_time()
+                richards.solve(load)
+                seconds = time.process_time() - begin
+                entry = {"method": "fine mesh", "seed": 0, "field": number, "kind": kind}
+                results.add(entry | {"solve s": seconds})
+        for name, maker in makers.items():
+            if not results.missing(method=name, field=number):
+                continue
+            if number == tests[0][0]:
+                # The first call compiles forms and loads libraries.
+                richards.multiscale(maker, loads)
+            for kind, (p, build, seconds) in richards.multiscale(maker, loads).items():
+                l2, energy = richards.errors(p, problems[kind][2])
+                entry = {"method": name, "seed": 0, "field": number, "kind": kind}
+                entry |= {"L2": l2, "energy": energy, "build s": build, "solve s": build + seconds}
+                results.add(entry)
+        gc.collect()
+
+
+def run_networks(
+    results: Results, richards: Richards, tests: Sequence[Any], options: Namespace
+) -> None:
+    """Train each network with each seed, and use it on all test problems."""
+    sizes = standalone.SMALL if options.quick else standalone.FULL
+    for seed in range(1, options.seeds + 1):
+        for name in options.networks:
+            todo = [t for t in tests if results.missing(method=name, seed=seed, field=t[0])]
+            if not todo or not standalone.installed(name):
+                continue
+            data = standalone.dataset(richards, data_seed(seed), options.train)
+            network = standalone.train(name, data, seed, 60 * options.minutes, sizes)
+            for record in standalone.evaluate(richards, network, todo):
+                results.add({"method": name, "seed": seed} | record | network.report)
+
+
+def shown(records: Sequence[Record]) -> list[Shown]:
+    """Errors by kind of load; then costs."""
+    pair = ("field", "kind")
+    first = Shown(
+        "Error in L2, %",
+        ["method", "paper", "as in training", "over SLEPc", *KINDS[1:]],
+        [],
+        "Mean ± standard deviation over fields and seeds of training. Over SLEPc: ratio of errors, "
+        "field by field. The paper's column has its own problem and machine (250 x 250 cells, "
+        "H100): its Transolver is Transolver++, its learned basis is trained for the problem; its "
+        "GNOT (14.69) is not run here.",
+    )
+    second = Shown(
+        "Error in the energy norm, %",
+        ["method", "as in training", "over SLEPc", *KINDS[1:]],
+        [],
+        "Nothing keeps a network's gradient small where κ is large: 100 % is the error of p = 0.",
+    )
+    third = Shown(
+        "Cost, processor seconds of one core",
+        [
+            "method",
+            "numbers to learn",
+            "steps",
+            "training s",
+            "L2 % in training",
+            "one problem s",
+            "of these for the basis",
+            "L2 %, seeds' means",
+        ],
+        [],
+        "L2 in training: mean of the last 50 steps, on fields that were learned. One problem: a "
+        "forward pass, or basis, space and Newton; the fine mesh is small enough for Newton on it "
+        "to be faster than any space. Not in the table: fine solutions to learn from.",
+    )
+    for name in [*NETWORKS, *SPACES, "fine mesh"]:
+        mine = [r for r in records if r["method"] == name]
+        if not mine:
+            if name in NETWORKS and not standalone.installed(name):
+                for table in (first, second, third):
+                    table.rows.append([name, "not installed", *["–"] * (len(table.head) - 2)])
+            continue
+        if name != "fine mesh":
+            for table, error in ((first, "L2"), (second, "energy")):
+                cells = [spread(values(mine, error, kind=q), 100) for q in KINDS]
+                over = ratios(records, error, pair, {"method": "SLEPc"}, method=name, kind=KINDS[0])
+                lead = [name, PAPER.get(name, "–")] if error == "L2" else [name]
+                table.rows.append([*lead, cells[0], f"{over.mean():.3g}", *cells[1:]])
+        runs = list({r["seed"]: r for r in mine if "steps" in r}.values())
+        means = [values(mine, "L2", kind=KINDS[0], seed=r["seed"]).mean() for r in runs]
+        third.rows.append(
+            [
+                name,
+                f"{runs[0]['parameters']:,}" if runs else "–",
+                spread(values(runs, "steps")) if runs else "–",
+                spread(values(runs, "train s")) if runs else "–",
+                spread(values(runs, "loss"), 100) if runs else "–",
+                spread(values(mine, "solve s")),
+                spread(values(mine, "build s")),
+                spread(means, 100) if runs else "–",
+            ]
+        )
+    return [first, second, third]
+
+
+def draw(figure: Figure, records: Sequence[Record]) -> None:
+    """Bars of the L2 error by kind of load."""
+    axes = figure.add_subplot()
+    names = [n for n in [*NETWORKS, *SPACES] if any(r["method"] == n for r in records)]
+    width = 0.85 / len(names)
+    for k, name in enumerate(names):
+        found = [100 * values(records, "L2", method=name, kind=q) for q in KINDS]
+        places = np.arange(len(KINDS)) + (k - (len(names) - 1) / 2) * width
+        style = {"hatch": "//", "edgecolor": "white"} if name in NETWORKS else {}
+        axes.bar(places, [v.mean() for v in found], width, label=name, **style)
+        low, high = ([np.percentile(v, q) for v in found] for q in (10, 90))
+        axes.vlines(places, low, high, color="black", lw=1)
+    axes.set_xticks(range(len(KINDS)), ["as in training", *KINDS[1:]])
+    axes.set_yscale("log")
+    axes.set(ylabel="relative error in L2, %", xlabel="load (lines: 10 to 90 % of the runs)")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = tables.parser(__doc__)
+    parser.add_argument("--fields", type=int, help="fields to test")
+    parser.add_argument("--train", type=int, help="fields to learn from")
+    parser.add_argument("--seeds", type=int, help="trainings of each network")
+    parser.add_argument("--minutes", type=float, help="of each training")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--spaces", nargs="*", default=list(SPACES), choices=SPACES)
+    options = parser.parse_args(arguments)
+    cells, boxes, *rest = QUICK if options.quick else FULL
+    for key, value in zip(("train", "fields", "seeds", "minutes"), rest, strict=True):
+        if getattr(options, key) is None:
+            setattr(options, key, value)
+    settings = {"cells": cells, "boxes": boxes, "family": standalone.FAMILY}
+    settings |= {k: getattr(options, k) for k in ("train", "fields", "seeds", "minutes")}
+    results = Results("operators", options, settings)
+    if not options.show:
+        richards = Richards(cells, boxes)
+        tests = unseen(richards, options.fields)
+        run_spaces(results, richards, tests, options.spaces)
+        run_networks(results, richards, tests, options)
+    made = shown(results.records)
+    results.finish(made, {"errors": lambda figure: draw(figure, results.records)})
+
+
+if __name__ == "__main__":
+    main()
