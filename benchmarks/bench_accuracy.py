@@ -137,7 +137,7 @@ def train_raw(results: Results, dim: int, options: Namespace) -> dict[int, Path]
 
     made = {}
     steps = options.steps if dim == 2 else options.steps_3d
-    for modes in RAW_MODES[dim]:
+    for modes in set(options.raw_modes) & set(RAW_MODES[dim]):
         table = raw_table(dim, modes, steps, options.quick)
         trained = learning.train(table, labels=max(RAW_MODES[dim]))
         made[modes] = trained.path
@@ -182,7 +182,7 @@ def run_field(
                 record["ms"] = 1e3 * clock.seconds / clock.count
             record["fallbacks"] = getattr(basis, "num_fallbacks", 0)
             results.add(record)
-            gc.collect()
+        gc.collect()
 
 
 def run(results: Results, options: Namespace) -> None:
@@ -249,7 +249,7 @@ def notes(records: list[tables.Record], case: str, family: str) -> str:
         "2026, GMsFEM and learned, their own problem, fields and number of modes; it enters no "
         "ratio."
     ]
-    trained = list(select(records, case="training", dim=dim))
+    trained = sorted(select(records, case="training", dim=dim), key=lambda r: r["modes"])
     if not trained:
         said.append("The learned rows need torch and h5py, which were not installed.")
     else:
@@ -266,9 +266,10 @@ def notes(records: list[tables.Record], case: str, family: str) -> str:
             said.append("Fields like these the raw models have not seen.")
         if dim == 3:
             said.append("In 3D there is a raw model for N_bf = 8 only.")
-    fallen = sum(r["fallbacks"] for r in select(records, case=case, family=family, modes=16))
+    raw = select(records, case=case, family=family, basis="learned raw")
+    fallen = sum(r["fallbacks"] for r in raw)
     if fallen:
-        said.append(f"With 16 modes, {fallen} predictions were dependent and not used.")
+        said.append(f"{fallen} raw predictions were dependent; filtered cosines stood in.")
     return " ".join(said)
 
 
@@ -341,6 +342,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", help=f"from {', '.join(CASES)}")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES)[:2])
     parser.add_argument("--fields", type=int, help="fields of each family")
+    parser.add_argument("--raw-modes", nargs="*", type=int, default=MODES, help="models to train")
     parser.add_argument("--steps", type=int, default=1500, help="of each training in 2D")
     parser.add_argument("--steps-3d", type=int, default=1000, help="of the training in 3D")
     options = parser.parse_args()

@@ -58,20 +58,31 @@ class Trained(NamedTuple):
         return {k: v for k, v in self._asdict().items() if k != "path"}
 
 
-def train(table: Mapping[str, Any], *, labels: int | None = None, folder: Path = WORK) -> Trained:
+def train(
+    table: Mapping[str, Any],
+    *,
+    labels: int | None = None,
+    sample_seed: int | None = None,
+    folder: Path = WORK,
+) -> Trained:
     """Train the model of a configuration, unless it is there already.
 
     Args:
         table: As in a file of ``configs/``, but without ``data.path``.
         labels: Modes that the samples are made with, if more than ``data.num_modes``; models that
             differ in that number alone then share one set of samples.
+        sample_seed: Seed of the samples, if not that of the configuration, which then is that of
+            the split, the weights and the order of the samples only.
         folder: Where samples and models are kept.
 
     Raises:
         KeyboardInterrupt: If a signal ended the training; started again, it goes on.
     """
     table = deepcopy(dict(table))
-    output = folder / "models" / _hash({**table, "labels": labels})
+    known: dict[str, Any] = {**table, "labels": labels}
+    if sample_seed not in (None, table["seed"]):
+        known["sample_seed"] = sample_seed
+    output = folder / "models" / _hash(known)
     table["data"]["path"] = str(output / "samples.h5")
     name = table.get("name", "model")
     config = Config.parse(table, name=name)
@@ -79,8 +90,10 @@ def train(table: Mapping[str, Any], *, labels: int | None = None, folder: Path =
     if report.exists():
         return Trained(output / f"{name}.pt", **json.loads(report.read_text()))
     output.mkdir(parents=True, exist_ok=True)
-    samples, seconds = _sample(config, labels or config.data.num_modes, folder)
-    count = _with_labels(samples, config.data.path, config.data.num_modes)
+    seed = config.seed if sample_seed is None else sample_seed
+    samples, seconds = _sample(config, seed, labels or config.data.num_modes, folder)
+    entries = {"num_modes": config.data.num_modes, "seed": config.seed}
+    count = _copy(samples, config.data.path, entries)
     _load_optimiser()
     clock = output / "seconds.json"
     spent = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -104,13 +117,13 @@ def train(table: Mapping[str, Any], *, labels: int | None = None, folder: Path =
     return made
 
 
-def _sample(config: Config, labels: int, folder: Path) -> tuple[Path, float]:
+def _sample(config: Config, seed: int, labels: int, folder: Path) -> tuple[Path, float]:
     """The set of samples with so many modes, and the processor time it took."""
     problem, data = config.problem, config.data
     families = [family.describe() for family in config.families]
     plain = config.as_dict()
     kept = {k: v for k, v in plain["data"].items() if k not in ("path", "num_modes")}
-    key = _hash([config.seed, plain["problem"], kept, labels, families])
+    key = _hash([seed, plain["problem"], kept, labels, families])
     path = folder / "samples" / f"{key}.h5"
     clock = path.with_suffix(".json")
     if path.exists():
@@ -136,7 +149,7 @@ def _sample(config: Config, labels: int, folder: Path) -> tuple[Path, float]:
         lattice=data.lattice,
         samples=data.samples,
         degree=problem.degree,
-        seed=config.seed,
+        seed=seed,
         comm=MPI.COMM_SELF,
         progress=keep_time,
     )
@@ -144,15 +157,15 @@ def _sample(config: Config, labels: int, folder: Path) -> tuple[Path, float]:
     return path, json.loads(clock.read_text())
 
 
-def _with_labels(source: Path, target: str, num_modes: int) -> int:
-    """Copy a set of samples with the lowest modes only; the number of samples."""
+def _copy(source: Path, target: str, entries: dict[str, int]) -> int:
+    """Copy a set of samples with the lowest modes only and another seed; the number of samples."""
     import h5py
 
     draft, count = target + ".part", 0
     with h5py.File(source) as whole, h5py.File(draft, "w", libver=("v110", "v110")) as file:
         for name, value in whole.attrs.items():
             file.attrs[name] = value
-        provenance = json.loads(whole.attrs["provenance"]) | {"num_modes": num_modes}
+        provenance = json.loads(whole.attrs["provenance"]) | entries
         file.attrs["provenance"] = json.dumps(provenance)
         # Group by group, as the labels are tables inside of them.
         whole.copy("geometry", file)
@@ -163,7 +176,9 @@ def _with_labels(source: Path, target: str, num_modes: int) -> int:
                 group = fresh.create_group(key)
                 for name, values in tables.items():
                     if name in ("modes", "eigenvalues"):
-                        group.create_dataset(name, data=np.asarray(values)[:, :num_modes])
+                        group.create_dataset(
+                            name, data=np.asarray(values)[:, : entries["num_modes"]]
+                        )
                     else:
                         tables.copy(name, group)
                 count += len(tables["vertex"])
