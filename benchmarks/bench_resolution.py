@@ -66,11 +66,11 @@ class Case(NamedTuple):
 
 ONE = ("two-phase 1e3",)
 CASES = [
-    *(Case(2, 100, 5, 20), Case(2, 200, 5, 20), Case(2, 400, 5, 5)),
+    *(Case(2, 100, 5, 20), Case(2, 200, 5, 20), Case(2, 400, 5, 3, ONE)),
     *(Case(2, 100, boxes, 20) for boxes in (3, 4, 8, 10, 20)),
-    *(Case(2, 200, boxes, 20) for boxes in (3, 4, 8, 10, 20)),
+    *(Case(2, 200, boxes, 10, ONE) for boxes in (3, 4, 8, 10, 20)),
     *(Case(3, 32, 4, 2, ONE), Case(3, 24, 3, 2, ONE), Case(3, 24, 4, 2, ONE)),
-    *(Case(3, 32, 8, 2, ONE), Case(3, 48, 6, 1, ONE), Case(3, 48, 4, 1, ONE)),
+    *(Case(3, 32, 8, 2, ONE), Case(3, 48, 6, 1, ONE), Case(3, 40, 4, 1, ONE)),
 ]
 QUICK = [
     *(Case(2, 20, 2, 2), Case(2, 40, 2, 1), Case(2, 20, 3, 1)),

@@ -165,7 +165,7 @@ def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
                 spread(values(this, "space_s")),
             ]
         )
-    layers = list(dict.fromkeys(r["layers"] for r in mine))
+    layers = sorted({r["layers"] for r in mine}, key=lambda name: int(name.split("-")[0]))
     contrasts = [r["contrast"] for r in mine]
     source = "" if mine[0]["data"] == "SPE10" else ", generated, not SPE10"
     what = "layers" if case == "layers" else "block, layers"
@@ -202,7 +202,7 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
                 axis.plot(*zip(*found, strict=True), markerfacecolor="none", linewidth=1.0, **style)
         axis.axvline(35.5, color="0.5", linestyle="--", linewidth=0.8)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.grid(visible=True, color="0.9")
     source = {r["data"] for r in records}
     name = "SPE10" if source == {"SPE10"} else "Generated, not SPE10"
@@ -254,7 +254,7 @@ def main() -> None:
                 run(results, key("layers", k, k), read(k, k), models, bounds=k in BOUNDED)
         if "block" in options.cases:
             for first, last in blocks[1:] if options.quick else blocks:
-                run(results, key("block", first, last), read(first, last), models, bounds=False)
+                run(results, key("block", first, last), read(first, last), models, bounds=True)
     records = results.records
     tables = [table(records, case, name) for case in cases for name in FORMATIONS]
     results.finish(
