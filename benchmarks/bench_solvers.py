@@ -32,6 +32,7 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -111,21 +112,22 @@ def settings(records: Sequence[Record], case: str, family: str, method: str) -> 
 
 def launch(command: Sequence[str], minutes: float, gib: float) -> list[Record]:
     """Run a worker within limits; what comes of it, or why nothing did."""
-    size = int(gib * 2**30)
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60 * minutes,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
-        )
-    except subprocess.TimeoutExpired:
+    size, seconds = int(gib * 2**30), int(60 * minutes)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return [{"over": f"{minutes:g} minutes"}]
     lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
     if done.returncode == 0 and lines:
         found: list[Record] = json.loads(lines[-1])
+        for record in found:
+            # MUMPS has said what it needs.
+            if "GiB" in record.get("over", ""):
+                record["over"] = f"{gib:g} GiB ({record['over']})"
         return found
     text = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     memory = any("emory" in line for line in text)
@@ -191,7 +193,9 @@ def run(results: Results, options: Any, cases: Sequence[str]) -> None:
             # The dearest comes last.
             if [SLEPC] in todo:
                 add(call("ours", [SLEPC]), method=SLEPC)
-            shutil.rmtree(folder)
+            # What was left out may be asked for later.
+            if not left:
+                shutil.rmtree(folder)
 
 
 def work(arguments: Sequence[str]) -> list[Record]:
@@ -354,8 +358,8 @@ def main() -> None:
     arguments.add_argument("--cases", nargs="+", choices=[*CASES, *QUICK], help="of the meshes")
     arguments.add_argument("--families", nargs="+", choices=CHOSEN, help="of coefficients")
     arguments.add_argument("--without", nargs="+", choices=[*SETTINGS, *OURS], help="left out")
-    arguments.add_argument("--minutes", type=float, default=20.0, help="limit of a process")
-    arguments.add_argument("--gib", type=float, default=20.0, help="limit of a process")
+    arguments.add_argument("--minutes", type=float, default=20.0, help="of a process, at most")
+    arguments.add_argument("--gib", type=float, default=20.0, help="of a process, at most")
     options = arguments.parse_args()
     cases = options.cases or list(QUICK if options.quick else CASES)
     chosen = {"rtol": RTOL, "modes": NUM_MODES, "minutes": options.minutes, "gib": options.gib}

@@ -258,8 +258,8 @@ def run(folder: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
         except (RuntimeError, PETSc.Error, MemoryError) as error:
             text = (str(error).splitlines() or [""])[-1][:200] or type(error).__name__
             if solver is not None and (extra := solver.extra()):
-                # What the analysis says a factorisation takes.
-                text += f"; needs {extra['factor_gib']:.1f} GiB, {extra['factor_gflop']:.0f} GFlop"
+                # By MUMPS's analysis.
+                text = f"needs {extra['factor_gib']:.1f} GiB, {extra['factor_gflop']:.0f} GFlop"
             tried[name] = text
             continue
         setup = solver.setup + max(0.0, first - again)
