@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from measured import RESULTS, Measured, Result, is_table
+from measured import RESULTS, Measured, Result
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -96,12 +96,22 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 TITLES = {
+    "accuracy": "Accuracy",
     "bases": "Bases",
     "bases-map": "Sweeps and time at equal error, over the width of a neighbourhood",
+    "contrast": "Contrast",
+    "data": "Fields of training",
+    "growth": "Growth",
     "guard": "Guard",
+    "losses": "Losses",
+    "operators": "Networks in place of a solver",
     "parametric": "Many coefficients on one space",
+    "resolution": "Meshes and coarse grids",
     "richards": "Richards problems",
+    "rock": "SPE10",
+    "solvers": "Coarse spaces and fine solvers",
     "space": "Time and memory of a space",
+    "time": "Time of the basis, and of training",
     "transient": "Many time steps in one space",
     "trust": "Bounds and adaptive enrichment",
     "two-level": "Two-level preconditioner",
@@ -117,9 +127,6 @@ def result_title(stem: str) -> str:
 def result_sections() -> Iterator[str]:
     """A section for each file of results, in MyST."""
     for path in sorted(RESULTS.glob("*.md")):
-        if is_table(path.stem):
-            # On a page of their own, with what they mean.
-            continue
         text = path.read_text(encoding="utf-8").strip()
         # Their headings, if any, come below the section's.
         text = re.sub(r"^# .*\n+", "", text)

@@ -13,9 +13,10 @@ import os
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -24,11 +25,6 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 def load(name: str) -> Any:
     """A file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def is_table(name: str) -> bool:
-    """Whether results are shown by :class:`Result`."""
-    return (RESULTS / f"{name}.json").exists() and "tables" in load(name)
 
 
 def bases_table() -> Iterator[list[str]]:
@@ -89,9 +85,17 @@ TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
 
 
 class Result(SphinxDirective):
-    """``{result} NAME``: tables and figures of a benchmark, as the program wrote them."""
+    """``{result} NAME``: tables and figures of a benchmark, as the program wrote them.
+
+    With ``:first: N`` only so many tables, with ``:figures: N`` only so many figures; all tables
+    are on the page of results.
+    """
 
     required_arguments = 1
+    option_spec: ClassVar[Any] = {
+        "first": directives.nonnegative_int,
+        "figures": directives.nonnegative_int,
+    }
 
     def run(self) -> list[nodes.Node]:
         """Read the results and show them."""
@@ -102,11 +106,11 @@ class Result(SphinxDirective):
         except FileNotFoundError:
             raise self.error(f"no results {name!r}") from None
         shown: list[nodes.Node] = []
-        for entry in found["tables"]:
+        for entry in found["tables"][: self.options.get("first")]:
             shown.append(nodes.paragraph("", "", nodes.strong(text=entry["title"])))
             shown.append(table(entry["head"], entry["rows"]))
             shown += [nodes.paragraph(text=text) for text in entry["notes"].split("\n") if text]
-        for file in found["figures"]:
+        for file in found["figures"][: self.options.get("figures")]:
             alt = f"Figure of the benchmark {name}: {file.removesuffix('.png')}"
             source = Path(self.env.doc2path(self.env.docname)).parent
             path = os.path.relpath(RESULTS / file, source)
