@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Every command first makes .venv, or repairs it; see .ci/setup. ARGS="..." is passed on to what a command runs,
-# PYTHON=... names the interpreter to start from, NN=1 adds torch, SPE10=... the folder or file with SPE10 data for the demo,
-# EXECUTE=off builds the documentation without running what it shows.
+# PYTHON=... names the interpreter to start from, NN=1 adds torch, BENCH=1 what benchmarks compare with, SPE10=... the folder
+# or file with SPE10 data for the demo, EXECUTE=off builds the documentation without running what it shows.
 
 # One thread a process: the ranks of an MPI run share the cores.
 export OMP_NUM_THREADS ?= 1
@@ -30,6 +30,7 @@ help:
 	@echo "                    TABLES=\"time losses\" chooses; bench-details runs the other programs"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
+	@echo "make venv BENCH=1   the same with the libraries that benchmarks compare with"
 	@echo "make release        build wheel and sdist in dist, and test the wheel in an empty environment"
 	@echo "make lock           renew the requirements*.lock"
 	@echo "make clean          remove .venv and everything that is made from the sources"
