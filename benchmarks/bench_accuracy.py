@@ -70,7 +70,7 @@ RAW: dict[int, dict[str, Any]] = {
     3: {
         "problem": {"cells": [40] * 3, "coarse": [4] * 3, "upper": [0.8] * 3},
         # Every second node.
-        "data": {"num_fields": 40, "per_field": 15, "lattice": 11},
+        "data": {"num_fields": 20, "per_field": 20, "lattice": 11},
         "network": {"width": 24, "modes": 6, "layers": 4, "warp": False},
     },
 }

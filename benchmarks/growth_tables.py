@@ -38,6 +38,7 @@ def runs(records: Sequence[Record], **key: object) -> list[Record]:
     for r in select(records, **key):
         before = found.setdefault(tuple(r[n] for n in names), dict(r))
         before |= {k: min(v, before[k]) for k, v in r.items() if k.startswith("s ")}
+        before |= {k: max(r[k], before[k]) for k in ("mib", "peak_mib")}
     return list(found.values())
 
 
@@ -195,9 +196,9 @@ def peaks(records: Sequence[Record]) -> Iterator[Shown]:
         "One core, one thread, best of seven. Filter: single precision, 2 nnz + 5 n operations a "
         "function and sweep; it moves the entries (8 bytes with their column), and three blocks. "
         "Gram matrices: of A and S, sums in double precision, the functions in single: 4 nnz + "
-        "2 n (m + 1) operations a function. Bytes: what has to move once; blocks that stay in the "
-        "cache go faster than the stream (arrays far larger than the cache). So neither memory nor "
-        "the multipliers are at their limit: entries are loaded one by one and gather rows."
+        "2 n (m + 1) operations a function. Bytes: what has to move once, however often it is "
+        "read from the caches; a block that stays there may go faster than the stream, which is "
+        "that of arrays far larger."
     )
     yield Shown("Peaks of one core, and what the kernels reach", head, rows, notes)
 

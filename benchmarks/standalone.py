@@ -19,6 +19,7 @@ The other networks are optional: FNO from ``neuraloperator`` and Transolver from
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -146,18 +147,18 @@ class Richards:
         self.bcs[load.axis][0].set(self.p.x.array)
 
     def solve(self, load: Load) -> np.ndarray:
-        """The fine solution by Newton; where it fails, with f growing step by step."""
-        problem = self.problems[load.axis]
+        """The fine solution by Newton.
+
+        Raises:
+            RuntimeError: If it does not converge.
+        """
         self.start(load)
-        for share in (1.0, 0.25, 0.5, 0.75, 1.0):
-            self.f.x.array[self.order] = share * load.f
-            problem.solve()
-            reason = problem.solver.getConvergedReason()
-            if reason > 0 and share == 1.0:
-                return self.p.x.array[self.order].copy()
-            if reason <= 0:
-                self.start(load)
-        raise RuntimeError(f"Newton ended with {reason}.")
+        problem = self.problems[load.axis]
+        problem.solve()
+        reason = problem.solver.getConvergedReason()
+        if reason <= 0:
+            raise RuntimeError(f"Newton ended with {reason}.")
+        return self.p.x.array[self.order].copy()
 
     def log_kappa(self) -> np.ndarray:
         """Log κ of the cells."""
@@ -230,8 +231,13 @@ def dataset(richards: Richards, seed: int, count: int, folder: Path = WORK) -> D
         begin = time.process_time()
         for number in range(count):
             richards.draw(seed, number)
-            load = draw_load(richards.x, np.random.default_rng([seed, number, 1]))
-            rows.append([richards.log_kappa(), load.f, richards.lift(load), richards.solve(load)])
+            # Pumped where κ is 1e-4, p falls beyond all reason, and Newton fails: draw anew.
+            for attempt in range(1, 9):
+                load = draw_load(richards.x, np.random.default_rng([seed, number, attempt]))
+                with contextlib.suppress(RuntimeError):
+                    p = richards.solve(load)
+                    rows.append([richards.log_kappa(), load.f, richards.lift(load), p])
+                    break
         seconds = (time.process_time() - begin) / count
         print(f"{count} fine solutions, {seconds:.2g} s each", flush=True)
         arrays = [np.array(column, dtype=np.float32) for column in zip(*rows, strict=True)]
