@@ -333,7 +333,8 @@ def main() -> None:
             for record in found:
                 results.add({"part": "peaks"} | record)
     records = results.records
-    results.finish(tables(records, cluster(options)), figures(records, cluster(options)))
+    assumed, cores = cluster(options), results.head["machine"]["cores"]
+    results.finish(tables(records, assumed, cores), figures(records, assumed))
 
 
 if __name__ == "__main__":

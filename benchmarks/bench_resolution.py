@@ -222,6 +222,12 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
                     first = False
             axis.set(xscale="log", yscale="log")
             axis.grid(visible=True, color="0.9")
+        ticks = sorted({2 * cells / boxes for cells, boxes, _ in ordered(records, dim)})
+        for axis in column:
+            # Those that are wide apart.
+            shown = [t for k, t in enumerate(ticks) if k == 0 or t > 1.15 * ticks[k - 1]]
+            axis.set_xticks(shown, [f"{tick:.3g}" for tick in shown])
+            axis.set_xticks([], minor=True)
         fewest = sorted({c for c, _, _ in ordered(records, dim)})
         marks = ", ".join(f"{m} {c}" for m, c in zip("○□△◇", fewest, strict=False))
         column[0].set_title(f"{dim}D, two-phase 1e3; cells a side: {marks}", fontsize="medium")

@@ -130,7 +130,7 @@ def width(records: Sequence[Record]) -> Iterator[Shown]:
         yield Shown(f"Width of a neighbourhood, {dim}D", head, rows, notes)
 
 
-def scaling(records: Sequence[Record]) -> Iterator[Shown]:
+def scaling(records: Sequence[Record], cores: int) -> Iterator[Shown]:
     """Strong and weak scaling."""
     for part in ("strong", "weak"):
         mine = runs(records, part=part)
@@ -142,7 +142,8 @@ def scaling(records: Sequence[Record]) -> Iterator[Shown]:
         for r in mine:
             same = {"dim": r["dim"], "basis": r["basis"], "ranks": 1}
             one = next((o for o in mine if all(o[k] == v for k, v in same.items())), None)
-            row = [f"{r['dim']}", r["basis"], f"{r['ranks']}", f"{size_of(r).vertices}"]
+            ranks = f"{r['ranks']}" + (" (oversubscribed)" if r["ranks"] > cores else "")
+            row = [f"{r['dim']}", r["basis"], ranks, f"{size_of(r).vertices}"]
             row += [f"{r[f's {k}']:.3g}" for k in ("basis", "total", "product", "factor")]
             if one is not None:
                 # Of equal work for each rank: boxes are counted.
@@ -155,9 +156,10 @@ def scaling(records: Sequence[Record]) -> Iterator[Shown]:
             rows.append(row)
         title = "the same problem" if part == "strong" else "a problem that grows with the ranks"
         notes = (
-            "Processor time of the slowest rank; waiting in MPI is counted, as it spins. Four "
-            "ranks share two cores (oversubscribed): their time holds what the caches lose, and "
-            "the spinning, and says little of four cores."
+            f"Processor time of the slowest rank; waiting in MPI is counted, as it spins. {cores} "
+            "cores: the time of more ranks (oversubscribed) leaves out that they wait for a core, "
+            "and says little of as many cores. Memory and caches are shared with other jobs, so "
+            "that figures scatter, to above 100 %."
         )
         yield Shown(f"Ranks, {title}", head, rows, notes)
 
@@ -285,7 +287,7 @@ def validation(records: Sequence[Record]) -> Iterator[Shown]:
     notes = (
         "Rates and a fixed time from the smallest and the middle size over the number (ratio one "
         "by construction); the constant of the coarse factors from the largest matrix. All: "
-        f"predicted over measured, by ranks: {'; '.join(ranges)}. Four ranks are oversubscribed. "
+        f"predicted over measured, by ranks: {'; '.join(ranges)}. "
         "Small coarse matrices factorise at a lower rate than the largest, and on several ranks "
         "MUMPS and PᵀAP need some time whatever the size, which the model leaves out. Growth of "
         f"MUMPS's counts over the three largest: {'; '.join(growth) or 'not known'}; the model "
@@ -347,12 +349,12 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
         yield Shown(f"The model at {DOFS:.0e} dofs", head, rows, notes)
 
 
-def tables(records: Sequence[Record], cluster: Cluster) -> list[Shown]:
-    """All tables."""
+def tables(records: Sequence[Record], cluster: Cluster, cores: int) -> list[Shown]:
+    """All tables; ``cores`` are those of the machine that was measured."""
     return [
         *number(records),
         *width(records),
-        *scaling(records),
+        *scaling(records, cores),
         *peaks(records),
         *validation(records),
         *prediction(records, cluster),
@@ -381,6 +383,10 @@ def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[
                     axis.plot(x, y, "o-", color=COLOURS[b], label=b)
             axis.set(xscale="log", yscale="log", title=f"{dim}D")
             axis.grid(visible=True, color="0.9", which="both")
+            if part == "width" and mine:
+                ticks = sorted({2 * r["cells"] for r in mine})
+                axis.set_xticks(ticks, [f"{tick}" for tick in ticks])
+                axis.set_xticks([], minor=True)
             axis.set_xlabel(
                 "neighbourhoods" if part == "number" else "cells across a neighbourhood"
             )
