@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ def train(
     *,
     labels: int | None = None,
     sample_seed: int | None = None,
+    sample_fields: int | None = None,
     folder: Path = WORK,
 ) -> Trained:
     """Train the model of a configuration, unless it is there already.
@@ -73,6 +75,8 @@ def train(
             differ in that number alone then share one set of samples.
         sample_seed: Seed of the samples, if not that of the configuration, which then is that of
             the split, the weights and the order of the samples only.
+        sample_fields: Fields in the set of samples, if more than ``data.num_fields``, which are
+            the first of them.
         folder: Where samples and models are kept.
 
     Raises:
@@ -82,6 +86,8 @@ def train(
     known: dict[str, Any] = {**table, "labels": labels}
     if sample_seed not in (None, table["seed"]):
         known["sample_seed"] = sample_seed
+    if sample_fields not in (None, table["data"]["num_fields"]):
+        known["sample_fields"] = sample_fields
     output = folder / "models" / _hash(known)
     table["data"]["path"] = str(output / "samples.h5")
     name = table.get("name", "model")
@@ -91,9 +97,12 @@ def train(
         return Trained(output / f"{name}.pt", **json.loads(report.read_text()))
     output.mkdir(parents=True, exist_ok=True)
     seed = config.seed if sample_seed is None else sample_seed
-    samples, seconds = _sample(config, seed, labels or config.data.num_modes, folder)
+    data = replace(config.data, num_fields=sample_fields or config.data.num_fields)
+    samples, seconds = _sample(
+        replace(config, data=data), seed, labels or config.data.num_modes, folder
+    )
     entries = {"num_modes": config.data.num_modes, "seed": config.seed}
-    count = _copy(samples, config.data.path, entries)
+    count = _copy(samples, config.data.path, entries, config.data.num_fields)
     _load_optimiser()
     clock = output / "seconds.json"
     spent = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -157,8 +166,8 @@ def _sample(config: Config, seed: int, labels: int, folder: Path) -> tuple[Path,
     return path, json.loads(clock.read_text())
 
 
-def _copy(source: Path, target: str, entries: dict[str, int]) -> int:
-    """Copy a set of samples with the lowest modes only and another seed; the number of samples."""
+def _copy(source: Path, target: str, entries: dict[str, int], num_fields: int) -> int:
+    """Copy the first fields of a set with the lowest modes and another seed; samples there."""
     import h5py
 
     draft, count = target + ".part", 0
@@ -170,6 +179,8 @@ def _copy(source: Path, target: str, entries: dict[str, int]) -> int:
         # Group by group, as the labels are tables inside of them.
         whole.copy("geometry", file)
         for number, field in whole["fields"].items():
+            if int(number) >= num_fields:
+                continue
             fresh = file.create_group(f"fields/{number}")
             fresh.attrs["description"] = field.attrs["description"]
             for key, tables in field.items():

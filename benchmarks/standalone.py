@@ -238,6 +238,8 @@ def dataset(richards: Richards, seed: int, count: int, folder: Path = WORK) -> D
                     p = richards.solve(load)
                     rows.append([richards.log_kappa(), load.f, richards.lift(load), p])
                     break
+            else:
+                raise RuntimeError(f"Newton fails for every load of field {number}.")
         seconds = (time.process_time() - begin) / count
         print(f"{count} fine solutions, {seconds:.2g} s each", flush=True)
         arrays = [np.array(column, dtype=np.float32) for column in zip(*rows, strict=True)]
