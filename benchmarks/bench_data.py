@@ -162,9 +162,10 @@ def shown(records: Sequence[Record]) -> list[Shown]:
     counts = sorted({r["train"] for r in records if r["train"]}, reverse=True)
     found = []
     seeds = sorted({r["seed"] for r in records if r["seed"]})
-    for error, norm in (("L2", "L2"), ("energy", "the energy norm")):
+    titles = "Error in L2, %", "Relative error in the energy norm"
+    for error, title, scale in zip(("L2", "energy"), titles, (100, 1), strict=True):
         head = ["method", *(f"{n} fields" for n in counts)]
-        table = Shown(f"Error in {norm}, %", head, [], "Mean ± standard deviation.")
+        table = Shown(title, head, [], "As above.")
         if error == "L2":
             note = (
                 f"Mean ± standard deviation over fields and {len(seeds)} seeds of "
@@ -177,7 +178,7 @@ def shown(records: Sequence[Record]) -> list[Shown]:
             table = table._replace(head=[*head, growth, "over SLEPc, fewest"], notes=note)
         for name in (*CONSTANT, *LEARNED):
             if name in CONSTANT:
-                cell = spread(values(records, error, method=name), 100)
+                cell = spread(values(records, error, method=name), scale)
                 more = ["–", "–"] if error == "L2" else []
                 table.rows.append([name, *[cell] * len(counts), *more])
                 continue
@@ -185,8 +186,8 @@ def shown(records: Sequence[Record]) -> list[Shown]:
             for n in counts:
                 mine = list(select(records, method=name, train=n))
                 means = [m.mean() for s in seeds if len(m := values(mine, error, seed=s))]
-                between = spread(means, 100).partition("±")[2].strip() or "–"
-                cells.append(f"{spread(values(mine, error), 100)} ({between})")
+                between = spread(means, scale).partition("±")[2].strip() or "–"
+                cells.append(f"{spread(values(mine, error), scale)} ({between})")
             if error == "L2":
                 pair, last = ("seed", "field"), counts[-1]
                 to = {"method": name, "train": counts[0]}
@@ -245,7 +246,7 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel("relative error, %")
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
