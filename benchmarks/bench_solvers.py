@@ -29,6 +29,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -245,6 +246,20 @@ def groups(records: Sequence[Record]) -> list[tuple[str, str, list[Record]]]:
     return found
 
 
+def expected(records: Sequence[Record], family: str, rows: list[Record]) -> str:
+    """What MUMPS would take where it was over the limit, at its rate in a smaller case."""
+    over = next((r["over"] for r in rows if r["method"] == "MUMPS" and "over" in r), "")
+    work = re.search(r"(\d+) GFlop", over)
+    before = list(select(records, case="3d-50", family=family, method="MUMPS", goal="solver"))
+    if not work or not before:
+        return ""
+    rate = before[0]["factor_gflop"] / before[0]["setup_s"]
+    return (
+        f" MUMPS would take {float(work[1]) / rate:.0f} s at its rate in the case 3d-50, "
+        f"{rate:.1f} GFlop/s with the analysis."
+    )
+
+
 def case_table(records: Sequence[Record], case: str, family: str, rows: list[Record]) -> Shown:
     """All figures of one case and family."""
     head = ["solver", "set-up, s", "a right-hand side, ms", "of ten, ms", "iterations", "L2 error"]
@@ -275,11 +290,12 @@ def case_table(records: Sequence[Record], case: str, family: str, rows: list[Rec
     made = next(select(records, case=case, family=family, method="assembly"), {})
     best = "; ".join(f"{r['method']}: {r['setting']}" for r in rows if r.get("setting"))
     best = "; ".join(dict.fromkeys(best.split("; ")))
+    slow = expected(records, family, rows)
     coarse = next((r["N_c"] for r in rows if r.get("N_c")), "–")
     notes = (
         f"{made.get('N_f', '–')} fine and {coarse} coarse dofs. Assembly of A: "
         f"{made.get('setup_s', float('nan')):.2g} s, not among the times. Errors: means over the "
-        f"loads. Settings that were the best of those tried: {best}."
+        f"loads. Settings that were the best of those tried: {best}.{slow}"
     )
     return Shown(f"{case}, {family}", head, lines, notes)
 
