@@ -137,7 +137,7 @@ def train_raw(results: Results, dim: int, options: Namespace) -> dict[int, Path]
 
     made = {}
     steps = options.steps if dim == 2 else options.steps_3d
-    for modes in set(options.raw_modes) & set(RAW_MODES[dim]):
+    for modes in sorted(set(options.raw_modes) & set(RAW_MODES[dim])):
         table = raw_table(dim, modes, steps, options.quick)
         trained = learning.train(table, labels=max(RAW_MODES[dim]))
         made[modes] = trained.path
@@ -349,7 +349,6 @@ def main() -> None:
     if options.quick:
         options.families = options.families[:1]
     settings = {"modes": MODES, "first_seed": FIRST_SEED, "cases": CASES, "raw": RAW}
-    settings |= {"steps": options.steps, "steps_3d": options.steps_3d}
     results = Results("accuracy", options, settings)
     if not options.show:
         run(results, options)

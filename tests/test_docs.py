@@ -266,3 +266,21 @@ def test_tables_are_made_from_the_results() -> None:
         assert len(rows) > 3
         assert {len(row) for row in rows} == {len(head)}
         assert all((measured.RESULTS / f"{file}.json").exists() for file in files)
+
+
+@pytest.mark.serial
+def test_every_benchmark_is_shown() -> None:
+    root = Path(__file__).resolve().parent.parent
+    measured = load("measured")
+    shown = re.findall(r"\{result\} (\w+)", PAGES["benchmarks"])
+    (made,) = re.findall(r"^TABLES \?= (.*)$", (root / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(made.split())
+    for name in shown:
+        assert (root / "benchmarks" / f"bench_{name}.py").exists()
+        found = measured.load(name)
+        assert not found["quick"]
+        for entry in found["tables"]:
+            assert entry["rows"]
+            assert {len(row) for row in entry["rows"]} == {len(entry["head"])}
+        assert found["figures"]
+        assert all((measured.RESULTS / file).exists() for file in found["figures"])
