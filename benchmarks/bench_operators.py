@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(options, key) is None:
             setattr(options, key, value)
     if options.long is None:
-        options.long = 2.0 if options.quick else 10.0
+        options.long = 2.0 if options.quick else 5.0
     settings = {"cells": cells, "boxes": boxes, "family": standalone.FAMILY}
     settings |= {k: getattr(options, k) for k in ("train", "fields", "seeds", "minutes", "long")}
     results = Results("operators", options, settings)
