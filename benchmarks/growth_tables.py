@@ -79,9 +79,11 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
             )
         if not rows:
             continue
-        growth = []
+        growth, shares = [], []
         for b in (SLEPC, FILTERED):
             this = [r for r in mine if r["basis"] == b]
+            share = [r["s basis"] / r["s all"] for r in this]
+            shares.append(f"{b} {min(share):.0%} to {max(share):.0%}")
             for name in ("total", "product", "factor"):
                 x = [size_of(r).full for r in this]
                 growth.append(f"{b} {name} {exponent(x, [r[f's {name}'] for r in this]):.2f}")
@@ -90,8 +92,8 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
             "have, those at the boundary being smaller). Memory: what the space added to the "
             f"process. {mine[0]['cells']} cells across a box. All: space, PᵀAP, coarse factors, "
             "one solve. Multigrid: CG with GAMG, blocks of 8, the constant as near null space, SOR "
-            "as smoother, set-up and one solve to 1e-6. Exponents of the time over the number: "
-            f"{', '.join(growth)}."
+            f"as smoother, set-up and one solve to 1e-6. Share of the basis in all: "
+            f"{', '.join(shares)}. Exponents of the time over the number: {', '.join(growth)}."
         )
         yield Shown(f"Number of neighbourhoods, {dim}D", head, rows, notes)
 
@@ -325,6 +327,11 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
         row += [f"{p['amg']:.2g}", f"{fixed + p['direct']:.3g}", f"{fixed + p['amg']:.3g}"]
         rows.append([*row, f"{p['memory'] / 2**30:.2g}"])
     if rows:
+        ranges = []
+        for dim in (2, 3):
+            counts = [r["iterations"] for r in runs(records, part="number", dim=dim)]
+            if counts:
+                ranges.append(f"{min(counts)} to {max(counts)} in {dim}D")
         assumed = ", ".join(
             f"{field.name} {getattr(cluster, field.name):g}"
             for field in dataclasses.fields(Cluster)
@@ -338,8 +345,8 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
             "Direct coarse solve: flops ~ N_c² (3D), N_c^1.5 (2D) and entries ~ N_c^(4/3), "
             "N_c log N_c (nested dissection), constants from MUMPS's own counts at the largest "
             "measured N_c, no faster beyond `direct_ranks`. Multigrid on A_0: as many "
-            "iterations as the worst measured run of this dimension (first tables), assumed not "
-            "to grow, each of which moves A_0 `amg_work` times. Left out: its set-up, the mesh, "
+            f"iterations as the worst measured run of this dimension ({', '.join(ranges)}), "
+            "assumed not to grow further, each of which moves A_0 `amg_work` times. Left out: its set-up, the mesh, "
             "assembly of A, input and output. What limits is the coarse system: a direct solver "
             "of a 3D one with millions of unknowns needs more memory and time than all the rest, "
             "so at this size boxes have to be wider (fewer coarse dofs, more work on each "
@@ -383,8 +390,10 @@ def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[
                     axis.plot(x, y, "o-", color=COLOURS[b], label=b)
             axis.set(xscale="log", yscale="log", title=f"{dim}D")
             axis.grid(visible=True, color="0.9", which="both")
-            if part == "width" and mine:
-                ticks = sorted({2 * r["cells"] for r in mine})
+            if mine:
+                ticks = sorted(
+                    {2 * r["cells"] if part == "width" else size_of(r).vertices for r in mine}
+                )
                 axis.set_xticks(ticks, [f"{tick}" for tick in ticks])
                 axis.set_xticks([], minor=True)
             axis.set_xlabel(
@@ -393,7 +402,9 @@ def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[
         axes[0].set_ylabel("ms, one neighbourhood")
         handles, labels = axes[0].get_legend_handles_labels()
         shown = [(h, t) for h, t in zip(handles, labels, strict=True) if len(h.get_xdata())]
-        axes[0].legend(*zip(*shown, strict=True), fontsize="small")
+        figure.legend(
+            *zip(*shown, strict=True), fontsize="small", loc="outside lower center", ncols=4
+        )
 
     def model(figure: Figure) -> None:
         figure.set_size_inches(7.2, 4.2)
