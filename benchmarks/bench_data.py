@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bench_operators
@@ -157,7 +157,7 @@ def run_learned(
                     add_basis(results, richards, number, problems, name, count, seed, maker, report)
 
 
-def shown(records: Sequence[Record]) -> list[Shown]:
+def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]:
     """Errors over the number of fields."""
     counts = sorted({r["train"] for r in records if r["train"]}, reverse=True)
     found = []
@@ -168,7 +168,11 @@ def shown(records: Sequence[Record]) -> list[Shown]:
         table = Shown(title, head, [], "As above.")
         if error == "L2":
             note = (
-                f"Mean ± standard deviation over fields and {len(seeds)} seeds of "
+                "Steady Richards' equation, log-normal κ, {cells} x {cells} cells, "
+                "{boxes} x {boxes} boxes with 8 modes a vertex, {fields} unseen fields. ".format(
+                    **settings
+                )
+                + f"Mean ± standard deviation over fields and {len(seeds)} seeds of "
                 "training; in brackets the standard deviation of the seeds' means. Growth: error "
                 "over that of the most fields, same seed and test field. The paper's rows have its "
                 "own problem, 250 x 250 cells and training on an H100 to the end; here it ends "
@@ -185,6 +189,9 @@ def shown(records: Sequence[Record]) -> list[Shown]:
             cells = []
             for n in counts:
                 mine = list(select(records, method=name, train=n))
+                if not mine:
+                    cells.append("–")
+                    continue
                 means = [m.mean() for s in seeds if len(m := values(mine, error, seed=s))]
                 between = spread(means, scale).partition("±")[2].strip() or "–"
                 cells.append(f"{spread(values(mine, error), scale)} ({between})")
@@ -220,7 +227,7 @@ def training(records: Sequence[Record], counts: Sequence[int]) -> Shown:
             if not mine:
                 continue
             alone = name == ALONE
-            samples = spread([n] if alone else values(mine, "samples"))
+            samples = f"{n if alone else values(mine, 'samples').mean():,.0f}"
             keys = ("steps", "train s", "loss") if alone else ("steps", "training", "validation")
             table.rows.append([name, f"{n}", samples, *(spread(values(mine, k)) for k in keys)])
     return table
@@ -274,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tests = bench_operators.unseen(richards, options.fields)
         run_constant(results, richards, tests)
         run_learned(results, richards, tests, options)
-    made = shown(results.records)
+    made = shown(results.records, results.head["settings"])
     results.finish(made, {"fields": lambda figure: draw(figure, results.records)})
 
 
