@@ -41,7 +41,8 @@ from petsc4py import PETSc
 import numpy as np
 from common import FIRST_SEED, NUM_MODES
 from cost_model import Cluster
-from growth_tables import Sizes, figures, tables
+from growth_figures import figures
+from growth_tables import Sizes, tables
 from tables import Record, Results, parser
 from trials import FILTERED, LEARNED, SLEPC, make, pretrained
 
