@@ -346,8 +346,8 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
             f"iterations as the worst measured run of this dimension ({', '.join(ranges)}), "
             "assumed not to grow further, each of which moves A_0 `amg_work` times. Left out: its "
             "set-up, the mesh, assembly of A, input and output. What limits is the coarse "
-            "system: a direct solver of a 3D one with millions of unknowns needs more memory and time than all the rest, "
-            "so at this size boxes have to be wider (fewer coarse dofs, more work on each "
+            "system: a direct solver of a 3D one with millions of unknowns needs more memory and "
+            "time than all the rest, so at this size boxes have to be wider (fewer coarse dofs, more work on each "
             "neighbourhood), or a third level has to take its place: multigrid or a "
             "two-level method on A_0, by options under the prefix of a problem (pc_type gamg)."
         )
