@@ -347,9 +347,9 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
             "assumed not to grow further, each of which moves A_0 `amg_work` times. Left out: its "
             "set-up, the mesh, assembly of A, input and output. What limits is the coarse "
             "system: a direct solver of a 3D one with millions of unknowns needs more memory and "
-            "time than all the rest, so at this size boxes have to be wider (fewer coarse dofs, more work on each "
-            "neighbourhood), or a third level has to take its place: multigrid or a "
-            "two-level method on A_0, by options under the prefix of a problem (pc_type gamg)."
+            "time than all the rest, so at this size boxes have to be wider (fewer coarse dofs, "
+            "more work on each neighbourhood), or a third level has to take its place: multigrid "
+            "or a two-level method on A_0, by options of the coarse solver (pc_type gamg)."
         )
         yield Shown(f"The model at {DOFS:.0e} dofs", head, rows, notes)
 
