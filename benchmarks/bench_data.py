@@ -32,11 +32,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bench_operators
+import flow
 import standalone
 import tables
 from common import NUM_MODES
+from flow import KINDS, Richards
 from matplotlib.figure import Figure
-from standalone import KINDS, Richards
 from tables import Record, Results, Shown, ratios, select, spread, values
 
 import dolfinx_msnn as msnn
@@ -61,7 +62,7 @@ def basis_table(name: str, count: int, seed: int, options: Namespace) -> dict[st
         "name": f"data-{'raw' if raw else 'energy'}-{count}",
         "problem": {"cells": [cells] * 2, "coarse": [boxes] * 2},
         "data": {"num_fields": count, "per_field": options.per_field, "num_modes": NUM_MODES},
-        "family": [standalone.FAMILY],
+        "family": [flow.FAMILY],
         "network": {"outputs": NUM_MODES if raw else 16, "width": 32, "modes": 12, "layers": 3},
         "training": {
             "loss": "sal" if raw else "energy",
@@ -86,7 +87,7 @@ def basis_table(name: str, count: int, seed: int, options: Namespace) -> dict[st
 def run_constant(results: Results, richards: Richards, tests: Sequence[Any]) -> None:
     """Bases that learn nothing."""
     for name in CONSTANT:
-        maker = standalone.bases(richards)[name]
+        maker = flow.bases(richards)[name]
         for number, problems in tests:
             if results.missing(method=name, field=number):
                 add_basis(results, richards, number, problems, name, 0, 0, maker, {})
@@ -130,10 +131,8 @@ def run_learned(
                 if not todo:
                     continue
                 if name == ALONE:
-                    data = standalone.dataset(
-                        richards, bench_operators.DATA_SEED, max(options.cases)
-                    )
-                    some = standalone.Data(*(column[:count] for column in data))
+                    data = flow.dataset(richards, bench_operators.DATA_SEED, max(options.cases))
+                    some = flow.Data(*(column[:count] for column in data))
                     seconds = 60 * options.minutes
                     network = standalone.train("F-FNO", some, seed, seconds, sizes)
                     report = network.report
@@ -274,11 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for key, value in defaults.items():
         if getattr(options, key) is None:
             setattr(options, key, value)
-    settings = {"cells": cells, "boxes": boxes, "family": standalone.FAMILY}
+    settings = {"cells": cells, "boxes": boxes, "family": flow.FAMILY}
     results = Results("data", options, settings | {k: getattr(options, k) for k in defaults})
     if not options.show:
         richards = Richards(cells, boxes)
-        tests = bench_operators.unseen(richards, options.fields)
+        tests = flow.unseen(richards, options.fields)
         run_constant(results, richards, tests)
         run_learned(results, richards, tests, options)
     made = shown(results.records, results.head["settings"])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Table 4: networks that predict the solution by themselves, next to multiscale spaces.
 
-Steady Richards' equation on the unit square (``standalone.py`` says what is drawn). F-FNO of this
+Steady Richards' equation on the unit square (``flow.py`` says what is drawn). F-FNO of this
 package, FNO of ``neuraloperator`` and Transolver of ``nvidia-physicsnemo`` learn p from log κ, f
 and the boundary values: the same fine solutions, inputs and seconds of training on one core, and
 several seeds. All methods then solve the same unseen fields, with loads drawn as in training and
@@ -30,12 +30,13 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flow
 import numpy as np
 import standalone
 import tables
-from common import FAMILIES, FIRST_SEED
+from flow import KINDS, Richards
 from matplotlib.figure import Figure
-from standalone import KINDS, NETWORKS, Richards
+from standalone import NETWORKS
 from tables import Record, Results, Shown, ratios, spread, values
 
 #: Fine cells, coarse boxes, fields to learn from, fields to test, training seeds, minutes each.
@@ -51,21 +52,9 @@ DATA_SEED = 1
 PAPER = {"F-FNO": "4.45", "Transolver": "8.82 (++)", "learned (shipped)": "1.60", "GNOT": "14.69"}
 
 
-def unseen(richards: Richards, count: int) -> list[tuple[int, dict[str, Any]]]:
-    """Test problems: field, then kind, then log κ, load, and fine solution."""
-    found = []
-    for k in range(count):
-        drawn = FAMILIES["log-normal"](richards.msh, FIRST_SEED + k)
-        richards.kappa.x.array[:] = drawn.x.array
-        log_kappa = richards.log_kappa()
-        loads = standalone.test_loads(richards, k)
-        found.append((k, {q: (log_kappa, load, richards.solve(load)) for q, load in loads.items()}))
-    return found
-
-
 def run_spaces(results: Results, richards: Richards, tests: Sequence[Any], names: Any) -> None:
     """Multiscale spaces, and the fine mesh, on all test problems."""
-    makers = {n: m for n, m in standalone.bases(richards).items() if n in names}
+    makers = {n: m for n, m in flow.bases(richards).items() if n in names}
     for number, problems in tests:
         log_kappa, loads = next(iter(problems.values()))[0], {q: p[1] for q, p in problems.items()}
         richards.set_log_kappa(log_kappa)
@@ -107,7 +96,7 @@ def run_networks(
         kind = "F-FNO" if name == LONG else name
         if not todo or not standalone.installed(kind):
             continue
-        data = standalone.dataset(richards, DATA_SEED, options.train)
+        data = flow.dataset(richards, DATA_SEED, options.train)
         network = standalone.train(kind, data, seed, 60 * factor * options.minutes, sizes)
         for record in standalone.evaluate(richards, network, todo):
             results.add({"method": name, "seed": seed} | record | network.report)
@@ -229,12 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             setattr(options, key, value)
     if options.long is None:
         options.long = 2.0 if options.quick else 5.0
-    settings = {"cells": cells, "boxes": boxes, "family": standalone.FAMILY}
+    settings = {"cells": cells, "boxes": boxes, "family": flow.FAMILY}
     settings |= {k: getattr(options, k) for k in ("train", "fields", "seeds", "minutes", "long")}
     results = Results("operators", options, settings)
     if not options.show:
         richards = Richards(cells, boxes)
-        tests = unseen(richards, options.fields)
+        tests = flow.unseen(richards, options.fields)
         run_spaces(results, richards, tests, options.spaces)
         run_networks(results, richards, tests, options)
     made = shown(results.records, results.head["settings"])

@@ -1,17 +1,13 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Networks that predict a solution by themselves: fine solutions to learn from, networks, training.
-
-The problem is steady Richards' equation of ``bench_richards.py`` on the unit square, with a random
-right-hand side f and random pressures on two opposite sides, no flow through the others. Fields are
-those that a configuration of a learned basis draws for the same seed, so both learn from the same.
+"""Networks that predict a solution by themselves: F-FNO, FNO, Transolver, and their training.
 
 All networks see the same and are trained alike: log κ of all cells, f, the linear interpolant g of
 the pressures, and the coordinates, on a lattice of every second node; a node of it has the 2 x 2
 cells around it as channels, and predicts (p - g) / s in 2 x 2 nodes of the mesh. So nothing of κ is
 lost, and a step costs a fourth of what it would on all nodes. The loss is the mean relative l2
 error of p; AdamW, a learning rate that rises and falls with the processor time that is left,
-reflections across the axis of the pressures as augmentation.
+reflections across the axis of the pressures as augmentation. Data and problem: ``flow.py``.
 
 The other networks are optional: FNO from ``neuraloperator`` and Transolver from
 ``nvidia-physicsnemo`` (its import alone takes some ten seconds).
@@ -19,246 +15,23 @@ The other networks are optional: FNO from ``neuraloperator`` and Transolver from
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench_richards import DX, LAW, TOLERANCES, fine_options
-from common import FIRST_SEED, NUM_MODES, box
-from scipy.sparse import csr_matrix
+from flow import Data, Richards
 from tables import WORK
 
-import dolfinx_msnn as msnn
-import ufl
-from dolfinx import fem
-from dolfinx.fem.petsc import NonlinearProblem as FineProblem
-from dolfinx_msnn.nn.config import Family
-from dolfinx_msnn.nn.dataset import draw_field
-from dolfinx_msnn.petsc import NonlinearProblem
-
-#: The test family of ``common.py`` as a configuration has it.
-FAMILY: dict[str, Any] = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
-#: Data in the range of training, and beyond: right-hand sides, and boundary values.
-KINDS = ("in range", "wells", "2 f", "other sides", "2 drops")
 #: Name in tables: package that it needs, or none.
 NETWORKS = {"F-FNO": "", "FNO": "neuralop", "Transolver": "physicsnemo"}
 BATCH = 8
 LEARNING_RATE = 3e-3
-
-
-class Load(NamedTuple):
-    """What drives a flow: f at the nodes, and the pressures at both ends of an axis."""
-
-    f: np.ndarray
-    axis: int
-    ends: tuple[float, float]
-
-
-def draw_load(x: np.ndarray, rng: np.random.Generator, kind: str = "in range") -> Load:
-    """A random load at the nodes x; equal draws for all kinds but ``wells``.
-
-    In range: f is a Gaussian field of correlation length 0.3 and amplitude 1 to 4; p between -2
-    and 0 at x = 0 and between -6 and -3 at x = 1. Wells: two that inject and two that pump, of
-    radius 0.03 and rates between 0.3 and 1.
-    """
-    waves = rng.standard_normal((64, 2)) / 0.3
-    phases = rng.uniform(0, 2 * np.pi, 64)
-    f = rng.uniform(1, 4) * np.cos(x @ waves.T + phases).sum(axis=1) * np.sqrt(2 / 64)
-    ends = rng.uniform(-2, 0), rng.uniform(-6, -3)
-    if kind == "wells":
-        f = np.zeros(len(x))
-        for sign in (1, 1, -1, -1):
-            squared = ((x - rng.uniform(0.1, 0.9, 2)) ** 2).sum(axis=1)
-            rate = sign * rng.uniform(0.3, 1.0)
-            f += rate / (2 * np.pi * 0.03**2) * np.exp(-squared / (2 * 0.03**2))
-    if kind == "2 f":
-        f *= 2
-    if kind == "2 drops":
-        ends = ends[0], ends[0] + 2 * (ends[1] - ends[0])
-    return Load(f, 1 if kind == "other sides" else 0, ends)
-
-
-class Richards:
-    """The problem on one mesh, its fine solver, and errors; values are in the order of a lattice.
-
-    Args:
-        cells: Of the mesh in each direction.
-        boxes: Of the coarse grid in each direction.
-    """
-
-    def __init__(self, cells: int, boxes: int) -> None:
-        self.msh = box(2, cells)
-        self.V = V = fem.functionspace(self.msh, ("Lagrange", 1))
-        self.coarse = msnn.CoarseGrid(self.msh, (boxes, boxes))
-        self.n = cells + 1
-        x = V.tabulate_dof_coordinates()[:, :2]
-        self.order = np.lexsort(np.round(x, 9).T[::-1])
-        self.x = x[self.order]
-        self.kappa = fem.Function(fem.functionspace(self.msh, ("DG", 0)))
-        middles = self.kappa.function_space.tabulate_dof_coordinates()[:, :2]
-        self.cell_order = np.lexsort(np.round(middles, 9).T[::-1])
-        self.p, self.f, self.g = (fem.Function(V) for _ in range(3))
-        q, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-        flux = self.kappa * ufl.inner(ufl.grad(q), ufl.grad(v))
-        self.a, self.s = flux * ufl.dx, self.kappa * q * v * ufl.dx
-        picard = LAW.relative_permeability(self.p) * flux * DX
-        self.F = ufl.action(picard, self.p) - self.f * v * ufl.dx
-        self.bcs = [
-            [fem.dirichletbc(self.g, np.flatnonzero(np.isclose(x[:, k], 0) | (x[:, k] == 1)))]
-            for k in range(2)
-        ]
-        options = TOLERANCES | fine_options(2, False)
-        self.problems = [
-            FineProblem(
-                self.F, self.p, bcs=b, petsc_options_prefix=f"fine{k}_", petsc_options=options
-            )
-            for k, b in enumerate(self.bcs)
-        ]
-        self._gram = fem.form(q * v * ufl.dx), fem.form(self.a)
-        self.mass = self._matrix(0)
-
-    def _matrix(self, k: int) -> csr_matrix:
-        A = fem.assemble_matrix(self._gram[k])
-        A.scatter_reverse()
-        return A.to_scipy()[self.order][:, self.order]
-
-    def lift(self, load: Load) -> np.ndarray:
-        """The linear interpolant of the pressures."""
-        t = self.x[:, load.axis]
-        return (1 - t) * load.ends[0] + t * load.ends[1]
-
-    def draw(self, seed: int, number: int) -> None:
-        """A field for training, the one that a set of samples with that seed has."""
-        drawn = draw_field(self.coarse, [Family.parse(FAMILY, "family")], seed, number)
-        self.kappa.x.array[:] = drawn.kappa.x.array
-
-    def start(self, load: Load) -> None:
-        """Set the load; p is as given on the boundary, and zero inside."""
-        self.f.x.array[self.order] = load.f
-        self.g.x.array[self.order] = self.lift(load)
-        self.p.x.array[:] = 0.0
-        self.bcs[load.axis][0].set(self.p.x.array)
-
-    def solve(self, load: Load) -> np.ndarray:
-        """The fine solution by Newton.
-
-        Raises:
-            RuntimeError: If it does not converge.
-        """
-        self.start(load)
-        problem = self.problems[load.axis]
-        problem.solve()
-        reason = problem.solver.getConvergedReason()
-        if reason <= 0:
-            raise RuntimeError(f"Newton ended with {reason}.")
-        return self.p.x.array[self.order].copy()
-
-    def log_kappa(self) -> np.ndarray:
-        """Log κ of the cells."""
-        return np.log(self.kappa.x.array[self.cell_order])
-
-    def set_log_kappa(self, values: np.ndarray) -> None:
-        """The reverse."""
-        self.kappa.x.array[self.cell_order] = np.exp(values)
-
-    def errors(self, found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-        """Relative errors in L2 and in the energy norm of κ."""
-        e = found.ravel() - exact
-        stiffness = self._matrix(1)
-        return tuple(  # type: ignore[return-value]
-            float(np.sqrt(e @ (A @ e) / (exact @ (A @ exact)))) for A in (self.mass, stiffness)
-        )
-
-    def multiscale(
-        self, basis: Any, loads: dict[str, Load]
-    ) -> dict[str, tuple[np.ndarray, float, float]]:
-        """Solutions in a coarse space, seconds for its making, and for the solution."""
-        found = {}
-        for axis in sorted({load.axis for load in loads.values()}):
-            made = basis()
-            begin = time.process_time()
-            with msnn.multiscale_functionspace(
-                self.V, self.coarse, made, self.a, s=self.s, bcs=self.bcs[axis]
-            ) as W:
-                build = time.process_time() - begin
-                settings: dict[str, Any] = {"bcs": self.bcs[axis], "petsc_options": TOLERANCES}
-                settings["petsc_options_prefix"] = "coarse_"
-                for name, load in loads.items():
-                    if load.axis != axis:
-                        continue
-                    with NonlinearProblem(self.F, self.p, W, **settings) as problem:
-                        self.start(load)
-                        begin = time.process_time()
-                        problem.solve()
-                        seconds = time.process_time() - begin
-                    found[name] = self.p.x.array[self.order].copy(), build, seconds
-        return found
-
-
-def bases(richards: Richards) -> dict[str, Callable[[], Any]]:
-    """Coarse spaces that need no training here."""
-    return {
-        "SLEPc": lambda: msnn.SpectralBasis(NUM_MODES),
-        "filtered cosines": lambda: msnn.FilteredBasis(NUM_MODES),
-        "learned (shipped)": lambda: msnn.LearnedBasis.pretrained(
-            "diffusion-2d", richards.kappa, NUM_MODES
-        ),
-    }
-
-
-class Data(NamedTuple):
-    """Fine solutions, one a row."""
-
-    log_kappa: np.ndarray
-    f: np.ndarray
-    lift: np.ndarray
-    p: np.ndarray
-
-
-def dataset(richards: Richards, seed: int, count: int, folder: Path = WORK) -> Data:
-    """Fine solutions for the first fields of a seed, made once."""
-    path = folder / "operators" / f"data-{richards.n - 1}-{seed}-{count}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows: list[list[np.ndarray]] = []
-        begin = time.process_time()
-        for number in range(count):
-            richards.draw(seed, number)
-            # Pumped where κ is 1e-4, p falls beyond all reason, and Newton fails: draw anew.
-            for attempt in range(1, 9):
-                load = draw_load(richards.x, np.random.default_rng([seed, number, attempt]))
-                with contextlib.suppress(RuntimeError):
-                    p = richards.solve(load)
-                    rows.append([richards.log_kappa(), load.f, richards.lift(load), p])
-                    break
-            else:
-                raise RuntimeError(f"Newton fails for every load of field {number}.")
-        seconds = (time.process_time() - begin) / count
-        print(f"{count} fine solutions, {seconds:.2g} s each", flush=True)
-        arrays = [np.array(column, dtype=np.float32) for column in zip(*rows, strict=True)]
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **dict(zip(Data._fields, arrays, strict=True)))
-        part.replace(path)
-    with np.load(path) as file:
-        return Data(*(file[name] for name in Data._fields))
-
-
-def test_loads(richards: Richards, number: int) -> dict[str, Load]:
-    """The loads of an unseen field, one of each kind."""
-    return {
-        kind: draw_load(richards.x, np.random.default_rng([FIRST_SEED, number]), kind)
-        for kind in KINDS
-    }
-
-
-# ---- networks ----
 
 
 def blocks(values: Any, n: int, of_cells: bool) -> Any:
