@@ -345,8 +345,8 @@ def map_table(records: list[dict[str, Any]]) -> str:
 
 def load(path: str | None, name: str) -> Any:
     """A model from a file, or the pretrained one if there is one."""
-    from dolfinx_msnn.pretrained import pretrained_models
     from dolfinx_msnn.nn.model import load_model
+    from dolfinx_msnn.pretrained import pretrained_models
 
     if path is None and name in pretrained_models():
         path = str(pretrained_models()[name])

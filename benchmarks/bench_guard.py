@@ -33,8 +33,8 @@ from tables import machine
 
 import dolfinx_msnn as msnn
 from dolfinx_msnn import fields
-from dolfinx_msnn.pretrained import pretrained_models
 from dolfinx_msnn.nn.model import Model, load_model
+from dolfinx_msnn.pretrained import pretrained_models
 
 #: name: dimension, fine cells, coarse boxes, fields
 CASES = {"2d-100": (2, 100, 5, 20), "3d-40": (3, 40, 4, 3)}

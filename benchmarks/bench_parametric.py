@@ -145,8 +145,8 @@ def training_seconds(dim: int) -> float | None:
     """What the training of the pretrained model took, by its card."""
     if not importlib.util.find_spec("torch"):
         return None
-    from dolfinx_msnn.pretrained import pretrained_models
     from dolfinx_msnn.nn.model import read_card
+    from dolfinx_msnn.pretrained import pretrained_models
 
     return read_card(pretrained_models()[f"diffusion-{dim}d"]).training_time_s
 

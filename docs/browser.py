@@ -23,7 +23,8 @@ from typing import Any
 WIDTHS = {"phone": 390, "desktop": 1280}
 #: Pages that a reader meets first, and those with formulas, tables, pictures and long names.
 SHOWN = ("index", "install", "quickstart", "mathematics", "choose", "gallery", "reference")
-SHOWN += ("benchmarks", "results", "parallel", "bases", "demos/demo_spe10", "demos/demo_learned_basis")
+SHOWN += ("benchmarks", "results", "parallel", "bases")
+SHOWN += ("demos/demo_spe10", "demos/demo_learned_basis")
 
 
 def find_chromium() -> str | None:
