@@ -56,9 +56,10 @@ def pretrained(dim: int) -> Any:
         from dolfinx_msnn.bases.lattice import num_channels
         from dolfinx_msnn.nn.model import load_model
         from dolfinx_msnn.pretrained import pretrained_models
+
+        model = load_model(pretrained_models()[f"diffusion-{dim}d"])
     except ImportError:
         return None
-    model = load_model(pretrained_models()[f"diffusion-{dim}d"])
     # The first passes of a scripted model compile it.
     card = model.card
     shape = (1, num_channels(dim, card.samples), *[card.lattice] * dim)
