@@ -33,6 +33,7 @@ from typing import Any
 
 import bench_operators
 import flow
+import numpy as np
 import standalone
 import tables
 from common import NUM_MODES
@@ -191,7 +192,7 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
                 if not mine:
                     cells.append("–")
                     continue
-                means = [m.mean() for s in seeds if len(m := values(mine, error, seed=s))]
+                means = seed_means(records, error, name, n)
                 between = spread(means, scale).partition("±")[2].strip() or "–"
                 cells.append(f"{spread(values(mine, error), scale)} ({between})")
             if error == "L2":
@@ -208,6 +209,13 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
                 table.rows.append([f"paper: {name}", *cells, "–", "–"])
         found.append(table)
     return [*found, training(records, counts)]
+
+
+def seed_means(records: Sequence[Record], error: str, name: str, count: int) -> np.ndarray:
+    """Mean error over the fields for each seed."""
+    mine = list(select(records, method=name, train=count))
+    seeds = sorted({r["seed"] for r in mine})
+    return np.array([values(mine, error, seed=seed).mean() for seed in seeds])
 
 
 def training(records: Sequence[Record], counts: Sequence[int]) -> Shown:
@@ -238,16 +246,19 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
     counts = sorted({r["train"] for r in records if r["train"]})
     for axes, error, title in zip(all_axes, ("L2", "energy"), ("L2", "energy norm"), strict=True):
         for name, marker in zip(LEARNED, "so^", strict=True):
-            found = [100 * values(records, error, method=name, train=n) for n in counts]
-            pairs = [(n, v) for n, v in zip(counts, found, strict=True) if len(v)]
+            # What a seed means: the fields, and so their spread, are the same for all points.
+            found = [seed_means(records, error, name, n) for n in counts]
+            pairs = [(n, 100 * v) for n, v in zip(counts, found, strict=True) if len(v)]
             if pairs:
                 x, y = [n for n, _ in pairs], [v.mean() for _, v in pairs]
-                bars = [v.std() for _, v in pairs]
+                bars = [v.std(ddof=1) if len(v) > 1 else 0.0 for _, v in pairs]
                 axes.errorbar(x, y, bars, marker=marker, label=name, capsize=3)
         for name, style in zip(CONSTANT, ("-", ":"), strict=True):
             level = 100 * values(records, error, method=name).mean()
             axes.axhline(level, color="black", ls=style, lw=1.2, label=name)
-        axes.set(xscale="log", yscale="log", xlabel="fields to learn from", title=title)
+        axes.set(
+            xscale="log", yscale="log", xlabel="fields to learn from (bars: seeds)", title=title
+        )
         axes.set_xticks(counts, [str(n) for n in counts])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
