@@ -192,6 +192,14 @@ def findings(records: Sequence[Record]) -> Shown:
     return Shown("Over all meshes and coarse grids", head, rows, notes + ".")
 
 
+def seeds(records: Sequence[Record], dim: int) -> set[int]:
+    """Fields that every case and basis of a dimension has: only those can be compared."""
+    mine = list(select(records, dim=dim, family="two-phase 1e3"))
+    groups = {(r["case"], r["basis"]) for r in mine}
+    found = [{r["seed"] for r in select(mine, case=c, basis=b)} for c, b in groups]
+    return set.intersection(*found) if found else set()
+
+
 def draw(figure: Figure, records: Sequence[Record]) -> None:
     """Error and time over the cells across a neighbourhood."""
     figure.set_size_inches(7.6, 6.2)
@@ -200,11 +208,13 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
     for axis, (_, label) in zip(axes[:, 0], entries, strict=True):
         axis.set_ylabel(label)
     for column, dim in zip(axes.T, (2, 3), strict=True):
+        common = seeds(records, dim)
         for axis, (entry, _) in zip(column, entries, strict=True):
             for b in BASES:
                 found = []
                 for cells, boxes, case in ordered(records, dim):
-                    v = values(records, entry, case=case, basis=b, family="two-phase 1e3")
+                    key = {"case": case, "basis": b, "family": "two-phase 1e3"}
+                    v = values((r for r in records if r["seed"] in common), entry, **key)
                     if v.size:
                         found.append((2 * cells / boxes, cells, np.mean(v)))
                 first = True
@@ -225,12 +235,13 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
         ticks = sorted({2 * cells / boxes for cells, boxes, _ in ordered(records, dim)})
         for axis in column:
             # Those that are wide apart.
-            shown = [t for k, t in enumerate(ticks) if k == 0 or t > 1.15 * ticks[k - 1]]
+            shown = [t for k, t in enumerate(ticks) if k == 0 or t > 1.24 * ticks[k - 1]]
             axis.set_xticks(shown, [f"{tick:.3g}" for tick in shown])
             axis.set_xticks([], minor=True)
         fewest = sorted({c for c, _, _ in ordered(records, dim)})
         marks = ", ".join(f"{m} {c}" for m, c in zip("○□△◇", fewest, strict=False))
-        column[0].set_title(f"{dim}D, two-phase 1e3; cells a side: {marks}", fontsize="medium")
+        title = f"{dim}D, two-phase 1e3, {len(common)} field(s)\ncells a side: {marks}"
+        column[0].set_title(title, fontsize="medium")
         column[1].set_xlabel("cells across a neighbourhood")
     axes[1, 0].legend(fontsize="small")
 
