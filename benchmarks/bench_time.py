@@ -245,7 +245,8 @@ def main_table(records: list[Record], cases: Sequence[str]) -> Shown:
     timed = {r["case"]: f"{r['timed']} ({r['ordering']})" for r in select(records, basis=SCIPY)}
     notes = (
         f"Fields: {FAMILY}; mean ± standard deviation over fields, or one field alone, in "
-        f"processor time. The scipy loop was timed on so many neighbourhoods, with the ordering that was the fastest: "
+        "processor time. The scipy loop was timed on so many neighbourhoods, with the ordering "
+        "that was the fastest: "
         + "; ".join(f"{k}: {v}" for k, v in timed.items())
         + ", and scaled to all of them; its ratio is that to SLEPc on the same pencils in the same "
         "process. GiB: peak resident memory of all ranks together, DOLFINx "
