@@ -77,6 +77,8 @@ RAW: dict[int, dict[str, Any]] = {
         "network": {"width": 24, "modes": 6, "layers": 4, "warp": False},
     },
 }
+#: Steps of a training: about five minutes of an idle core in 2D.
+STEPS = {2: 1500, 3: 1000}
 RAW_MODES = {2: (2, 4, 8, 12, 16), 3: (8,)}
 
 
@@ -251,7 +253,7 @@ def shown(results: Results) -> list[Shown]:
     runs = [r for r in records if "basis" in r]
     for case, family in dict.fromkeys((r["case"], r["family"]) for r in runs):
         seeds = {r["seed"] for r in select(runs, case=case, family=family)}
-        title = f"Accuracy: diffusion, {case}, {family}, {len(seeds)} fields"
+        title = f"Accuracy: diffusion, {case}, {family}, fields: {len(seeds)}"
         head = ["N_bf", "basis", *[f"{e} %" for e in ERRORS]]
         head += [f"{e} / SLEPc" for e in ERRORS] + ["paper: L2, H1 %"]
         rows = []
@@ -284,7 +286,7 @@ def notes(records: list[tables.Record], case: str, family: str) -> str:
         said.append(
             f"Learned raw: N_bf outputs, subspace alignment loss, trained on log-normal fields, "
             f"N_bf = {', '.join(str(r['modes']) for r in trained)}: "
-            f"{', '.join(str(r['steps']) for r in trained)} steps in "
+            f"{', '.join(str(r['steps']) for r in trained)} steps (default {STEPS[dim]}) in "
             f"{', '.join(format(r['training'] / 60, '.2g') for r in trained)} minutes of one core, "
             f"{trained[0]['samples']} neighbourhoods; the mean relative energy defect (squared) of "
             f"the modes on unseen fields is then {validation}."
@@ -348,7 +350,7 @@ def figure(results: Results, case: str) -> Callable[[Figure], None]:
     styles = dict(zip(BASES, ("ks-", "C3o-", "C1x-.", "C0^--", "C2v:"), strict=True))
 
     def draw(canvas: Figure) -> None:
-        canvas.set_size_inches(3.6 * len(families) + 0.4, 6.0)
+        canvas.set_size_inches(max(5.4, 3.6 * len(families) + 0.4), 6.2)
         axes = canvas.subplots(2, len(families), squeeze=False, sharex=True)
         for row, error in zip(axes, ("L2", "energy"), strict=True):
             for ax, family in zip(row, families, strict=True):
@@ -364,9 +366,12 @@ def figure(results: Results, case: str) -> Callable[[Figure], None]:
                 ax.set_ylabel(f"{error} error, %")
                 ax.set_title(f"{case}, {family}", fontsize=10)
                 ax.set_xticks(MODES)
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
         for ax in axes[-1]:
             ax.set_xlabel("modes for each vertex, N_bf")
-        axes[0][0].legend(fontsize=8)
+        lines, names = axes[0][0].get_legend_handles_labels()
+        canvas.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(BASES))
 
     return draw
 
@@ -378,8 +383,8 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES)[:2])
     parser.add_argument("--fields", type=int, help="fields of each family")
     parser.add_argument("--raw-modes", nargs="*", type=int, default=MODES, help="models to train")
-    parser.add_argument("--steps", type=int, default=1500, help="of each training in 2D")
-    parser.add_argument("--steps-3d", type=int, default=1000, help="of the training in 3D")
+    parser.add_argument("--steps", type=int, default=STEPS[2], help="of each training in 2D")
+    parser.add_argument("--steps-3d", type=int, default=STEPS[3], help="of the training in 3D")
     options = parser.parse_args()
     if options.quick:
         options.families = options.families[:1]
