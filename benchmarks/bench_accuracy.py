@@ -47,7 +47,7 @@ from dolfinx_msnn.local import LocalProblem
 
 #: name: dimension, fine cells, coarse boxes, fields of each family
 CASES = {"2d-100": (2, 100, 5, 20), "3d-50": (3, 50, 5, 2)}
-QUICK = {"2d-quick": (2, 32, 2, 1), "3d-quick": (3, 12, 2, 1)}
+QUICK = {"2d-quick": (2, 32, 2, 1), "3d-quick": (3, 10, 2, 1)}
 MODES = (2, 4, 8, 12, 16)
 RAW_BASES = ("learned raw", "raw + constant")
 BASES = ("SLEPc", *RAW_BASES, "learned + filter", "filtered cosines")
@@ -105,7 +105,7 @@ def raw_table(dim: int, modes: int, steps: int, quick: bool = False) -> dict[str
         },
     }
     if quick:
-        cells, boxes = ([32] * 2, [2] * 2) if dim == 2 else ([12] * 3, [2] * 3)
+        cells, boxes = ([32] * 2, [2] * 2) if dim == 2 else ([10] * 3, [2] * 3)
         table["problem"] = {"cells": cells, "coarse": boxes}
         table["data"] |= {"num_fields": 4, "per_field": 2, "lattice": 7, "validation": 0.5}
         table["network"] |= {"width": 8, "modes": 4, "layers": 2}
@@ -387,7 +387,7 @@ def main() -> None:
     parser.add_argument("--steps-3d", type=int, default=STEPS[3], help="of the training in 3D")
     options = parser.parse_args()
     if options.quick:
-        options.families = options.families[:1]
+        options.families, options.raw_modes = options.families[:1], (2, 8)
     settings = {"modes": MODES, "first_seed": FIRST_SEED, "cases": CASES, "raw": RAW}
     results = Results("accuracy", options, settings)
     if not options.show:
