@@ -114,7 +114,8 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
         "Steady Richards' equation, log-normal κ, {cells} x {cells} cells, {boxes} x {boxes} boxes "
         "with 8 modes a vertex, {fields} unseen fields; networks: {train} fine solutions, {seeds} "
         "seeds, {minutes:g} minutes of one core for a training. ".format(**settings)
-        + "Mean ± standard deviation over fields and seeds of training (median). Over SLEPc: ratio "
+        + f"{LONG}: one training, {settings['long']:g} times as long. "
+        "Mean ± standard deviation over fields and seeds of training (median). Over SLEPc: ratio "
         "of errors, field by field, mean. Interpolant: what the networks add to. "
         f"Wells: in {lost} of {len(peaks)} fields one lies where κ is so small that p goes to "
         "hundreds or beyond there, and no space catches that peak (errors above 50 %); hence the "
