@@ -143,11 +143,11 @@ def findings(records: Sequence[Record]) -> Shown:
     """The figures that decide, over all contrasts."""
     head = ["basis", "worst energy / SLEPc", "at", "above 1.05", "worst L2 / SLEPc", "at"]
     head += ["above 1.05", "most CG", "at", "most CG / SLEPc's", "failed"]
+    partners = {tuple(r[p] for p in PAIR): r for r in select(records, basis=SLEPC)}
     rows = []
     for basis in (*BASES, MORE):
         chosen = list(select(records, basis=basis))
         mine = [r for r in chosen if "failed" not in r]
-        partners = {tuple(r[p] for p in PAIR): r for r in select(records, basis=SLEPC)}
         both = [(r, partners[tuple(r[p] for p in PAIR)]) for r in mine]
         if not both:
             continue

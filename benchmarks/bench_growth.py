@@ -30,7 +30,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-from common import FIRST_SEED, NUM_MODES
+from common import FIRST_SEED, NUM_MODES, clock
 from cost_model import Cluster
 from growth_figures import figures
 from growth_tables import Sizes, tables
@@ -58,6 +58,8 @@ from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
 from dolfinx_msnn.petsc import create_coarse_solver
 
 CONTRAST = 1e3
+#: Calls of a kernel, of which the least time is taken.
+REPEATS = 7
 SIZES: dict[str, Sizes] = {
     "number": {
         2: [(5, 10), (10, 10), (20, 10), (40, 10), (59, 10)],
@@ -200,16 +202,6 @@ def launch(configurations: Sequence[Sequence[Any]], ranks: int) -> list[Record] 
     return found
 
 
-def best(function: Callable[[], object], repeat: int = 7) -> float:
-    """Least processor time of some calls."""
-    times = []
-    for _ in range(repeat):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def peaks(n: int, mib: int) -> list[Record]:
     """Matrix products and memory of one core, by NumPy."""
     rng = np.random.default_rng(0)
@@ -217,11 +209,13 @@ def peaks(n: int, mib: int) -> list[Record]:
     for name, kind in (("GEMM, double", np.float64), ("GEMM, single", np.float32)):
         x, y = (rng.standard_normal((n, n)).astype(kind) for _ in range(2))
         out = np.empty_like(x)
-        seconds = best(lambda x=x, y=y, out=out: np.matmul(x, y, out=out))
+        seconds = clock(lambda x=x, y=y, out=out: np.matmul(x, y, out=out), REPEATS)
         found.append({"name": name, "gflops": 2e-9 * n**3 / seconds})
     a, b, c = (np.ones(mib * 2**17) for _ in range(3))
-    found.append({"name": "copy", "gbytes": 2e-9 * a.nbytes / best(lambda: np.copyto(a, b))})
-    seconds = best(lambda: np.add(b, c, out=a))
+    found.append(
+        {"name": "copy", "gbytes": 2e-9 * a.nbytes / clock(lambda: np.copyto(a, b), REPEATS)}
+    )
+    seconds = clock(lambda: np.add(b, c, out=a), REPEATS)
     found.append({"name": "sum of two arrays", "gbytes": 3e-9 * a.nbytes / seconds})
     return found
 
@@ -243,8 +237,8 @@ def kernels(dim: int, width: int) -> list[Record]:
     (n, m), nnz, degree = y.shape, problem.A.nnz, 20
     lower = min(lower, 0.5 * pencil.upper)
     refine.chebyshev_filter(pencil, y, degree, lower)
-    sweep = best(lambda: refine.chebyshev_filter(pencil, y, degree, lower)) / degree
-    ritz = best(lambda: _compress.project(problem.A, problem.S, y))
+    sweep = clock(lambda: refine.chebyshev_filter(pencil, y, degree, lower), REPEATS) / degree
+    ritz = clock(lambda: _compress.project(problem.A, problem.S, y), REPEATS)
     whole = {"dim": dim, "width": width, "n": n, "m": m, "nnz": nnz, "block_kib": y.nbytes / 1024}
     return [
         whole

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, NUM_MODES, box, norms
+from common import FAMILIES, FIRST_SEED, NUM_MODES, box, clock, norms
 from tables import machine
 
 import dolfinx_msnn as msnn
@@ -102,16 +102,6 @@ def start(forms: Forms) -> None:
     forms.p.x.array[:] = 0.0
     for bc in forms.bcs:
         bc.set(forms.p.x.array)
-
-
-def clock(action: Callable[[], Any], repeats: int = 3) -> float:
-    """Least processor time of some runs."""
-    times = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        action()
-        times.append(time.process_time() - begin)
-    return min(times)
 
 
 class Changes:

@@ -15,7 +15,7 @@ from petsc4py import PETSc
 
 import numpy as np
 from common import FAMILIES, FIRST_SEED, NUM_MODES, box
-from fine_solvers import BLOCK, PetscSolver, System, peak_gib, timed
+from fine_solvers import BLOCK, PetscSolver, System, dense, peak_gib, timed
 from tables import Record
 
 import dolfinx_msnn as msnn
@@ -140,11 +140,7 @@ class CoarseSolve:
 
     def block(self, bs: list[Any]) -> float:
         """Seconds for several right-hand sides at once."""
-        B = PETSc.Mat().createDense((self.P.getSize()[0], len(bs)), comm=self.P.comm)
-        B.setUp()
-        array = B.getDenseArray()
-        for k, b in enumerate(bs):
-            array[:, k] = b.getArray(readonly=True)
+        B = dense(bs)
         start = time.process_time()
         B0 = self.P.transposeMatMult(B)
         X0 = B0.duplicate()

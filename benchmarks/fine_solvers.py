@@ -56,6 +56,16 @@ class System:
         return found
 
 
+def dense(bs: list[Any]) -> Any:
+    """Vectors as the columns of a dense matrix, which the caller destroys."""
+    B = PETSc.Mat().createDense((bs[0].getSize(), len(bs)), comm=bs[0].comm)
+    B.setUp()
+    array = B.getDenseArray()
+    for k, b in enumerate(bs):
+        array[:, k] = b.getArray(readonly=True)
+    return B
+
+
 class PetscSolver:
     """A KSP with some options."""
 
@@ -110,15 +120,14 @@ class PetscSolver:
 
     def block(self, bs: list[Any]) -> float:
         """Seconds for several right-hand sides at once."""
-        B = PETSc.Mat().createDense((self.A.getSize()[0], len(bs)), comm=self.A.comm)
-        B.setUp()
-        array = B.getDenseArray()
-        for k, b in enumerate(bs):
-            array[:, k] = b.getArray(readonly=True)
+        B = dense(bs)
         X = B.duplicate()
         start = time.process_time()
         self.ksp.matSolve(B, X)
-        return time.process_time() - start
+        seconds = time.process_time() - start
+        B.destroy()
+        X.destroy()
+        return seconds
 
     def extra(self) -> dict[str, float]:
         """MUMPS's own figures."""

@@ -87,15 +87,11 @@ TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
 class Result(SphinxDirective):
     """``{result} NAME``: tables and figures of a benchmark, as the program wrote them.
 
-    With ``:first: N`` only so many tables, with ``:figures: N`` only so many figures; all tables
-    are on the page of results.
+    With ``:first: N`` only so many tables; all are on the page of results.
     """
 
     required_arguments = 1
-    option_spec: ClassVar[Any] = {
-        "first": directives.nonnegative_int,
-        "figures": directives.nonnegative_int,
-    }
+    option_spec: ClassVar[Any] = {"first": directives.nonnegative_int}
 
     def run(self) -> list[nodes.Node]:
         """Read the results and show them."""
@@ -110,7 +106,7 @@ class Result(SphinxDirective):
             shown.append(nodes.paragraph("", "", nodes.strong(text=entry["title"])))
             shown.append(table(entry["head"], entry["rows"]))
             shown += [nodes.paragraph(text=text) for text in entry["notes"].split("\n") if text]
-        for file in found["figures"][: self.options.get("figures")]:
+        for file in found["figures"]:
             alt = f"Figure of the benchmark {name}: {file.removesuffix('.png')}"
             source = Path(self.env.doc2path(self.env.docname)).parent
             path = os.path.relpath(RESULTS / file, source)
