@@ -217,7 +217,7 @@ def run_model(results: Results, key: dict[str, Any], model: Any, samples: list[F
             if results.missing(**entry):
                 sweeps = SWEEPS if use == "filtered" else 0
                 basis: Any = msnn.LearnedBasis(
-                    model, field.kappa, NUM_MODES, sweeps=sweeps, max_rounds=1
+                    model, field.kappa, NUM_MODES, sweeps=sweeps, cosines=0, max_rounds=1
                 )
                 if use == "raw + constant":
                     basis = WithConstant(basis)

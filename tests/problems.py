@@ -133,9 +133,9 @@ def energy_error(u, **options):
     return utils.energy_error(u, a, load, bcs)
 
 
-def check_same_on_any_ranks(make_basis, **options):
+def check_same_on_any_ranks(make_basis, tolerance=1e-6, **options):
     """The solution on all ranks is that of one."""
     u, points = solve(COMM, make_basis, **options)
     alone, places = on_root(lambda: solve(MPI.COMM_SELF, make_basis, **options))
     order = match(places, points)
-    assert np.linalg.norm(u[order] - alone) <= 1e-6 * np.linalg.norm(alone)
+    assert np.linalg.norm(u[order] - alone) <= tolerance * np.linalg.norm(alone)

@@ -160,6 +160,7 @@ class FilterSettings:
         gain: float,
         *,
         first_degree: int | None = None,
+        least: int = 0,
     ) -> tuple[LocalModes, FilterReport]:
         """Rounds of filter and Rayleigh-Ritz until the errors are below the tolerance.
 
@@ -169,9 +170,11 @@ class FilterSettings:
             lower: The filter's lower end α.
             gain: How many times larger the first filter is at zero than on [α, β].
             first_degree: Degree of the first filter instead; 0 for none.
+            least: Independent functions without which α would be too high; the wanted modes are
+                needed in any case.
 
         Raises:
-            Dependent: If ``start`` holds fewer independent functions than modes are wanted.
+            Dependent: If ``start`` holds fewer independent functions.
         """
         num, upper = self.num_modes, pencil.upper
         lower = min(lower, 0.5 * upper)
@@ -185,10 +188,10 @@ class FilterSettings:
             sweeps += degree
             rounds += 1
             new = rayleigh_ritz(pencil, y, num, lower=lower)
-            if len(new.values) < num:
+            if len(new.values) < max(num, least):
                 raise Dependent(
                     f"Filtering found {len(new.values)} independent modes on "
-                    f"{pencil.problem.name}, {num} were asked for."
+                    f"{pencil.problem.name}, {max(num, least)} were asked for."
                 )
             if ritz is not None:
                 scale = np.maximum(np.abs(new.values[:num]), pencil.shift)

@@ -83,9 +83,13 @@ class LearnedBasis:
         num_modes: Number of modes in each neighbourhood, at most the model's outputs.
         lattice: Lattice nodes in each direction, if more than the model was trained on.
         sweeps: Degree of the first filter. Default: what takes the gain of the filter from zero to
-            α to 10 times the square root of the largest jump of κ between cells. Where κ jumps by
-            more than 1e4, cosines join the prediction and the gain is that of filtered cosines.
-            With 0 the prediction is compressed, and filtered only if ``max_rounds`` allows.
+            α to 10 times the square root of the largest jump of κ between cells, at least to 50;
+            where κ jumps by more than 1e4, to that of filtered cosines. With 0 the prediction is
+            compressed, and filtered only if ``max_rounds`` allows.
+        cosines: Number of products of cosines, those of least energy, that join the prediction. The
+            first is the constant, without which a space holds no smooth function and has no bound
+            of its error. Default: as many as make the functions those of
+            :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`, at least 8; none if ``sweeps=0``.
         tol: Estimated energy error of a mode, relative to its energy, at which filtering stops.
         max_rounds: Rounds of filter and compression after which it stops in any case.
         precision: Of the filter, see :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`.
@@ -111,6 +115,7 @@ class LearnedBasis:
         *,
         lattice: int | None = None,
         sweeps: int | None = None,
+        cosines: int | None = None,
         tol: float = 0.05,
         max_rounds: int = 4,
         precision: Precision = "auto",
@@ -137,10 +142,11 @@ class LearnedBasis:
                 f"The model predicts {card.n_out} functions; expected num_modes of at most that, "
                 f"got {num_modes}."
             )
-        if sweeps is not None and (isinstance(sweeps, bool) or not isinstance(sweeps, int)):
-            raise ValueError(f"sweeps must be an integer, got {sweeps!r}.")
-        if sweeps is not None and sweeps < 0:
-            raise ValueError(f"sweeps must not be negative, got {sweeps!r}.")
+        for name, value in (("sweeps", sweeps), ("cosines", cosines)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} must be an integer, got {value!r}.")
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value!r}.")
         if fallback is not None and not is_local_basis(fallback):
             raise ValueError(f"Expected a local basis as fallback, got {fallback!r}.")
         self.lattice = card.lattice if lattice is None else positive_integer("lattice", lattice)
@@ -149,7 +155,7 @@ class LearnedBasis:
                 f"lattice must be at least {card.lattice}, the nodes in each direction that the "
                 f"model was trained on, got {lattice}."
             )
-        self.sweeps = sweeps
+        self.sweeps, self.cosines = sweeps, cosines
         self.settings = FilterSettings(self.num_modes, tol, None, max_rounds, precision)
         self.fallback = fallback or FilteredBasis(
             self.num_modes, tol=tol, precision=precision, num_threads=self.num_threads
@@ -261,18 +267,25 @@ class LearnedBasis:
             lambda: _single(interpolation(problem, pose, self.lattice)),
         )
         start = _sweeps.multiply(weights, functions)
-        smallest = cosine_end(pencil, prediction.shape[0])
-        degree, gain = self.sweeps, 10.0 * np.sqrt(pencil.jump)
-        lower = smallest
-        if degree:
-            lower = max(smallest, smoothing_end(degree, pencil.upper))
-        elif degree is None and pencil.jump > HIGH_JUMP:
-            # What the network misses here costs more than some cosines beside its functions.
-            more, lower = cosines(pencil, num_start(self.num_modes, pencil.jump))
-            start = np.hstack([start, more[:, : max(0, more.shape[1] - start.shape[1])]])
-            gain = 10.0 * pencil.jump
+        predicted, usual = functions.shape[1], num_start(self.num_modes, pencil.jump)
+        num = self.cosines
+        if num is None:
+            # What the network misses of the low cosines costs more than they do.
+            num = 0 if self.sweeps == 0 else max(_sweeps.COLUMNS, usual - predicted)
+        if num:
+            start = np.hstack([cosines(pencil, num)[0], start])
+        # The prediction may hold some of the cosines, but must not be much poorer than they are.
+        assumed = min(predicted + num, max(predicted, usual))
+        least = (3 * assumed) // 4 if num else 0
+        lower = cosine_end(pencil, assumed)
+        if self.sweeps:
+            lower = max(lower, smoothing_end(self.sweeps, pencil.upper))
+        rough = pencil.jump > HIGH_JUMP
+        gain = 10.0 * pencil.jump if rough else max(10.0 * np.sqrt(pencil.jump), 50.0)
         try:
-            return self.settings.run(pencil, start, lower, gain, first_degree=degree)
+            return self.settings.run(
+                pencil, start, lower, gain, first_degree=self.sweeps, least=least
+            )
         except Dependent:
             return None, None
 
