@@ -47,11 +47,11 @@ from dolfinx_msnn import fields
 
 FAMILIES = ("two_phase", "channels")
 #: Contrasts with the number of fields of each family: at 1 all fields are equal.
-EVERY = {10.0**k: 1 if k == 0 else 20 if k % 2 == 0 else 5 for k in range(9)}
+EVERY = {10.0**k: 20 if k else 1 for k in range(9)}
 #: name: dimension, fine cells, coarse boxes, contrasts and fields
 CASES = {
     "2d": (2, 100, 5, EVERY),
-    "3d": (3, 24, 3, {1.0: 1} | dict.fromkeys((1e2, 1e4, 1e6, 1e8), 2)),
+    "3d": (3, 24, 3, {1.0: 1} | dict.fromkeys((1e2, 1e4, 1e6, 1e8), 5)),
 }
 QUICK = {"2d": (2, 24, 2, {1.0: 1, 1e6: 2}), "3d": (3, 8, 2, {1e6: 1})}
 #: On so many fields the spaces of more modes are tried, too.

@@ -30,19 +30,23 @@ from problems import (
     problem,
     solve,
 )
-from sample import Sample, expect_error, is_sentence
+from sample import Sample, expect_error, is_sentence, local_problems
 from utils import (
     COMM,
     HEX,
     QUAD,
     TRI,
+    box,
+    diffusion,
     gather_matrix,
+    mass,
     norm_in,
     pencil_eigh,
     rough,
 )
 
-from dolfinx_msnn import LocalBasis, SpectralBasis, multiscale_functionspace
+from dolfinx import fem
+from dolfinx_msnn import LocalBasis, SpectralBasis, fields, multiscale_functionspace
 from dolfinx_msnn.bases import _compress, _sweeps
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.refine import (
@@ -772,6 +776,24 @@ def test_same_solution_on_any_number_of_ranks(options):
             tolerance,
             **options,
         )
+
+
+@serial
+@pytest.mark.parametrize("contrast", [1e6, 1e8])
+def test_filter_that_is_too_strong_for_finite_precision(contrast):
+    """Many modes on few dofs: filtered functions depend on each other, so it filters less."""
+    msh = box(MPI.COMM_SELF, HEX, 8)
+    kappa = fields.channels(msh, contrast, seed=10**6)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    chosen = local_problems((2, 2, 2), diffusion(V, kappa), mass(V, kappa))
+    basis = FilteredBasis(16)
+    bad = 0
+    for p, modes in zip(chosen, basis.modes(chosen), strict=True):
+        values = pencil_eigh(p.A.toarray(), p.S.toarray(), 17)[0]
+        if np.abs(modes.values - values[:16]).max() > 0.05 * values[16]:
+            bad += 1
+            assert not next(r for r in basis.reports if r.vertex == p.vertex).converged
+    assert bad == 0 or contrast > 1e6
 
 
 def test_reports_of_all_ranks():

@@ -260,7 +260,7 @@ class LearnedBasis:
         # Of any scale, which might be too much for single precision; zeros are no functions.
         size = np.abs(prediction).max(axis=1)
         functions = np.ascontiguousarray((prediction[size > 0] / size[size > 0, None]).T)
-        if functions.shape[1] < self.num_modes:
+        if functions.shape[1] < self.num_modes or _rank(functions) < 0.5 * functions.shape[1]:
             return None, None
         weights = problem.geometry.once(
             ("single interpolation", pose.axes, pose.reflected, self.lattice),
@@ -274,18 +274,14 @@ class LearnedBasis:
             num = 0 if self.sweeps == 0 else max(_sweeps.COLUMNS, usual - predicted)
         if num:
             start = np.hstack([cosines(pencil, num)[0], start])
-        # The prediction may hold some of the cosines, but must not be much poorer than they are.
-        assumed = min(predicted + num, max(predicted, usual))
-        least = (3 * assumed) // 4 if num else 0
-        lower = cosine_end(pencil, assumed)
+        # The prediction may hold some of the cosines.
+        lower = cosine_end(pencil, min(predicted + num, max(predicted, usual)))
         if self.sweeps:
             lower = max(lower, smoothing_end(self.sweeps, pencil.upper))
         rough = pencil.jump > HIGH_JUMP
         gain = 10.0 * pencil.jump if rough else max(10.0 * np.sqrt(pencil.jump), 50.0)
         try:
-            return self.settings.run(
-                pencil, start, lower, gain, first_degree=self.sweeps, least=least
-            )
+            return self.settings.run(pencil, start, lower, gain, first_degree=self.sweeps)
         except Dependent:
             return None, None
 
@@ -301,6 +297,13 @@ class LearnedBasis:
     def num_fallbacks(self) -> int:
         """Neighbourhoods of this rank whose modes did not come from the model."""
         return sum(report.source == "fallback" for report in self.reports)
+
+
+def _rank(functions: Block) -> int:
+    """How many columns are independent, to single precision."""
+    gram = functions.astype(np.float64)
+    energy = np.linalg.eigvalsh(gram.T @ gram)
+    return int(np.count_nonzero(energy > 1e-12 * energy[-1]))
 
 
 def _single(matrix: sp.csr_matrix) -> Matrix:
