@@ -254,11 +254,11 @@ for name in ("filtered", "guarded"):
 # %% [markdown]
 # ## What it costs
 #
-# Accuracy does not depend on the network, time does: the better the prediction, the fewer sweeps
-# (products with $A_i$) are left for the filter. So this is what to look at to see whether a network
-# is worth having. Next to it the sweeps that `FilteredBasis` needs, which starts from cosines that
-# have seen nothing of $\kappa$. Messages on a lattice of 17 nodes, their steps guessed, save
-# none of them. A network pays once it beats that number; `demo_train_your_own.py` trains one.
+# Accuracy does not depend on the network, time does: the first filter of a prediction, which has
+# seen $\kappa$, is weaker than that of cosines, which have not; where it turns out too weak,
+# another round follows. So sweeps (products with $A_i$) and rounds are what to look at to see
+# whether a network is worth having, next to those of `FilteredBasis`. Messages on a lattice of 17
+# nodes, their steps guessed, save some. `demo_train_your_own.py` trains a network.
 
 # %%
 cosines = msnn.FilteredBasis(num_modes)
@@ -266,14 +266,19 @@ msnn.multiscale_functionspace(V, coarse, cosines, a, s=s, bcs=bcs).destroy()
 reports = plot.gather_reports(comm, bases["guarded"].reports)
 given = bases["filtered"].reports
 used = {
-    "messages": comm.allreduce(sum(r.filtered.sweeps for r in given if r.filtered)),
-    "cosines": comm.allreduce(sum(r.sweeps for r in cosines.reports)),
+    "messages": [r.filtered for r in given if r.filtered],
+    "cosines": cosines.reports,
 }
 fallbacks = comm.allreduce(bases["filtered"].num_fallbacks)
 assert fallbacks == 0
+for name, found in used.items():
+    sweeps, rounds = (
+        comm.allreduce(sum(part)) / coarse.num_vertices
+        for part in ([r.sweeps for r in found], [r.rounds for r in found])
+    )
+    if comm.rank == 0:
+        print(f"{name}: {sweeps:.0f} sweeps in {rounds:.1f} rounds for a neighbourhood, on average")
 if comm.rank == 0:
-    for name, count in used.items():
-        print(f"{name}: {count / coarse.num_vertices:.0f} sweeps in a neighbourhood on average")
     print(f"{fallbacks} neighbourhoods went to another basis; the guard of the raw prediction:")
     print(msnn.bases.guard_table(reports).split("\n\n")[0])
 

@@ -138,8 +138,8 @@ with open(folder / "run" / "curves.csv") as stream:
 # %% [markdown]
 # ## Use
 #
-# Field 10001 is none of them. Four sweeps of the filter for the prediction and, for
-# comparison, four for the cosines that it started from.
+# Field 10001 is none of them. Four sweeps of the filter for the prediction alone (by default some
+# cosines join it) and, for comparison, four for the cosines that it started from.
 
 # %%
 msh = mesh.create_unit_square(comm, n, n, mesh.CellType.quadrilateral)
@@ -163,7 +163,7 @@ def energy(w):
 
 bases = {
     "computed": msnn.SpectralBasis(6),
-    "predicted": msnn.LearnedBasis(folder / "run" / "laminate.pt", kappa, 6, sweeps=4),
+    "predicted": msnn.LearnedBasis(folder / "run" / "laminate.pt", kappa, 6, sweeps=4, cosines=0),
     "cosines": msnn.FilteredBasis(6, degree=4, max_rounds=1, num_start=12),
 }
 errors = {}
