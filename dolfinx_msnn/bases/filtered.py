@@ -182,21 +182,20 @@ class FilterSettings:
         while True:
             if degree is None:
                 degree = self.degree or degree_for(min(gain, ROUND_GAIN), lower, upper)
-            while True:
-                new = rayleigh_ritz(
-                    pencil, chebyshev_filter(pencil, y, degree, lower), num, lower=lower
-                )
-                sweeps += degree
-                found = len(new.values)
-                if found >= num + (y.shape[1] - num) // 4 or (degree <= 1 and found >= num):
-                    break
-                if degree <= 1:
-                    raise Dependent(
-                        f"Filtering found {found} independent modes on {pencil.problem.name}, "
-                        f"{num} were asked for."
-                    )
+            new = rayleigh_ritz(
+                pencil, chebyshev_filter(pencil, y, degree, lower), num, lower=lower
+            )
+            sweeps += degree
+            found = len(new.values)
+            if degree > 1 and found < num + (y.shape[1] - num) // 4:
                 # The filter itself takes functions that far below the others: less at a time.
                 degree //= 2
+                continue
+            if found < num:
+                raise Dependent(
+                    f"Filtering found {found} independent modes on {pencil.problem.name}, "
+                    f"{num} were asked for."
+                )
             rounds += 1
             if ritz is not None:
                 scale = np.maximum(np.abs(new.values[:num]), pencil.shift)

@@ -29,6 +29,7 @@ from dolfinx_msnn.bases.lattice import Pose, interpolation, network_input
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.refine import (
     HIGH_JUMP,
+    RANK_TOLERANCE,
     Pencil,
     Precision,
     cosine_end,
@@ -260,14 +261,15 @@ class LearnedBasis:
         # Of any scale, which might be too much for single precision; zeros are no functions.
         size = np.abs(prediction).max(axis=1)
         functions = np.ascontiguousarray((prediction[size > 0] / size[size > 0, None]).T)
-        if functions.shape[1] < self.num_modes or _rank(functions) < 0.5 * functions.shape[1]:
+        predicted = functions.shape[1]
+        if predicted < self.num_modes or _rank(functions) < 0.5 * predicted:
             return None, None
         weights = problem.geometry.once(
             ("single interpolation", pose.axes, pose.reflected, self.lattice),
             lambda: _single(interpolation(problem, pose, self.lattice)),
         )
         start = _sweeps.multiply(weights, functions)
-        predicted, usual = functions.shape[1], num_start(self.num_modes, pencil.jump)
+        usual = num_start(self.num_modes, pencil.jump)
         num = self.cosines
         if num is None:
             # What the network misses of the low cosines costs more than they do.
@@ -303,7 +305,7 @@ def _rank(functions: Block) -> int:
     """How many columns are independent, to single precision."""
     gram = functions.astype(np.float64)
     energy = np.linalg.eigvalsh(gram.T @ gram)
-    return int(np.count_nonzero(energy > 1e-12 * energy[-1]))
+    return int(np.count_nonzero(energy > RANK_TOLERANCE * energy[-1]))
 
 
 def _single(matrix: sp.csr_matrix) -> Matrix:
