@@ -46,7 +46,7 @@ test: venv
 
 # File by file: every MPI run is limited in time, and a hang names its file. 5: all tests of a file are serial.
 test-parallel: venv
-	set -e; for n in $(RANKS); do for f in tests/test_*.py; do \
+	set -e; for n in $(RANKS); do for f in tests/*/test_*.py; do \
 	  echo "$$n ranks: $$f"; \
 	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest $$f -x -q -m "not serial" $(ARGS) </dev/null \
 	    || [ $$? -eq 5 ]; \

@@ -43,7 +43,7 @@ from matplotlib.figure import Figure
 from tables import Results, Shown, ratios, select, spread, values
 
 import dolfinx_msnn as msnn
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn.local.problem import LocalProblem
 
 #: name: dimension, fine cells, coarse boxes, fields of each family
 CASES = {"2d-100": (2, 100, 5, 20), "3d-50": (3, 50, 5, 3)}

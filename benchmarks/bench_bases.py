@@ -40,8 +40,10 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import fields
-from dolfinx_msnn.bases import refine
-from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn.bases import pencil
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.problem import LocalProblem
 
 #: name: dimension, fine cells, coarse boxes, fields of each family
 CASES: dict[str, tuple[int, int, int, int]] = {
@@ -64,7 +66,7 @@ class Polynomials:
         """The first cosines on each neighbourhood."""
         found = []
         for problem in problems:
-            functions, _ = refine.cosines(refine.Pencil.create(problem), NUM_MODES)
+            functions, _ = pencil.cosines(pencil.Pencil.create(problem), NUM_MODES)
             found.append(msnn.LocalModes(np.zeros(NUM_MODES), functions.T.copy()))
         return found
 
@@ -295,7 +297,7 @@ def run_map(models: dict[int, Any], quick: bool) -> list[dict[str, Any]]:
                 record |= {"learned_sweeps": learned[0], "learned_ms": learned[1]}
                 record["network_ms"] = network_time(models[dim], len(problems))
                 nnz = problems[0].A.nnz
-                record["mflop_per_sweep"] = 2e-6 * nnz * refine.num_start(NUM_MODES)
+                record["mflop_per_sweep"] = 2e-6 * nnz * pencil.num_start(NUM_MODES)
                 records.append(record)
                 print(map_table(records[-1:]).splitlines()[-1], flush=True)
     return records
@@ -315,7 +317,7 @@ def network_time(model: Any, count: int) -> float:
     """Milliseconds of a forward pass a neighbourhood."""
     card = model.card
     inputs = np.zeros((count, card.in_channels, *(card.lattice,) * card.dim), dtype=np.float32)
-    from dolfinx_msnn.bases.learned import torch_threads
+    from dolfinx_msnn.nn.learned import torch_threads
 
     times = []
     with torch_threads(1):

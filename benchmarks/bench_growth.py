@@ -51,10 +51,12 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn import fields
-from dolfinx_msnn._petsc import temporary_options
-from dolfinx_msnn.bases import _compress, refine
-from dolfinx_msnn.coarse_product import GalerkinProduct
-from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
+from dolfinx_msnn._utils.petsc import temporary_options
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.bases import _compress, pencil
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.petsc import create_coarse_solver
 
 CONTRAST = 1e3
@@ -231,13 +233,13 @@ def inner(dim: int, width: int) -> LocalProblem:
 def kernels(dim: int, width: int) -> list[Record]:
     """Operations and bytes a second of the filter and of Rayleigh-Ritz's Gram matrices."""
     problem = inner(dim, width)
-    pencil = refine.Pencil.create(problem, "single")
-    y, lower = refine.cosines(pencil, refine.num_start(NUM_MODES, pencil.jump))
+    inside = pencil.Pencil.create(problem, "single")
+    y, lower = pencil.cosines(inside, pencil.num_start(NUM_MODES, inside.jump))
     y = np.ascontiguousarray(y, dtype=np.float32)
     (n, m), nnz, degree = y.shape, problem.A.nnz, 20
-    lower = min(lower, 0.5 * pencil.upper)
-    refine.chebyshev_filter(pencil, y, degree, lower)
-    sweep = clock(lambda: refine.chebyshev_filter(pencil, y, degree, lower), REPEATS) / degree
+    lower = min(lower, 0.5 * inside.upper)
+    pencil.chebyshev_filter(inside, y, degree, lower)
+    sweep = clock(lambda: pencil.chebyshev_filter(inside, y, degree, lower), REPEATS) / degree
     ritz = clock(lambda: _compress.project(problem.A, problem.S, y), REPEATS)
     whole = {"dim": dim, "width": width, "n": n, "m": m, "nnz": nnz, "block_kib": y.nbytes / 1024}
     return [

@@ -36,7 +36,7 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import NonlinearProblem as FineProblem
-from dolfinx_msnn.coarse_product import CoarseProduct
+from dolfinx_msnn.algebra.product import CoarseProduct
 from dolfinx_msnn.petsc import NonlinearProblem, PicardProblem
 from dolfinx_msnn.richards import Haverkamp
 

@@ -75,7 +75,7 @@ def worker(
     import ufl
     from dolfinx import fem, mesh
     from dolfinx.fem.petsc import assemble_matrix
-    from dolfinx_msnn.coarse_product import GalerkinProduct
+    from dolfinx_msnn.algebra.product import GalerkinProduct
 
     comm = MPI.COMM_WORLD
     dim, cells, boxes, _ = {**CASES, **QUICK}[case]
@@ -170,7 +170,8 @@ def scipy_worker(case: str, field: Callable[[Any], Any] = channels) -> dict[str,
     import dolfinx_msnn as msnn
     import ufl
     from dolfinx import fem, mesh
-    from dolfinx_msnn.local import LocalProblems, Timings
+    from dolfinx_msnn._utils.timings import Timings
+    from dolfinx_msnn.local.assembly import LocalProblems
 
     dim, cells, boxes, _ = {**CASES, **QUICK}[case]
     comm, whole = MPI.COMM_SELF, boxes

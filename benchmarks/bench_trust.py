@@ -42,8 +42,8 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import estimate
-from dolfinx_msnn.enrichment import position_in_vertex
 from dolfinx_msnn.petsc import LinearProblem
+from dolfinx_msnn.space.enrichment import position_in_vertex
 
 DIRECT = {"ksp_type": "preonly", "pc_type": "cholesky", "pc_factor_mat_solver_type": "mumps"}
 #: What rounding errors may do to a comparison of two energies.

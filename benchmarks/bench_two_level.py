@@ -40,8 +40,8 @@ import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn import fields
-from dolfinx_msnn.preconditioner import TwoLevelPreconditioner
-from dolfinx_msnn.subdomains import subdomains
+from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner
+from dolfinx_msnn.algebra.subdomains import subdomains
 
 RTOL = 1e-8
 SEED = 10**6

@@ -22,9 +22,9 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
-from dolfinx_msnn.coarse_product import GalerkinProduct
+from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner
+from dolfinx_msnn.algebra.product import GalerkinProduct
 from dolfinx_msnn.petsc import create_coarse_solver
-from dolfinx_msnn.preconditioner import TwoLevelPreconditioner
 
 #: name: dimension, cells, boxes, loads, repetitions of a solve
 CASES = {

@@ -17,7 +17,7 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import fields
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.petsc import LinearProblem
 
 NUM_MODES = 8

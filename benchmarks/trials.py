@@ -23,8 +23,8 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import estimate
+from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner
 from dolfinx_msnn.petsc import LinearProblem
-from dolfinx_msnn.preconditioner import TwoLevelPreconditioner
 
 RTOL = 1e-8
 MAX_ITERATIONS = 400
@@ -53,7 +53,7 @@ def make(name: str, kappa: Any, model: Any, num_modes: int = NUM_MODES) -> Any:
 def pretrained(dim: int) -> Any:
     """The model that comes with the package; ``None`` where torch is missing."""
     try:
-        from dolfinx_msnn.bases.lattice import num_channels
+        from dolfinx_msnn.nn.lattice import num_channels
         from dolfinx_msnn.nn.model import load_model
         from dolfinx_msnn.pretrained import pretrained_models
 

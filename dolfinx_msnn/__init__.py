@@ -7,12 +7,13 @@ import importlib.util
 # mpi4py comes first: the binary wheel of DOLFINx needs it loaded.
 from mpi4py import MPI as _MPI  # noqa: F401
 
-from dolfinx_msnn._compat import check_environment as _check_environment
+from dolfinx_msnn._utils.compat import check_environment as _check_environment
 
 _check_environment()
 
 from dolfinx_msnn import fields  # noqa: E402
 from dolfinx_msnn._version import __version__  # noqa: E402
+from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner  # noqa: E402
 from dolfinx_msnn.bases import (  # noqa: E402
     FilteredBasis,
     GuardedBasis,
@@ -20,13 +21,12 @@ from dolfinx_msnn.bases import (  # noqa: E402
     LocalModes,
     SpectralBasis,
 )
-from dolfinx_msnn.coarse import CoarseGrid  # noqa: E402
-from dolfinx_msnn.functionspace import (  # noqa: E402
+from dolfinx_msnn.local.grid import CoarseGrid  # noqa: E402
+from dolfinx_msnn.local.problem import LocalProblem  # noqa: E402
+from dolfinx_msnn.space.functionspace import (  # noqa: E402
     MultiscaleFunctionSpace,
     multiscale_functionspace,
 )
-from dolfinx_msnn.local import LocalProblem  # noqa: E402
-from dolfinx_msnn.preconditioner import TwoLevelPreconditioner  # noqa: E402
 
 __all__ = [
     "CoarseGrid",
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> object:
                 'pip install "dolfinx-msnn[nn]".',
                 name="torch",
             )
-        from dolfinx_msnn.bases import learned
+        from dolfinx_msnn.nn import learned
 
         return getattr(learned, name)
     raise AttributeError(f"module 'dolfinx_msnn' has no attribute {name!r}")

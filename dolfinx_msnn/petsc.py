@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: MIT
 """The PETSc side of a multiscale space, under the names that DOLFINx uses."""
 
-from dolfinx_msnn.linear import LinearProblem
-from dolfinx_msnn.nonlinear import NonlinearProblem
-from dolfinx_msnn.operators import (
+from dolfinx_msnn._utils.solvers import create_coarse_solver
+from dolfinx_msnn.algebra.operators import (
     assemble_coarse_matrix,
     assemble_coarse_vector,
     create_coarse_matrix,
-    create_coarse_solver,
 )
-from dolfinx_msnn.picard import PicardProblem
-from dolfinx_msnn.time_stepping import BDF
-from dolfinx_msnn.transient import TransientProblem
+from dolfinx_msnn.problems.bdf import BDF
+from dolfinx_msnn.problems.linear import LinearProblem
+from dolfinx_msnn.problems.nonlinear import NonlinearProblem
+from dolfinx_msnn.problems.picard import PicardProblem
+from dolfinx_msnn.problems.transient import TransientProblem
 
 __all__ = [
     "BDF",

@@ -18,8 +18,9 @@ import numpy as np
 import ufl
 from dolfinx import fem, mesh
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn.bases.lattice import CLASSES
-from dolfinx_msnn.local import LocalProblems, Timings
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.nn.lattice import CLASSES
 from dolfinx_msnn.nn.model import ModelCard
 from dolfinx_msnn.petsc import LinearProblem
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.bases import _sweeps
-from dolfinx_msnn.bases._sweeps import Block
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases.kernels import Block
 
 #: Rows of one of the kernel's tiles; see ``sweeps.c``.
 _TILE = 16
@@ -35,11 +35,11 @@ def project(A: sp.csr_matrix, S: sp.csr_matrix, y: Block) -> tuple[FloatArray, F
         y = np.asarray(y, dtype=np.float64)
         a, s = y.T @ (A @ y), y.T @ (S @ y)
         return 0.5 * (a + a.T), 0.5 * (s + s.T)
-    y = _sweeps.padded(y)
+    y = kernels.padded(y)
     width = y.shape[1]
     a, s, work = np.empty((width, width)), np.empty((width, width)), np.empty((3, _TILE, width))
-    kernel = _sweeps.library()
-    getattr(kernel, f"project_{_sweeps.suffix(y.dtype)}")(
+    kernel = kernels.library()
+    getattr(kernel, f"project_{kernels.suffix(y.dtype)}")(
         len(y),
         width,
         *_pencil(A, S),
@@ -58,13 +58,13 @@ def combine(y: Block, c: FloatArray) -> FloatArray:
         y: Shape ``(n, m)``, either precision, C order.
         c: Shape ``(m, k)``.
     """
-    kernel = _sweeps.library()
-    if kernel is None or c.shape[1] > 2 * _sweeps.COLUMNS:
+    kernel = kernels.library()
+    if kernel is None or c.shape[1] > 2 * kernels.COLUMNS:
         # Wide products are what BLAS is good at.
         return np.asarray(np.asarray(y, dtype=np.float64) @ c)
-    padded = _sweeps.padded(np.ascontiguousarray(c))
+    padded = kernels.padded(np.ascontiguousarray(c))
     out = np.empty((len(y), padded.shape[1]))
-    getattr(kernel, f"combine_{_sweeps.suffix(y.dtype)}")(
+    getattr(kernel, f"combine_{kernels.suffix(y.dtype)}")(
         *y.shape, padded.shape[1], y.ctypes.data, padded.ctypes.data, out.ctypes.data
     )
     return out[:, : c.shape[1]]
@@ -92,11 +92,11 @@ def residuals(
     if not _usable(A, S):
         rest = A @ functions - (S @ functions) * values
         return np.asarray((1.0 / diagonal) @ rest**2)
-    functions, diagonal = _sweeps.padded(functions), np.ascontiguousarray(diagonal)
+    functions, diagonal = kernels.padded(functions), np.ascontiguousarray(diagonal)
     k, m = len(values), functions.shape[1]
     padded, found = np.zeros(m), np.empty(m)
     padded[:k] = values
-    kernel = _sweeps.library()
+    kernel = kernels.library()
     assert kernel is not None
     kernel.residuals(
         len(functions),
@@ -128,7 +128,7 @@ def energies(
         energy = np.einsum("ik,ik->k", z, A @ z)
         return energy, A.diagonal() @ square, S.diagonal() @ square
     found = np.empty((3, z.shape[1]))
-    kernel = _sweeps.library()
+    kernel = kernels.library()
     assert kernel is not None
     kernel.energies(
         *z.shape,
@@ -142,7 +142,7 @@ def energies(
 def _usable(A: sp.csr_matrix, S: sp.csr_matrix) -> bool:
     """Whether the kernel is there and the matrices are of one pattern and of its types."""
     return (
-        _sweeps.library() is not None
+        kernels.library() is not None
         and A.indices.dtype == A.indptr.dtype == np.int32
         and A.data.dtype == S.data.dtype == np.float64
         and _same(A.indptr, S.indptr)

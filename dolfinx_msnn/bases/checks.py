@@ -6,24 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.local import LocalProblem
-
-
-def positive_integer(name: str, value: object) -> int:
-    """Refuse what is not a positive integer.
-
-    Raises:
-        ValueError: With the argument's name and value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    return int(value)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a real number."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.local.problem import LocalProblem
 
 
 def check_size(problem: LocalProblem, num_modes: int) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dolfinx_msnn.bases._sweeps import Block
-from dolfinx_msnn.bases.checks import check_signs, check_size, is_number, positive_integer
-from dolfinx_msnn.bases.protocol import LocalModes
-from dolfinx_msnn.bases.refine import (
+from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn.bases.checks import check_signs, check_size
+from dolfinx_msnn.bases.kernels import Block
+from dolfinx_msnn.bases.pencil import (
     Pencil,
     Precision,
     Ritz,
@@ -25,7 +25,8 @@ from dolfinx_msnn.bases.refine import (
     num_start,
     rayleigh_ritz,
 )
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.local.problem import LocalProblem
 
 #: Gain of one round of the filter: more would make the filtered functions nearly dependent.
 ROUND_GAIN = 1e9

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.bases.checks import check_signs, check_size, is_number, positive_integer
+from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases.checks import check_signs, check_size
 from dolfinx_msnn.bases.filtered import default_threads, in_threads
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
-from dolfinx_msnn.bases.refine import (
+from dolfinx_msnn.bases.inertia import can_count, count_below
+from dolfinx_msnn.bases.pencil import (
     Pencil,
     Precision,
     Ritz,
@@ -24,9 +25,9 @@ from dolfinx_msnn.bases.refine import (
     degree_for,
     rayleigh_ritz,
 )
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.spectral import SpectralBasis
-from dolfinx_msnn.inertia import can_count, count_below
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn.local.problem import LocalProblem
 
 #: Ritz values below this fraction of the scale of the wanted λ are measured against the fraction.
 #: Modes that are constant on stiff inclusions have such values, the less the stiffer those are.

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.local import LocalProblem
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.local.problem import LocalProblem
 
 
 def is_local_basis(value: object) -> bool:

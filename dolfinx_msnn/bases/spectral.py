@@ -15,17 +15,18 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from dolfinx_msnn._petsc import check_options, check_prefix, readable_errors, temporary_options
-from dolfinx_msnn._typing import FloatArray
-from dolfinx_msnn.bases.checks import (
-    check_energies,
-    check_signs,
-    check_size,
-    is_number,
-    positive_integer,
+from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn._utils.linalg import rigid_motions
+from dolfinx_msnn._utils.petsc import (
+    check_options,
+    check_prefix,
+    readable_errors,
+    temporary_options,
 )
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases.checks import check_energies, check_signs, check_size
 from dolfinx_msnn.bases.protocol import LocalModes
-from dolfinx_msnn.local import LocalProblem, rigid_motions
+from dolfinx_msnn.local.problem import LocalProblem
 
 
 class SpectralBasis:

@@ -55,7 +55,7 @@ def create_basis(
         basis = msnn.FilteredBasis(modes)
     else:
         need_torch("A learned basis")
-        from dolfinx_msnn.bases.learned import LearnedBasis
+        from dolfinx_msnn.nn.learned import LearnedBasis
 
         basis = LearnedBasis(model_path(model or f"diffusion-{dim}d"), kappa, modes)
     return msnn.GuardedBasis(basis) if guard else basis

@@ -12,8 +12,8 @@ import numpy as np
 import typer
 
 import dolfinx_msnn as msnn
-from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import FloatArray
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.cli import problem as problems
 from dolfinx_msnn.cli import result
 from dolfinx_msnn.cli.bases import model_path
@@ -162,7 +162,7 @@ def one_field(
     label: str, field: Any, cells: Sequence[int], boxes: Sequence[int], model: Any, modes: int
 ) -> list[dict[str, Any]]:
     """Figures of all bases on one field. Not collective: on this rank alone."""
-    from dolfinx_msnn.bases.learned import LearnedBasis
+    from dolfinx_msnn.nn.learned import LearnedBasis
 
     text = ",".join(map(str, cells))
     msh = problems.create_mesh(MPI.COMM_SELF, field, file=None, cells=text, size=None, cell=None)

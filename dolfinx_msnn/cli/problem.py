@@ -16,8 +16,8 @@ import numpy as np
 import ufl
 from dolfinx import fem, io, mesh
 from dolfinx_msnn import fields
-from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import DirichletBC, Function, FunctionSpace, Mesh
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import DirichletBC, Function, FunctionSpace, Mesh
 from dolfinx_msnn.cli.common import WrongCommandLine, number, numbers, pairs
 
 FAMILIES: dict[str, Any] = {

@@ -17,8 +17,8 @@ import ufl
 from dolfinx import fem, has_adios2, io
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace, estimate, plot
-from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import Function
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.cli.common import WrongCommandLine
 from dolfinx_msnn.cli.problem import Problem
 from dolfinx_msnn.petsc import LinearProblem

@@ -128,7 +128,7 @@ def _coarse_grid(settings: Any) -> Any:
     import numpy as np
 
     from dolfinx import mesh
-    from dolfinx_msnn.coarse import CoarseGrid
+    from dolfinx_msnn.local.grid import CoarseGrid
 
     problem = settings.problem
     dim = problem.dim

@@ -49,14 +49,16 @@ import dolfinx
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import fields as generators
-from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._typing import FloatArray, Function, FunctionSpace, LongArray
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn._utils.typing import FloatArray, Function, FunctionSpace, LongArray
 from dolfinx_msnn._version import __version__
-from dolfinx_msnn.bases.lattice import CLASSES, Pose, interpolation, network_input
 from dolfinx_msnn.bases.spectral import SpectralBasis
-from dolfinx_msnn.coarse import CoarseGrid
-from dolfinx_msnn.local import LocalProblem, LocalProblems, Timings
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.nn.config import Family
+from dolfinx_msnn.nn.lattice import CLASSES, Pose, interpolation, network_input
 
 FORMAT = "dolfinx_msnn neighbourhood samples"
 FORMAT_VERSION = 1
@@ -85,7 +87,7 @@ class Group:
 
     Attributes:
         key: Name of the geometry.
-        class_name: Class of the neighbourhoods, see :data:`dolfinx_msnn.bases.lattice.CLASSES`.
+        class_name: Class of the neighbourhoods, see :data:`dolfinx_msnn.nn.lattice.CLASSES`.
         sides: Lengths of the box along the pose axes, relative to the longest.
         indptr: CSR row pointers of A and S, shape ``(n + 1,)``, int32.
         indices: CSR columns, shape ``(nnz,)``, int32.

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dolfinx_msnn.bases import _sweeps
-from dolfinx_msnn.bases._sweeps import Matrix
-from dolfinx_msnn.bases.refine import smoothing_end
+from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases.kernels import Matrix
+from dolfinx_msnn.bases.pencil import smoothing_end
 
 
 class Pencils:
@@ -51,7 +51,7 @@ class Pencils:
             )
         self.A = [Matrix(indptr, indices, a) for a in A]
         self.S = [Matrix(indptr, indices, s) for s in S]
-        measures = [_sweeps.measure(a._replace(data=a.data.astype(np.float64))) for a in self.A]
+        measures = [kernels.measure(a._replace(data=a.data.astype(np.float64))) for a in self.A]
         self._scale = [(1 / m.diagonal).astype(np.float32) for m in measures]
         self._upper = [m.upper for m in measures]
         self._diagonal = torch.from_numpy(np.stack([m.diagonal for m in measures])).float()
@@ -63,16 +63,16 @@ class Pencils:
 
     def apply_a(self, y: Tensor) -> Tensor:
         """A y of each sample, shape ``(B, m, n)``."""
-        return self._apply(y, lambda k, block: _sweeps.multiply(self.A[k], block))
+        return self._apply(y, lambda k, block: kernels.multiply(self.A[k], block))
 
     def apply_s(self, y: Tensor) -> Tensor:
         """S y of each sample, shape ``(B, m, n)``."""
-        return self._apply(y, lambda k, block: _sweeps.multiply(self.S[k], block))
+        return self._apply(y, lambda k, block: kernels.multiply(self.S[k], block))
 
     def filter(self, y: Tensor, degree: int) -> Tensor:
         """The Chebyshev filter of that degree, shape ``(B, m, n)``; damps what it resolves.
 
-        The interval is that of :func:`dolfinx_msnn.bases.refine.smoothing_end`.
+        The interval is that of :func:`dolfinx_msnn.bases.pencil.smoothing_end`.
         """
         if degree == 0:
             return y
@@ -80,7 +80,7 @@ class Pencils:
         def sweep(k: int, block: Any) -> Any:
             lower = smoothing_end(degree, self._upper[k])
             A = self.A[k]
-            return _sweeps.chebyshev(
+            return kernels.chebyshev(
                 A, A.data, self._scale[k], block, degree, lower, self._upper[k]
             )
 

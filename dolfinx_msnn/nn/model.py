@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
-#: What the network's input holds; see :func:`dolfinx_msnn.bases.lattice.network_input`.
+#: What the network's input holds; see :func:`dolfinx_msnn.nn.lattice.network_input`.
 CONVENTION = "log-centred-0.25"
 
 #: Bounds of a card's integers: a wrong one must not exhaust the memory.

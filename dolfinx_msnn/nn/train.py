@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from dolfinx_msnn.bases.filtered import default_threads
-from dolfinx_msnn.bases.lattice import num_channels
 from dolfinx_msnn.nn import dataset, losses
 from dolfinx_msnn.nn.config import Config, Training
 from dolfinx_msnn.nn.dataset import Dataset, Group
 from dolfinx_msnn.nn.ffno import FFNO
 from dolfinx_msnn.nn.filter import Pencils
+from dolfinx_msnn.nn.lattice import num_channels
 from dolfinx_msnn.nn.model import ModelCard, save_model
 
 CHECKPOINT = "checkpoint.pt"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._typing import FloatArray, Function
-from dolfinx_msnn.functionspace import MultiscaleFunctionSpace
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, Function
 from dolfinx_msnn.plot.functions import check_axes, draw_function, on_root
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
 def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> Function:

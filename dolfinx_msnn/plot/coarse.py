@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._typing import FloatArray, FunctionSpace
-from dolfinx_msnn.coarse import CoarseGrid, cell_membership
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.neighbourhoods import cell_membership
 from dolfinx_msnn.plot.functions import check_axes, on_root
 from dolfinx_msnn.plot.gather import gather_cells
 

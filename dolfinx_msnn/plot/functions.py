@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx import fem
-from dolfinx_msnn._mpi import collective_errors
-from dolfinx_msnn._typing import FloatArray, Function, Mesh
-from dolfinx_msnn.coefficient import cell_values, check_coefficient
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, Function, Mesh
+from dolfinx_msnn.local.coefficient import cell_values, check_coefficient
 from dolfinx_msnn.plot.gather import (
     CellValues,
     NodalValues,

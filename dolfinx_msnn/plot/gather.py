@@ -13,8 +13,8 @@ from scipy.spatial import Delaunay
 
 import basix
 from dolfinx import fem, geometry
-from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._typing import FloatArray, Function, IntArray, LongArray, Mesh
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, Function, IntArray, LongArray, Mesh
 
 #: A slice lies this far above the plane asked for (and its pixels off centre), in sides of the
 #: bounding box: on a face between two cells it would depend on rounding which one is seen.

@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 
 from dolfinx import plot
-from dolfinx_msnn._mpi import check_same, collective_errors
-from dolfinx_msnn._typing import Function
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.plot.gather import check_function
 
 #: Seconds after which the trial counts as failed.

@@ -1,0 +1,162 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Checks of function spaces, forms and boundary conditions, and names of forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import basix
+import basix.ufl
+import ufl
+from dolfinx import fem
+from dolfinx_msnn._utils.typing import DirichletBC, FunctionSpace
+from ufl.algorithms import extract_type
+from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
+from ufl.algorithms.apply_derivatives import apply_derivatives
+from ufl.algorithms.check_arities import ArityMismatch, check_integrand_arity
+from ufl.algorithms.remove_complex_nodes import remove_complex_nodes
+from ufl.domain import extract_unique_domain
+
+_ALLOWED_INTEGRALS = ("cell", "exterior_facet")
+
+
+#: Signatures of forms that passed :func:`check_arity`.
+_linear_forms: set[str] = set()
+
+
+def check_space(V: FunctionSpace) -> None:
+    """Refuse spaces that the multiscale construction does not cover.
+
+    Raises:
+        ValueError: Unless ``V`` is a continuous scalar or vector Lagrange space. Not collective;
+            the outcome is the same on every rank.
+    """
+    if not isinstance(V, fem.FunctionSpace):
+        raise ValueError(f"Expected a dolfinx.fem.FunctionSpace, got {type(V).__name__}.")
+    element = V.ufl_element()
+    scalar = scalar_element(element)
+    name = getattr(scalar, "element_family", None)
+    if V.component():
+        raise ValueError(
+            f"Expected a whole function space, got component {V.component()} of one; collapse() "
+            "makes a space of it."
+        )
+    if name != basix.ElementFamily.P or scalar.degree < 1 or scalar.discontinuous:
+        raise ValueError(
+            "Expected a continuous Lagrange space of degree >= 1 (scalar or vector), got "
+            f"{element}."
+        )
+    if V.mesh.geometry.x.dtype != np.float64:
+        raise ValueError(
+            f"Expected a mesh with float64 coordinates, got {V.mesh.geometry.x.dtype}."
+        )
+
+
+def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
+    """Refuse forms that are not bilinear forms on ``V`` by cell and exterior-facet integrals.
+
+    Args:
+        form: UFL form.
+        V: Fine space.
+        name: What the user calls the form, for the message.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective; the outcome is the
+            same on every rank.
+    """
+    if not isinstance(form, ufl.Form):
+        raise ValueError(f"{name} must be a UFL bilinear form, got {type(form).__name__}.")
+    arguments = form.arguments()
+    if len(arguments) != 2:
+        raise ValueError(
+            f"{name} must be a bilinear form (a trial and a test function), got a form with "
+            f"{len(arguments)} arguments."
+        )
+    check_arity(form, name)
+    kinds = sorted({integral.integral_type() for integral in form.integrals()})
+    refused = [kind for kind in kinds if kind not in _ALLOWED_INTEGRALS]
+    if refused:
+        raise ValueError(
+            f"{name} contains {' and '.join(refused)} integrals; only cell (dx) and exterior "
+            "facet (ds) integrals can be split into element matrices."
+        )
+    if any(domain != V.mesh.ufl_domain() for domain in _domains(form)):
+        raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
+    if any(arg.ufl_function_space() != V for arg in arguments):
+        raise ValueError(
+            f"The arguments of {name} are on another function space than V; expected "
+            "TrialFunction(V) and TestFunction(V)."
+        )
+
+
+def check_arity(form: ufl.Form, name: str) -> None:
+    """Refuse forms that are not linear in each argument. Not collective.
+
+    In parallel DOLFINx would hang on them: UFL's ArityMismatch is no ``Exception``.
+
+    Raises:
+        ValueError: With UFL's reason.
+    """
+    # Once for each form: UFL's algorithms keep memory on Python 3.13, and take a while.
+    if form.signature() in _linear_forms:
+        return
+    try:
+        # Derivatives of inner products leave conjugates behind.
+        lowered = remove_complex_nodes(apply_algebra_lowering(form))
+        for integral in apply_derivatives(lowered).integrals():
+            check_integrand_arity(integral.integrand(), form.arguments(), False)
+        _linear_forms.add(form.signature())
+    except ArityMismatch as exc:
+        # Some of UFL's reasons hold the whole representation of the arguments.
+        reason = str(exc).rstrip(".") if len(str(exc)) < 120 else "not all terms have all of them"
+        raise ValueError(f"{name} must be linear in each of its arguments: {reason}.") from None
+
+
+def identify(form: ufl.Form | None) -> str:
+    """What a form is called where ranks compare theirs. Not collective."""
+    return "none" if form is None else f"form {form.signature()[:8]}"
+
+
+def _domains(form: ufl.Form) -> set[Any]:
+    """Meshes of the integrals, coefficients and geometric quantities of a form."""
+    domains = set(form.ufl_domains())
+    domains |= {c.ufl_function_space().ufl_domain() for c in form.coefficients()}
+    geometry = extract_type(form, ufl.classes.GeometricQuantity)
+    return domains | {extract_unique_domain(quantity) for quantity in geometry}
+
+
+def check_bcs(bcs: Sequence[DirichletBC], V: FunctionSpace) -> None:
+    """Refuse boundary conditions that are not on ``V`` or a component of it.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective.
+    """
+    if not isinstance(bcs, Sequence) or isinstance(bcs, str):
+        raise ValueError(
+            "bcs must be a sequence of dolfinx.fem.DirichletBC (may be empty), got "
+            f"{type(bcs).__name__}."
+        )
+    for k, bc in enumerate(bcs):
+        if not isinstance(bc, fem.DirichletBC):
+            raise ValueError(
+                f"bcs[{k}] must be a dolfinx.fem.DirichletBC, got {type(bc).__name__}."
+            )
+        if not V._cpp_object.contains(bc.function_space):
+            raise ValueError(
+                f"bcs[{k}] is on another function space than V; expected a condition on V or one "
+                "of its components."
+            )
+
+
+def scalar_element(element: basix.ufl._ElementBase) -> Any:
+    """The element of one component of a blocked element."""
+    return element.sub_elements[0] if is_blocked(element) else element
+
+
+def is_blocked(element: basix.ufl._ElementBase) -> bool:
+    """Whether an element is some copies (perhaps one) of another."""
+    return element.block_size > 1 or len(element.sub_elements) == 1

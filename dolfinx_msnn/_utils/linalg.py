@@ -1,0 +1,84 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Dense linear algebra: orthonormal bases and rigid motions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dolfinx_msnn._utils.typing import FloatArray, LongArray
+
+#: A basis function is dropped if less than this fraction of it (in the norm of diag A_i) is
+#: independent of the earlier ones of its neighbourhood.
+DROP_TOLERANCE = 1e-10
+
+
+def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
+    """Orthonormalise rows in the inner product Σ w² f g, in order, dropping dependent ones.
+
+    The first k kept rows span the same space as the input rows they come from and those before.
+
+    Args:
+        functions: Shape ``(num, n)``.
+        weight: w > 0, shape ``(n,)``.
+
+    Returns:
+        Orthonormal rows, shape ``(num_kept, n)``, and which input rows they come from.
+    """
+    rows = functions * weight
+    norms = np.sqrt(np.einsum("in,in->i", rows, rows))
+    nonzero = np.flatnonzero(norms > 0)
+    rows = rows[nonzero] / norms[nonzero, None]
+    # Well-conditioned (nearly always): Cholesky of the Gram matrix, twice. einsum stays clear of
+    # multithreaded BLAS, which is slow at this size on busy cores.
+    try:
+        basis = rows
+        for _ in range(2):
+            factor = np.linalg.cholesky(np.einsum("in,jn->ij", basis, basis))
+            if factor.diagonal().min(initial=1.0) < 1e-4:
+                raise np.linalg.LinAlgError
+            basis = np.einsum("ij,jn->in", np.linalg.inv(factor), basis)
+        return basis / weight, nonzero
+    except np.linalg.LinAlgError:
+        kept, basis = _gram_schmidt(rows)
+        return basis / weight, nonzero[kept]
+
+
+def _gram_schmidt(
+    rows: FloatArray,
+) -> tuple[LongArray, FloatArray]:
+    """Classical Gram-Schmidt, twice; rows of norm one that depend on earlier ones are dropped."""
+    kept: list[int] = []
+    basis = np.empty_like(rows)
+    for k, row in enumerate(rows):
+        q = basis[: len(kept)]
+        rest = row - (q @ row) @ q
+        size = np.linalg.norm(rest)
+        if size <= DROP_TOLERANCE:
+            continue
+        rest /= size
+        rest -= (q @ rest) @ q
+        basis[len(kept)] = rest / np.linalg.norm(rest)
+        kept.append(k)
+    return np.array(kept, dtype=np.int64), basis[: len(kept)]
+
+
+def rigid_motions(x: FloatArray, block_size: int) -> FloatArray:
+    """Constants of each component and, in elasticity, the infinitesimal rotations.
+
+    Args:
+        x: Positions of the dof blocks, shape ``(n, gdim)``.
+        block_size: Components; if there are as many as dimensions, rotations are included.
+
+    Returns:
+        One motion a row, unrolled with the component fastest, shape ``(num, n * block_size)``.
+    """
+    n, gdim = x.shape
+    motions = [np.tile(np.eye(block_size)[k], n) for k in range(block_size)]
+    if block_size == gdim:
+        for i in range(gdim):
+            for j in range(i):
+                rotation = np.zeros((n, gdim))
+                rotation[:, i], rotation[:, j] = x[:, j], -x[:, i]
+                motions.append(rotation.reshape(-1))
+    return np.array(motions)

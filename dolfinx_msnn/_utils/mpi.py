@@ -1,0 +1,129 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Small MPI helpers: errors that reach every rank, and records that travel to a given rank."""
+
+from __future__ import annotations
+
+import pickle
+from types import TracebackType
+from typing import Any
+
+from mpi4py import MPI
+
+import numpy as np
+import numpy.typing as npt
+
+from dolfinx_msnn._utils.typing import IntArray
+
+
+class collective_errors:
+    """Turn an exception on some ranks into one and the same exception on all ranks.
+
+    The body of the ``with`` statement must not communicate: a rank that fails leaves it early. On
+    exit the ranks agree whether anything failed; the lowest failing rank's exception type and
+    message are then raised everywhere. An exception that is not made from its message alone, or
+    whose type the other ranks may not know, becomes a ``RuntimeError`` that names it.
+
+    Args:
+        comm: Communicator. Leaving the body is collective.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+
+    def __enter__(self) -> None:
+        """Nothing is done before the body."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Not only Exception: SystemExit and UFL's ArityMismatch would leave the others waiting.
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            return
+        comm = self._comm
+        first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
+        if first == comm.size:
+            return
+        parcel = _pack(error) if error is not None and comm.rank == first else b""
+        common, message = pickle.loads(comm.bcast(parcel, root=first))
+        if kind is not common or str(error) != message:
+            raise common(message) from error
+
+
+def _pack(error: BaseException) -> bytes:
+    """An exception's type and message such that ``kind(message)`` says the same elsewhere."""
+    kind, message = type(error), str(error)
+    try:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            parcel = pickle.dumps((kind, message))
+            if str(pickle.loads(parcel)[0](message)) == message:
+                return parcel
+    except Exception:
+        pass
+    return pickle.dumps((RuntimeError, f"{kind.__name__}: {message}"))
+
+
+def check_same(comm: MPI.Comm, **arguments: object) -> None:
+    """Refuse arguments that are not the same on all ranks, as told by their ``repr``.
+
+    Raises:
+        ValueError: With both values; the same on every rank.
+
+    Note:
+        Collective.
+    """
+    if comm.size == 1:
+        return
+    mine = {name: repr(value) for name, value in arguments.items()}
+    theirs = comm.bcast(mine, root=0)
+    with collective_errors(comm):
+        for name, text in mine.items():
+            if text != theirs[name]:
+                raise ValueError(
+                    f"{name} differs between the ranks: {theirs[name]} on rank 0, {text} on rank "
+                    f"{comm.rank}; expected the same on all of them."
+                )
+
+
+def mpi_type(array: npt.NDArray[np.generic]) -> MPI.Datatype:
+    """A committed contiguous MPI type for one row of ``array``; the caller frees it."""
+    width = int(np.prod(array.shape[1:], dtype=np.int64))
+    base = MPI.BYTE if array.dtype == np.bool_ else MPI._typedict[array.dtype.char]
+    return base.Create_contiguous(width).Commit()
+
+
+def route(
+    comm: MPI.Comm, dest: npt.NDArray[np.integer], *arrays: npt.NDArray[np.generic]
+) -> tuple[IntArray, list[npt.NDArray[Any]]]:
+    """Send row ``k`` of every array to rank ``dest[k]``.
+
+    Args:
+        comm: Communicator. Collective.
+        dest: Destination ranks, shape ``(n,)``.
+        arrays: Arrays of shape ``(n, ...)``, of the same dtype and row shape on every rank.
+
+    Returns:
+        Source rank of every received row, and the received arrays. Rows are ordered by source
+        rank and, within one source, as they were sent.
+    """
+    order = np.argsort(dest, kind="stable")
+    send = np.bincount(dest, minlength=comm.size).astype(np.int64)
+    recv = np.empty_like(send)
+    comm.Alltoall(send, recv)
+    received: list[npt.NDArray[Any]] = []
+    for array in arrays:
+        out = np.ascontiguousarray(array[order])
+        into = np.empty((int(recv.sum()), *array.shape[1:]), dtype=array.dtype)
+        row = mpi_type(out)
+        try:
+            comm.Alltoallv(
+                [out, (send, np.cumsum(send) - send), row],
+                [into, (recv, np.cumsum(recv) - recv), row],
+            )
+        finally:
+            row.Free()
+        received.append(into)
+    return np.repeat(np.arange(comm.size, dtype=np.int32), recv), received

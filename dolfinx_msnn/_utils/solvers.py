@@ -1,0 +1,118 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Direct solvers that survive dependent unknowns, and a check that a system was solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from petsc4py import PETSc
+
+import numpy as np
+
+from dolfinx_msnn._utils.petsc import readable_errors, temporary_options
+
+#: Relative residual above which a direct coarse solve counts as failed.
+SINGULAR_TOLERANCE = 1e-5
+
+
+#: For MUMPS: null-pivot detection, as distinct neighbourhoods may hold dependent functions. Pivots
+#: that are put off until they turn out to be null need more room (in per cent) than usual.
+NULL_PIVOTS: dict[str, object] = {"mat_mumps_icntl_24": 1, "mat_mumps_icntl_14": 100}
+
+
+def choose_direct(pc: PETSc.PC, *, symmetric: bool = True) -> None:
+    """Make a PC a direct solver for coarse matrices. Collective.
+
+    MUMPS, where PETSc has it: then :data:`NULL_PIVOTS` should be its options. For symmetric
+    matrices the PC must have its operators.
+    """
+    if PETSc.Sys.hasExternalPackage("mumps"):
+        if symmetric:
+            pc.getOperators()[0].setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        pc.setType(PETSc.PC.Type.CHOLESKY if symmetric else PETSc.PC.Type.LU)
+        pc.setFactorSolverType("mumps")
+    else:
+        pc.setType(PETSc.PC.Type.REDUNDANT)
+
+
+def create_coarse_solver(
+    A0: PETSc.Mat,
+    petsc_options_prefix: str,
+    petsc_options: Mapping[str, object] | None = None,
+) -> PETSc.KSP:
+    """A solver for coarse systems that survives dependent basis functions.
+
+    By default a direct solve, by MUMPS with null-pivot detection where PETSc has it. Any option
+    under the prefix overrides this.
+
+    Args:
+        A0: Coarse matrix.
+        petsc_options_prefix: Prefix of the options.
+        petsc_options: Options under that prefix; they are removed from the global database again.
+
+    Note:
+        Collective. The caller destroys the solver.
+    """
+    solver = PETSc.KSP().create(A0.comm)
+    solver.setOptionsPrefix(petsc_options_prefix)
+    solver.setOperators(A0)
+    solver.setType(PETSc.KSP.Type.PREONLY)
+    choose_direct(solver.getPC())
+    try:
+        with (
+            readable_errors(f"The coarse solver ({petsc_options_prefix}) could not be set up"),
+            temporary_options(petsc_options_prefix, petsc_options or {}, NULL_PIVOTS),
+        ):
+            solver.setFromOptions()
+            # Factor options are read when the factor is made.
+            solver.setUp()
+    except BaseException:
+        solver.destroy()
+        raise
+    return solver
+
+
+def solve_coarse(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec) -> None:
+    """Solve a coarse system, and see that it was solved.
+
+    A direct solver that steps over null pivots returns a vector for any right-hand side; only the
+    residual tells whether it solves the system.
+
+    Args:
+        solver: From :func:`create_coarse_solver`.
+        b0: Right-hand side.
+        x0: Filled with the solution.
+
+    Raises:
+        RuntimeError: If the right-hand side is not finite, the solver diverged, or, for a direct
+            solver, the system is singular.
+
+    Note:
+        Collective.
+    """
+    name = f"The coarse solver ({solver.getOptionsPrefix()})"
+    size = b0.norm()
+    if not np.isfinite(size):
+        raise RuntimeError(f"{name} was given a right-hand side with NaN or infinite entries.")
+    with readable_errors(f"{name} failed"):
+        solver.solve(b0, x0)
+    reason = solver.getConvergedReason()
+    if reason < 0 or not np.isfinite(x0.norm()):
+        raise RuntimeError(
+            f"{name} did not converge: PETSc reason {reason} after {solver.getIterationNumber()} "
+            "iterations."
+        )
+    if solver.getType() == PETSc.KSP.Type.PREONLY:
+        residual = b0.duplicate()
+        try:
+            solver.getOperators()[0].mult(x0, residual)
+            residual.aypx(-1.0, b0)
+            left = residual.norm()
+        finally:
+            residual.destroy()
+        if left > SINGULAR_TOLERANCE * size:
+            raise RuntimeError(
+                f"{name} found no solution, the coarse matrix is singular or nearly so: "
+                f"the relative residual is {left / size:.3g}; expected a coercive form."
+            )

@@ -1,0 +1,143 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Factorised local Dirichlet problems on the neighbourhoods of a multiscale space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from petsc4py import PETSc
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.petsc import Managed, sweep
+from dolfinx_msnn._utils.typing import FloatArray, LongArray
+from dolfinx_msnn.algebra.operators import check_fine_matrix
+from dolfinx_msnn.algebra.subdomains import subdomains
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
+
+
+def factorise(A: Any) -> Any:
+    """A sparse factorisation of a symmetric positive definite SciPy matrix, with ``solve``."""
+    return spla.splu(
+        sp.csc_matrix(A),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+
+
+class SubdomainSolvers(Managed):
+    """Factorised local Dirichlet problems A_i z_i = r on the inside of every neighbourhood.
+
+    Context manager; call :meth:`destroy` otherwise.
+
+    Args:
+        A: Fine matrix, symmetric, positive definite on the inside of every neighbourhood.
+        W: Multiscale space; its neighbourhoods are the subdomains. It is not kept.
+
+    Attributes:
+        vertex: Coarse vertices of this rank's subdomains, shape ``(num,)``.
+        dofs: Global fine dofs of each one, ascending.
+        matrices: A restricted to them, SciPy CSR.
+
+    Raises:
+        ValueError: If A does not fit W.
+        RuntimeError: If a local matrix is singular.
+
+    Note:
+        Creation is collective. Memory: one factorisation a neighbourhood, all at once.
+    """
+
+    def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
+        self._owned: list[PETSc.Object] = []
+        if not isinstance(W, MultiscaleFunctionSpace):
+            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+        owners = sweep(W.comm)
+        check_fine_matrix(A, W)
+        parts = subdomains(W)
+        self.vertex: LongArray = np.array([vertex for vertex, _ in parts], dtype=np.int64)
+        self.dofs: list[LongArray] = [dofs for _, dofs in parts]
+        sets = [
+            PETSc.IS().createGeneral(dofs.astype(PETSc.IntType), comm=PETSc.COMM_SELF)
+            for dofs in self.dofs
+        ]
+        local = A.createSubMatrices(sets)
+        self.matrices: list[Any] = []
+        for part in local:
+            indptr, indices, data = part.getValuesCSR()
+            self.matrices.append(sp.csr_matrix((data, indices, indptr), part.getSize()))
+        for item in [*sets, *local]:
+            item.destroy()
+        self._offsets = np.cumsum([0, *map(len, self.dofs)])
+        together = np.concatenate([np.zeros(0, np.int64), *self.dofs]).astype(PETSc.IntType)
+        template = A.createVecRight()
+        self._local = self._own(PETSc.Vec().createSeq(len(together), comm=PETSc.COMM_SELF))
+        everywhere = PETSc.IS().createGeneral(together, comm=PETSc.COMM_SELF)
+        self._scatter = self._own(PETSc.Scatter().create(template, everywhere, self._local, None))
+        for item in (everywhere, template):
+            item.destroy()
+        owners.add(self)
+        self._factors: list[Any] = []
+        try:
+            with collective_errors(W.comm):
+                for vertex, matrix in zip(self.vertex, self.matrices, strict=True):
+                    try:
+                        self._factors.append(factorise(matrix))
+                    except RuntimeError as error:
+                        raise RuntimeError(
+                            "The fine matrix is singular inside the neighbourhood of coarse "
+                            f"vertex {vertex}; expected a coercive form."
+                        ) from error
+        except BaseException:
+            self.destroy()
+            raise
+
+    def _own(self, item: PETSc.Object) -> PETSc.Object:
+        self._owned.append(item)
+        return item
+
+    def restrict(self, r: PETSc.Vec) -> list[FloatArray]:
+        """The entries of a fine vector at the dofs of each subdomain. Collective."""
+        if not self._owned:
+            raise RuntimeError("These subdomain solvers have been destroyed.")
+        self._scatter.scatter(r, self._local, mode=PETSc.ScatterMode.FORWARD)
+        return np.split(self._local.array_r.copy(), self._offsets[1:-1])[: len(self.dofs)]
+
+    def solve(self, r: PETSc.Vec) -> tuple[list[FloatArray], FloatArray]:
+        """Solve A_i z_i = r on every subdomain of this rank.
+
+        Args:
+            r: Fine vector.
+
+        Returns:
+            The z_i, and r·z_i = ‖r‖² in the dual norm of each subdomain, shape ``(num,)``.
+
+        Note:
+            Collective.
+        """
+        parts = self.restrict(r)
+        z = [f.solve(part) for f, part in zip(self._factors, parts, strict=True)]
+        energy = [max(float(part @ s), 0.0) for part, s in zip(parts, z, strict=True)]
+        return z, np.array(energy)
+
+    def extend(self, z: list[FloatArray], out: PETSc.Vec) -> None:
+        """Sum the z_i, each extended by zero, into the fine vector ``out``. Collective."""
+        if not self._owned:
+            raise RuntimeError("These subdomain solvers have been destroyed.")
+        with self._local as array:
+            array[:] = np.concatenate([np.zeros(0), *z])
+        out.set(0.0)
+        self._scatter.scatter(
+            self._local, out, addv=PETSc.InsertMode.ADD_VALUES, mode=PETSc.ScatterMode.REVERSE
+        )
+
+    def destroy(self) -> None:
+        """Free the PETSc objects. Collective."""
+        for item in reversed(self._owned):
+            item.destroy()
+        self._owned.clear()
+        self._factors.clear()

@@ -1,0 +1,290 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""All local problems of a rank, assembled from element matrices."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+import ufl
+from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn._utils.typing import (
+    CompilerOptions,
+    DirichletBC,
+    FloatArray,
+    FunctionSpace,
+    IntArray,
+    LongArray,
+)
+from dolfinx_msnn.local import element_matrices
+from dolfinx_msnn.local.coefficient import cell_values
+from dolfinx_msnn.local.ghosts import Halo
+from dolfinx_msnn.local.grid import CoarseGrid, Hats
+from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
+from dolfinx_msnn.local.problem import LocalProblem
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Where the entries of a neighbourhood's element matrices go in its CSR matrix."""
+
+    key: bytes
+    indptr: IntArray
+    indices: IntArray
+    slot: LongArray
+
+    @classmethod
+    def create(cls, key: bytes, cell_dofs: IntArray, n: int) -> _Pattern:
+        """Sort the (row, column) pairs of all element matrices and number the distinct ones."""
+        width = cell_dofs.shape[1]
+        # Stable sorts of 16-bit integers are radix sorts.
+        small: npt.NDArray[Any] = cell_dofs
+        if n <= np.iinfo(np.uint16).max:
+            small = cell_dofs.astype(np.uint16)
+        rows = np.repeat(small, width, axis=1).reshape(-1)
+        cols = np.tile(small, (1, width)).reshape(-1)
+        order = np.argsort(cols, kind="stable")
+        order = order[np.argsort(rows[order], kind="stable")]
+        rows, cols = rows[order], cols[order]
+        new = np.empty(len(order), dtype=bool)
+        new[:1] = True
+        new[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+        slot = np.empty(len(order), dtype=np.int64)
+        slot[order] = np.cumsum(new) - 1
+        indptr = np.zeros(n + 1, dtype=np.int32)
+        np.cumsum(np.bincount(rows[new], minlength=n), out=indptr[1:])
+        return cls(key, indptr, cols[new].astype(np.int32), slot)
+
+    def sum(self, blocks: FloatArray) -> sp.csr_matrix:
+        """Sum element matrices, shape ``(num_cells, n_e, n_e)``, to a neighbourhood's matrix."""
+        data = np.bincount(self.slot, weights=blocks.reshape(-1), minlength=len(self.indices))
+        n = len(self.indptr) - 1
+        return sp.csr_matrix((data, self.indices, self.indptr), shape=(n, n))
+
+
+class LocalProblems:
+    """All local problems of this rank, built one by one as they are asked for.
+
+    Args:
+        V: Fine space.
+        coarse: Coarse grid on the mesh of ``V``.
+        a: Bilinear form of the problem.
+        s: Bilinear form of the right-hand matrix, or ``None``.
+        bcs: Dirichlet conditions.
+        timings: Stage times are booked here.
+        coefficient: A positive scalar coefficient whose cell values a basis wants to see.
+        keep: Keep what :meth:`assemble` needs to be called again.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Attributes:
+        num_total: Neighbourhoods of all ranks together.
+
+    Note:
+        Creation is collective; iterating is not.
+    """
+
+    def __init__(
+        self,
+        V: FunctionSpace,
+        coarse: CoarseGrid,
+        a: ufl.Form,
+        s: ufl.Form | None,
+        bcs: Sequence[DirichletBC],
+        timings: Timings,
+        *,
+        coefficient: object = None,
+        keep: bool = False,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
+    ) -> None:
+        start = time.perf_counter()
+        self.timings = timings
+        self._bs: int = V.dofmap.index_map_bs
+        x = V.tabulate_dof_coordinates()
+        hats = coarse.hats(x)
+        self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
+        self.num_total = self._neighbourhoods.num_total
+        start = timings.add("neighbourhoods", start)
+
+        halo = Halo(V, self._neighbourhoods)
+        gdim = V.mesh.geometry.dim
+        self._x = halo.extend_dofs(np.ascontiguousarray(x[:, :gdim]))
+        self._hats = Hats(*(halo.extend_dofs(part) for part in hats))
+        self._dirichlet = halo.extend_dofs(dirichlet_mask(V, bcs))
+        self._dofs, self._cell_dofs = halo.dofs, halo.cell_dofs
+        self._sort(V, halo.cells)
+        start = timings.add("exchange", start)
+
+        self._halo, self._keep, self._coefficient, self._mesh = halo, keep, coefficient, V.mesh
+        self._broken = element_matrices.broken_space(V)
+        self._forms = [
+            element_matrices.ElementMatrices(
+                form,
+                self._broken,
+                form_compiler_options=form_compiler_options,
+                jit_options=jit_options,
+            )
+            for form in ([a] if s is None else [a, s])
+        ]
+        width = self._cell_dofs.shape[1] * self._bs
+        self._blocks = [np.empty((halo.num_cells, width, width)) for _ in self._forms]
+        self._samples = None if coefficient is None else np.empty((halo.num_cells, 1 + gdim))
+        # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
+        self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
+        self._lookup = np.empty(len(self._dofs), dtype=np.int32)
+        self._patterns: dict[bytes, _Pattern] = {}
+        self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
+        timings.add("exchange", start)
+        self.assemble()
+
+    def assemble(self) -> None:
+        """Compute the element matrices, for the first time or after a coefficient has changed.
+
+        Raises:
+            ValueError: If they cannot come from a coercive symmetric form; the same on every rank.
+
+        Note:
+            Collective.
+        """
+        start = time.perf_counter()
+        halo = self._halo
+        own = [blocks[: halo.num_own_cells] for blocks in self._blocks]
+        for form, blocks in zip(self._forms, own, strict=True):
+            form.assemble(blocks, keep=self._keep)
+        element_matrices.check_element_matrices(
+            self._broken, own[0], own[1] if len(own) > 1 else None
+        )
+        start = self.timings.add("element matrices", start)
+        for blocks in self._blocks:
+            halo.extend_cells(blocks)
+        if self._samples is not None:
+            cell_values(self._coefficient, self._mesh, self._samples[: halo.num_own_cells])
+            halo.extend_cells(self._samples)
+        if not self._keep:
+            halo.destroy()
+        self.timings.add("exchange", start)
+
+    def destroy(self) -> None:
+        """Free the star forests, if they were kept. Collective."""
+        if self._keep:
+            self._halo.destroy()
+
+    def scales(self) -> dict[int, FloatArray]:
+        """How large the element matrices are: their traces, for each neighbourhood by vertex.
+
+        Returns:
+            Arrays of shape ``(num_forms, num_cells_i)``.
+        """
+        traces = np.array([np.einsum("cii->c", blocks) for blocks in self._blocks])
+        offsets = self._neighbourhoods.offsets
+        return {
+            int(vertex): traces[:, self._cells[offsets[k] : offsets[k + 1]]]
+            for k, vertex in enumerate(self._neighbourhoods.vertices)
+        }
+
+    def __len__(self) -> int:
+        return len(self._neighbourhoods.vertices)
+
+    def __iter__(self) -> Iterator[LocalProblem]:
+        return self.problems()
+
+    def problems(self, only: Collection[int] | None = None) -> Iterator[LocalProblem]:
+        """Local problems, large ones first; those of some coarse vertices if given."""
+        for k in self._order:
+            if only is None or int(self._neighbourhoods.vertices[k]) in only:
+                start = time.perf_counter()
+                problem = self._create(int(k))
+                self.timings.add("local matrices", start)
+                yield problem
+
+    def batches(
+        self, nbytes: int, only: Collection[int] | None = None
+    ) -> Iterator[list[LocalProblem]]:
+        """Local problems in lists of about ``nbytes`` bytes each; some if ``only`` is given."""
+        batch: list[LocalProblem] = []
+        used = 0
+        for problem in self.problems(only):
+            batch.append(problem)
+            used += problem.nbytes
+            if used >= nbytes:
+                yield batch
+                batch, used = [], 0
+        if batch:
+            yield batch
+
+    def _create(self, k: int) -> LocalProblem:
+        vertex = int(self._neighbourhoods.vertices[k])
+        cells = self._cells[self._neighbourhoods.offsets[k] : self._neighbourhoods.offsets[k + 1]]
+        flat = self._cell_dofs.take(cells, axis=0).reshape(-1)
+        # Distinct dofs: the last cell to write its position keeps the dof.
+        count = np.arange(len(flat), dtype=np.int32)
+        self._lookup[flat] = count
+        dofs = np.sort(flat[self._lookup[flat] == count])
+        self._lookup[dofs] = np.arange(len(dofs), dtype=np.int32)
+        local = self._lookup[flat].reshape(len(cells), -1)
+
+        bs = self._bs
+        n = bs * len(dofs)
+        key = hashlib.blake2b(local.tobytes(), digest_size=16).digest() + bytes([bs])
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            unrolled = (bs * local[:, :, None] + np.arange(bs, dtype=np.int32)).reshape(
+                len(cells), -1
+            )
+            pattern = _Pattern.create(key, unrolled, n)
+            if len(self._patterns) >= 16:
+                self._patterns.pop(next(iter(self._patterns)))
+            self._patterns[key] = pattern
+        matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
+        mine = self._hats.vertices.take(dofs, axis=0) == vertex
+        chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
+        samples = None if self._samples is None else self._samples.take(cells, axis=0)
+        return LocalProblem(
+            vertex=vertex,
+            A=matrices[0],
+            s=matrices[1] if len(matrices) > 1 else None,
+            chi=np.repeat(chi, bs),
+            x=np.repeat(self._x[dofs], bs, axis=0),
+            dofs=(bs * self._dofs[dofs][:, None] + np.arange(bs)).reshape(-1),
+            dirichlet=self._dirichlet[dofs].reshape(-1),
+            block_size=bs,
+            pattern=key,
+            place=self._places[k],
+            kappa=None if samples is None else samples[:, 0],
+            midpoints=None if samples is None else samples[:, 1:],
+        )
+
+    def _sort(self, V: FunctionSpace, cells: IntArray) -> None:
+        """Number dofs by position (x fastest), order each neighbourhood's cells by their dofs.
+
+        Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
+        """
+        low, high = bounding_box(V.mesh)
+        # Integer coordinates, blind to rounding errors: times a power of two, no fraction of the
+        # box such as 1/2 or 1/3 lies halfway between two integers.
+        bits = 63 // len(low)
+        grid = np.rint((self._x - low) / (high - low) * 2 ** (bits - 1)).astype(np.int64)
+        order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
+        self._x, self._dofs = self._x[order], self._dofs[order]
+        self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
+        self._dirichlet = self._dirichlet[order]
+        number = np.empty(len(order), dtype=np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+        self._cell_dofs = number[self._cell_dofs]
+
+        first = np.lexsort(self._cell_dofs[:, 2::-1].T)
+        position = np.empty(len(first), dtype=np.int32)
+        position[first] = np.arange(len(first), dtype=np.int32)
+        offsets = self._neighbourhoods.offsets
+        neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        self._cells = cells[np.lexsort((position[cells], neighbourhood))]

@@ -1,0 +1,91 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Cell values of a coefficient, for bases that look at it and not only at the local matrices."""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+
+import basix
+import ufl
+from dolfinx import fem, mesh
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, Function, Mesh
+from ufl.algorithms import extract_arguments, extract_coefficients
+from ufl.domain import extract_domains
+
+
+def check_coefficient(kappa: object, msh: Mesh) -> None:
+    """Refuse what is not a scalar coefficient on ``msh``. Not collective.
+
+    Raises:
+        ValueError: With what was given and what was expected.
+    """
+    if isinstance(kappa, numbers.Real):
+        return
+    if not isinstance(kappa, ufl.core.expr.Expr):
+        raise ValueError(
+            "kappa must be a Function, a Constant, a UFL expression or a number, got "
+            f"{type(kappa).__name__}."
+        )
+    if kappa.ufl_shape != ():
+        raise ValueError(
+            f"kappa must be scalar, got an expression of shape {kappa.ufl_shape}; a model sees "
+            "one number a cell."
+        )
+    if extract_arguments(kappa):
+        raise ValueError(
+            "kappa contains a test or trial function; expected a coefficient that has values."
+        )
+    spaces = [c.ufl_function_space() for c in extract_coefficients(kappa)]
+    domains = {V.ufl_domain() for V in spaces} | set(extract_domains(kappa))
+    if any(domain is not None and domain != msh.ufl_domain() for domain in domains):
+        raise ValueError("kappa is defined on another mesh than V; expected the same mesh.")
+
+
+def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
+    """Evaluate a positive coefficient at the midpoints of the cells that this rank owns.
+
+    Args:
+        kappa: ``Function``, ``Constant``, UFL expression or number; scalar.
+        msh: Mesh.
+        out: Filled with the value and the midpoint of each cell, shape ``(num_cells, 1 + gdim)``.
+
+    Raises:
+        ValueError: If a value is not positive and finite; the same on every rank.
+
+    Note:
+        Collective (an expression may have to be compiled).
+    """
+    tdim, gdim = msh.topology.dim, msh.geometry.dim
+    cells = np.arange(len(out), dtype=np.int32)
+    out[:, 1:] = mesh.compute_midpoints(msh, tdim, cells)[:, :gdim]
+    if isinstance(kappa, numbers.Real):
+        out[:, 0] = float(kappa)
+    elif isinstance(kappa, fem.Function) and _is_dg0(kappa):
+        out[:, 0] = kappa.x.array[kappa.function_space.dofmap.list[cells, 0]]
+    elif isinstance(kappa, ufl.core.expr.Expr):
+        # The barycentre of the reference cell is the midpoint of cells that are not curved.
+        point = fem.Expression(kappa, _reference_midpoint(msh))
+        out[:, 0] = point.eval(msh, cells).reshape(len(out))
+    with collective_errors(msh.comm):
+        bad = ~(np.isfinite(out[:, 0]) & (out[:, 0] > 0))
+        if bad.any():
+            k = int(np.argmax(bad))
+            place = ", ".join(f"{v:.4g}" for v in out[k, 1:])
+            raise ValueError(
+                f"kappa is {out[k, 0]:.4g} in the cell at ({place}); expected positive and finite "
+                "values."
+            )
+
+
+def _is_dg0(kappa: Function) -> bool:
+    element = kappa.function_space.ufl_element()
+    return bool(getattr(element, "degree", -1) == 0 and element.block_size == 1)
+
+
+def _reference_midpoint(msh: Mesh) -> FloatArray:
+    cell = getattr(basix.CellType, msh.topology.cell_type.name)
+    return np.asarray(basix.geometry(cell).mean(axis=0, keepdims=True), dtype=np.float64)

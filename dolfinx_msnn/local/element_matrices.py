@@ -1,0 +1,186 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Element matrices of any bilinear form, and the checks that a form must pass first.
+
+The arguments of the form are replaced by those of the same element made discontinuous. The
+assembled "broken" matrix is then block diagonal, one block a cell, and the blocks are the element
+matrices, exterior-facet terms included. Any neighbourhood's matrix is a sum of such blocks.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+import basix
+import basix.ufl
+import ufl
+from dolfinx import fem, la
+from dolfinx_msnn._utils.forms import is_blocked, scalar_element
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import (
+    BoolArray,
+    CompilerOptions,
+    FloatArray,
+    FunctionSpace,
+)
+
+
+def broken_space(V: FunctionSpace) -> FunctionSpace:
+    """The space of the same element made discontinuous. Collective."""
+    element = V.ufl_element()
+    scalar = scalar_element(element)
+    shape = element.reference_value_shape if is_blocked(element) else None
+    # Symmetric tensors have fewer blocks than components.
+    symmetric = len(element.reference_value_shape) == 2 and element.block_size != prod(shape or ())
+    broken = basix.ufl.element(
+        scalar.element_family,
+        scalar.cell_type,
+        scalar.degree,
+        lagrange_variant=scalar.lagrange_variant,
+        dpc_variant=scalar.dpc_variant,
+        discontinuous=True,
+        shape=shape,
+        symmetry=symmetric or None,
+        dtype=scalar.basix_element.dtype,
+    )
+    return fem.functionspace(V.mesh, broken)
+
+
+class ElementMatrices:
+    """The element matrices of a form, now and after its coefficients have changed.
+
+    Args:
+        form: Bilinear form, checked by :func:`check_form`.
+        broken: Space from :func:`broken_space`.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Note:
+        Creation is collective (the form may have to be compiled).
+    """
+
+    def __init__(
+        self,
+        form: ufl.Form,
+        broken: FunctionSpace,
+        *,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
+    ) -> None:
+        test, trial = form.arguments()
+        self._broken = broken
+        self._form = fem.form(
+            ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}),
+            form_compiler_options=form_compiler_options,
+            jit_options=jit_options,
+        )
+        self._matrix: la.MatrixCSR[np.float64] | None = None
+
+    def assemble(self, out: FloatArray, *, keep: bool = False) -> None:
+        """Compute the element matrices on the cells of this rank.
+
+        Args:
+            out: Filled; shape ``(num_owned_cells, n_e, n_e)`` with ``n_e`` the unrolled dofs of a
+                cell in the order of the dof map (component fastest).
+            keep: Keep the memory and the pattern for the next time.
+
+        Note:
+            Collective.
+        """
+        matrix = fem.create_matrix(self._form) if self._matrix is None else self._matrix
+        matrix.data[:] = 0.0
+        fem.assemble_matrix(matrix, self._form)
+        self._matrix = matrix if keep else None
+        _extract_blocks(matrix, self._broken, out)
+
+
+def _extract_blocks(
+    matrix: la.MatrixCSR[np.float64], broken: FunctionSpace, out: FloatArray
+) -> None:
+    """Copy the diagonal blocks of a broken matrix to ``out``, in dof-map order."""
+    num_cells = len(out)
+    bs = broken.dofmap.index_map_bs
+    dofs = broken.dofmap.list[:num_cells].astype(np.int64)
+    width = dofs.shape[1]
+    # A row of the broken matrix holds exactly the dofs of its own cell, ascending; or nothing, in
+    # cells that no integral covers.
+    covered = np.diff(matrix.indptr)[dofs[:, 0]] > 0
+    if covered.all() and np.array_equal(dofs.reshape(-1), np.arange(dofs.size)):
+        data = matrix.data[: out.size].reshape(num_cells, width, width, bs, bs)
+        out.reshape(num_cells, width, bs, width, bs)[:] = data.transpose(0, 1, 3, 2, 4)
+        return
+    out[~covered] = 0.0
+    dofs = dofs[covered]
+    position = np.argsort(np.argsort(dofs, axis=1), axis=1)
+    blocks = matrix.data.reshape(-1, bs, bs) if bs > 1 else matrix.data.reshape(-1, 1, 1)
+    view = out.reshape(num_cells, width, bs, width, bs)
+    start = matrix.indptr[dofs]
+    for i in range(width):
+        for j in range(width):
+            view[covered, i, :, j, :] = blocks[start[:, i] + position[:, j]]
+
+
+def check_element_matrices(broken: FunctionSpace, A: FloatArray, S: FloatArray | None) -> None:
+    """Refuse element matrices that cannot come from a coercive symmetric form.
+
+    Raises:
+        ValueError: If an entry is not finite, the matrices of ``a`` are not symmetric or have a
+            non-positive diagonal (a zero or negative coefficient), or those of ``s`` are not
+            symmetric or have a negative diagonal.
+
+    Note:
+        Collective; the same exception on every rank.
+    """
+    with collective_errors(broken.mesh.comm):
+        _check_blocks(A, broken, "a", strict=True)
+        if S is not None:
+            _check_blocks(S, broken, "s", strict=False)
+
+
+def _check_blocks(blocks: FloatArray, broken: FunctionSpace, name: str, *, strict: bool) -> None:
+    def where(bad: BoolArray) -> str:
+        cell = int(np.argmax(bad))
+        msh = broken.mesh
+        x = msh.geometry.x[msh.geometry.dofmaps[0][cell]].mean(axis=0)[: msh.geometry.dim]
+        place = ", ".join(f"{v:.4g}" for v in x)
+        return f"in the cell at ({place}) and {int(bad.sum()) - 1} others of its rank"
+
+    if len(blocks) == 0:
+        return
+    size = np.einsum("cii->ci", blocks)
+    magnitude, asymmetry = _measure(blocks)
+    bad = ~np.isfinite(magnitude)
+    if bad.any():
+        raise ValueError(
+            f"The form {name} has a NaN or infinite element matrix {where(bad)}; expected finite "
+            "coefficients."
+        )
+    bad = (size <= 0).any(axis=1) if strict else (size < 0).any(axis=1)
+    if bad.any():
+        wanted = "positive" if strict else "non-negative"
+        raise ValueError(
+            f"The form {name} is not coercive: its element matrix has a diagonal entry "
+            f"{size[bad].min():.4g} {where(bad)}; expected {wanted} coefficients."
+        )
+    bad = asymmetry > 1e-10 * magnitude
+    if bad.any():
+        raise ValueError(
+            f"The form {name} is not symmetric {where(bad)}; non-symmetric forms are not supported."
+        )
+
+
+def _measure(
+    blocks: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Sum of |K| (NaN or inf if an entry is) and largest entry of |K - K^T|, for each block."""
+    magnitude, asymmetry = np.empty(len(blocks)), np.empty(len(blocks))
+    # Pieces that stay in cache.
+    step = max(1, 2**16 // blocks[0].size)
+    for k in range(0, len(blocks), step):
+        part = blocks[k : k + step]
+        magnitude[k : k + step] = np.abs(part).sum(axis=(1, 2))
+        with np.errstate(invalid="ignore"):
+            asymmetry[k : k + step] = np.abs(part - part.transpose(0, 2, 1)).max(axis=(1, 2))
+    return magnitude, asymmetry

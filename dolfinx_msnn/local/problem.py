@@ -1,0 +1,91 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Local problems: the pencil (A_i, S_i) of every neighbourhood that this rank computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from dolfinx_msnn._utils.typing import (
+    BoolArray,
+    FloatArray,
+    LongArray,
+)
+from dolfinx_msnn.local.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class LocalProblem:
+    """The eigenproblem A_i φ = λ S_i φ on one neighbourhood, natural boundary all around.
+
+    Dofs are unrolled (component fastest) and sorted by their position in space, so neighbourhoods
+    of one shape have the same numbering and the same sparsity pattern at any number of ranks.
+
+    Attributes:
+        vertex: Number of the coarse vertex.
+        A: Sum of the element matrices of ``a``, shape ``(n_i, n_i)``; symmetric positive
+            semi-definite.
+        s: Sum of the element matrices of ``s``, or ``None`` if the user gave none.
+        chi: Partition of unity χ_i at the dofs, shape ``(n_i,)``.
+        x: Coordinates of the dofs, shape ``(n_i, gdim)``.
+        dofs: Global numbers of the dofs in the fine space, shape ``(n_i,)``, int64.
+        dirichlet: Which dofs carry a Dirichlet condition, shape ``(n_i,)``, bool.
+        block_size: Components of a dof block.
+        pattern: Equal for problems whose matrices have the same sparsity pattern.
+        place: Coordinates of the coarse vertex; shape ``(gdim,)``.
+        kappa: Values of the coefficient that the basis asked for at the midpoints of the cells,
+            shape ``(num_cells,)``; ``None`` if it asked for none.
+        midpoints: Those midpoints, shape ``(num_cells, gdim)``, sorted like the cells' dofs.
+    """
+
+    vertex: int
+    A: sp.csr_matrix
+    s: sp.csr_matrix | None
+    chi: FloatArray
+    x: FloatArray
+    dofs: LongArray
+    dirichlet: BoolArray
+    block_size: int
+    pattern: bytes
+    place: FloatArray
+    kappa: FloatArray | None = None
+    midpoints: FloatArray | None = None
+
+    @property
+    def num_dofs(self) -> int:
+        """n_i, the number of dofs of the neighbourhood."""
+        return int(self.A.shape[0])
+
+    @property
+    def gdim(self) -> int:
+        """Dimension of space."""
+        return int(self.x.shape[1])
+
+    @cached_property
+    def S(self) -> sp.csr_matrix:
+        """Right-hand matrix: the user's ``s``, or D A_i D with D = diag(χ_i) (GenEO)."""
+        if self.s is not None:
+            return self.s
+        rows = np.repeat(self.chi, np.diff(self.A.indptr))
+        data = self.A.data * rows * self.chi[self.A.indices]
+        return sp.csr_matrix((data, self.A.indices, self.A.indptr), shape=self.A.shape)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Where the dofs are, shared between neighbourhoods of one shape."""
+        return Geometry.of(self.x, self.pattern, self.block_size)
+
+    @property
+    def name(self) -> str:
+        """How messages call this neighbourhood."""
+        place = ", ".join(f"{v:.4g}" for v in self.place)
+        return f"neighbourhood {self.vertex} at ({place})"
+
+    @property
+    def nbytes(self) -> int:
+        """Rough memory of the problem in bytes."""
+        return int(2 * self.A.data.nbytes + self.A.indices.nbytes + 6 * self.x.nbytes)

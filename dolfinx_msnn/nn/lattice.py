@@ -1,0 +1,177 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What a network sees of a neighbourhood, and how its answer gets back to the fine dofs.
+
+The bounding box of a neighbourhood is mapped onto the unit box, which carries a lattice of ``p``
+nodes in each direction, corners included. Neighbourhoods of vertices on the boundary of the domain
+lie on one side of their vertex; permuting the axes (one-sided ones first) and reflecting them
+(vertex at zero) brings all of a class into one pose. Lattice arrays are in the pose, first axis
+first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.spatial import cKDTree
+
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.local.problem import LocalProblem
+
+#: Names of the classes by the number of one-sided axes.
+CLASSES: dict[int, tuple[str, ...]] = {
+    2: ("full", "half", "corner"),
+    3: ("full", "half", "quarter", "corner"),
+}
+
+#: Factor of log κ - mean(log κ) in the network's input.
+LOG_SCALE = 0.25
+
+
+class Pose(NamedTuple):
+    """How a neighbourhood is turned into the pose of its class.
+
+    Attributes:
+        axes: Pose axis k is axis ``axes[k]`` of space.
+        reflected: Whether pose axis k runs backwards.
+        one_sided: On how many axes the neighbourhood lies on one side of its vertex.
+        sides: Lengths of the bounding box along the pose axes.
+    """
+
+    axes: tuple[int, ...]
+    reflected: tuple[bool, ...]
+    one_sided: int
+    sides: tuple[float, ...]
+
+    @classmethod
+    def of(cls, problem: LocalProblem) -> Self:
+        """The pose of a neighbourhood, from its box and its vertex."""
+        side = problem.geometry.length
+        at = (problem.place - problem.x[0] - problem.geometry.lower) / side
+        end = np.minimum(at, 1 - at) < 0.25
+        # Rounded, so that equal sides are equal.
+        relative = np.round(side / side.max(), 9).tolist()
+        order = sorted(range(len(at)), key=lambda k: (not end[k], relative[k], k))
+        return cls(
+            tuple(order),
+            tuple(bool(end[k] and at[k] > 0.5) for k in order),
+            int(end.sum()),
+            tuple(float(side[k]) for k in order),
+        )
+
+    @property
+    def name(self) -> str:
+        """Class of the neighbourhood, one of :data:`CLASSES`."""
+        return CLASSES[len(self.axes)][self.one_sided]
+
+    def positions(self, problem: LocalProblem, x: FloatArray) -> FloatArray:
+        """Points in the posed unit box, shape ``(num_points, d)``."""
+        geometry = problem.geometry
+        t = ((x - problem.x[0] - geometry.lower) / geometry.length)[:, self.axes]
+        return np.asarray(np.where(self.reflected, 1 - t, t))
+
+
+def num_channels(dim: int, q: int) -> int:
+    """Channels of :func:`network_input`."""
+    return int(q**dim + 2 * dim)
+
+
+def _averages(t: FloatArray, p: int, q: int) -> sp.csr_matrix:
+    """Average cell values to the sub-boxes of a lattice, or take the nearest cell's.
+
+    Args:
+        t: Midpoints of the cells in the posed unit box, shape ``(num_cells, d)``.
+        p: Lattice nodes in each direction.
+        q: Sub-boxes in each direction of the box around a node.
+
+    Returns:
+        Shape ``((q (p - 1))**d, num_cells)``.
+    """
+    dim, num = t.shape[1], q * (p - 1)
+    index = np.clip(np.floor(t * num + 1e-9).astype(np.int64), 0, num - 1)
+    box = np.ravel_multi_index(tuple(index.T), (num,) * dim)
+    count = np.bincount(box, minlength=num**dim)
+    empty = np.flatnonzero(count == 0)
+    centres = (np.stack(np.unravel_index(empty, (num,) * dim), axis=1) + 0.5) / num
+    # A little aside, so that rounding errors do not decide between cells equally near.
+    centres += 1e-7 * np.array([1.0, 0.7, 0.4])[:dim]
+    nearest = cKDTree(t).query(centres)[1] if len(empty) else np.zeros(0, dtype=np.int64)
+    rows = np.concatenate([box, empty])
+    cols = np.concatenate([np.arange(len(t)), nearest])
+    weights = np.concatenate([1.0 / count[box], np.ones(len(empty))])
+    return sp.csr_matrix((weights, (rows, cols)), shape=(num**dim, len(t)))
+
+
+def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDArray[np.float32]:
+    """Log κ around each lattice node, coordinates and proportions of the box.
+
+    Args:
+        problem: Local problem with the coefficient's cell values.
+        pose: Its pose.
+        p: Lattice nodes in each direction.
+        q: Sub-boxes in each direction of the box of size 1/(p-1) around a node; even.
+
+    Returns:
+        Shape ``(q**d + 2 d, p, ..., p)``, float32: ``(log κ - mean) / 4`` in each sub-box, then
+        coordinates in [0, 1], then log2 of the sides relative to the longest.
+
+    Raises:
+        ValueError: If the problem has no coefficient values.
+    """
+    if problem.kappa is None or problem.midpoints is None:
+        raise ValueError(
+            f"{problem.name} has no values of kappa; expected a basis with a coefficient."
+        )
+    dim = problem.gdim
+    midpoints = problem.midpoints
+    # Equal patterns with dofs at equal places have their cells at equal places.
+    averages = problem.geometry.once(
+        ("averages", pose.axes, pose.reflected, p, q),
+        lambda: _averages(pose.positions(problem, midpoints), p, q),
+    )
+    boxes = averages @ np.log(problem.kappa)
+    boxes = (LOG_SCALE * (boxes - boxes.mean())).reshape((q * (p - 1),) * dim)
+    # Sub-boxes outside repeat the outermost ones.
+    boxes = np.pad(boxes, q // 2, mode="edge")
+    parts = boxes.reshape((p, q) * dim).transpose(*range(1, 2 * dim, 2), *range(0, 2 * dim, 2))
+    out = np.empty((num_channels(dim, q), *(p,) * dim), dtype=np.float32)
+    out[: q**dim] = parts.reshape(q**dim, *(p,) * dim)
+    line = np.linspace(0.0, 1.0, p)
+    longest = max(pose.sides)
+    for k in range(dim):
+        shape = [1] * dim
+        shape[k] = p
+        out[q**dim + k] = line.reshape(shape)
+        out[q**dim + dim + k] = np.log2(pose.sides[k] / longest)
+    return out
+
+
+def interpolation(problem: LocalProblem, pose: Pose, p: int) -> sp.csr_matrix:
+    """Multilinear interpolation from a posed lattice to the dofs of a scalar problem.
+
+    Returns:
+        Shape ``(n_i, p**d)``, for lattice functions flattened in C order.
+    """
+    return problem.geometry.once(
+        ("interpolation", pose.axes, pose.reflected, p),
+        lambda: _interpolation(pose.positions(problem, problem.x), p),
+    )
+
+
+def _interpolation(t: FloatArray, p: int) -> sp.csr_matrix:
+    n, dim = t.shape
+    cell = np.clip(np.floor(t * (p - 1)).astype(np.int64), 0, p - 2)
+    s = np.clip(t * (p - 1) - cell, 0.0, 1.0)
+    cols = np.zeros((n, 1), dtype=np.int64)
+    weights = np.ones((n, 1))
+    for k in range(dim):
+        cols = (cols[:, :, None] * p + cell[:, k, None, None] + np.arange(2)).reshape(n, -1)
+        pair = np.stack([1 - s[:, k], s[:, k]], axis=1)
+        weights = (weights[:, :, None] * pair[:, None, :]).reshape(n, -1)
+    indptr = np.arange(0, cols.size + 1, cols.shape[1])
+    matrix = sp.csr_matrix((weights.reshape(-1), cols.reshape(-1), indptr), shape=(n, p**dim))
+    matrix.eliminate_zeros()
+    return matrix

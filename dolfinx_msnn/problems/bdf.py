@@ -1,0 +1,202 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Backward differentiation formulas of order 1 and 2 with variable steps, for any UFL form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dolfinx import fem
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.typing import FloatArray, Function
+
+
+def bdf_coefficients(order: int, ratio: float = 1.0) -> tuple[float, float, float]:
+    """Coefficients c of u' ≈ (c_0 u_n + c_1 u_{n-1} + c_2 u_{n-2}) / dt_n.
+
+    Args:
+        order: 1 (implicit Euler) or 2.
+        ratio: dt_n / dt_{n-1}. The formula of order 2 is stable for ratios below 1 + √2 (Grigorieff
+            1983), a single larger one aside.
+
+    Returns:
+        ``(c_0, c_1, c_2)``; for order 1 the last is zero.
+    """
+    if order == 1:
+        return 1.0, -1.0, 0.0
+    w = ratio
+    return (1 + 2 * w) / (1 + w), -(1 + w), w * w / (1 + w)
+
+
+def check_order(order: object) -> None:
+    """Refuse orders other than 1 and 2. Not collective."""
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order must be 1 (implicit Euler) or 2 (BDF2), got {order!r}.")
+
+
+def check_step(dt: object) -> None:
+    """Refuse what is not a positive step size. Not collective."""
+    real = isinstance(dt, int | float | np.integer | np.floating) and not isinstance(dt, bool)
+    if not real or not 0.0 < float(dt) < np.inf:  # type: ignore[arg-type] # it is a number
+        raise ValueError(f"dt must be a positive finite number, got {dt!r}.")
+
+
+class Steps:
+    """Sizes of the steps done and of the one to do, and what follows from them.
+
+    Args:
+        dt: Size of the first step, checked.
+        order: 1 or 2, checked. The first step is always of order 1.
+        time: Time at the start.
+
+    Attributes:
+        time: Time at the end of the steps done.
+        dt: Size of the step to do.
+        done: Steps done since the start.
+    """
+
+    def __init__(self, dt: float, order: int, time: float) -> None:
+        self.dt, self.time, self.done = float(dt), float(time), 0
+        self._order, self._before = order, np.nan
+
+    @property
+    def order(self) -> int:
+        """Order of the step to do."""
+        return min(self._order, self.done + 1)
+
+    @property
+    def coefficients(self) -> FloatArray:
+        """Of the step to do, c / dt, shape ``(3,)``."""
+        return np.array(bdf_coefficients(self.order, self.dt / self._before)) / self.dt
+
+    def advance(self) -> None:
+        """The step is done."""
+        self.time, self._before, self.done = self.time + self.dt, self.dt, self.done + 1
+
+    def restart(self) -> None:
+        """Forget the steps done: the next one is of order 1."""
+        self.done = 0
+
+
+class BDF:
+    """Discrete time derivatives of a function and of expressions in it.
+
+    The history and the coefficients of the formula are functions and constants of the forms made
+    with it, so that nothing is compiled again in a time loop::
+
+        time = BDF(u, dt, order=2)
+        F = time.derivative() * v * dx + kappa * inner(grad(u), grad(v)) * dx - f * v * dx
+        problem = NonlinearProblem(F, u, ...)
+        for _ in range(100):
+            f.value = load(time.time + time.dt)
+            problem.solve()
+            time.advance()
+
+    Args:
+        u: The unknown. Its values on creation are the initial values.
+        dt: Size of the first step, in the user's unit of time.
+        order: 1: implicit Euler. 2: BDF2, its first step by implicit Euler.
+        time: Time at the start.
+
+    Raises:
+        ValueError: If an argument is not what it should be, or not the same on all ranks.
+
+    Note:
+        Creation is collective. BDF2 with steps that grow for long by more than 1 + √2 is unstable.
+    """
+
+    def __init__(self, u: Function, dt: float, order: int = 1, *, time: float = 0.0) -> None:
+        if not isinstance(u, fem.Function):
+            raise ValueError(f"Expected a dolfinx.fem.Function, got {type(u).__name__}.")
+        self._mesh = u.function_space.mesh
+        comm = self._mesh.comm
+        with collective_errors(comm):
+            check_order(order)
+            check_step(dt)
+            time = float(time)
+        check_same(comm, dt=float(dt), order=order, time=time)
+        self.u = u
+        self._history: list[Function] = [u.copy() for _ in range(order)]
+        self._steps = Steps(dt, order, time)
+        # Three, whatever the order: the forms of a first step are those of all.
+        self._constants = [fem.Constant(self._mesh, 0.0) for _ in range(order + 1)]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for constant, value in zip(self._constants, self._steps.coefficients, strict=False):
+            constant.value = value
+
+    @property
+    def time(self) -> float:
+        """Time at the end of the steps done; the step to do ends at ``time + dt``."""
+        return self._steps.time
+
+    @property
+    def dt(self) -> float:
+        """Size of the step to do. Setting it is collective."""
+        return self._steps.dt
+
+    @dt.setter
+    def dt(self, value: float) -> None:
+        self._check(value)
+        self._steps.dt = float(value)
+        self._refresh()
+
+    def _check(self, dt: float) -> None:
+        with collective_errors(self._mesh.comm):
+            check_step(dt)
+        check_same(self._mesh.comm, dt=float(dt))
+
+    @property
+    def order(self) -> int:
+        """Order of the formula of the step to do."""
+        return self._steps.order
+
+    @property
+    def history(self) -> tuple[Function, ...]:
+        """The last values u_n, and for order 2 u_{n-1}."""
+        return tuple(self._history)
+
+    def derivative(self, q: Callable[[Function], Any] | None = None) -> Any:
+        """The discrete derivative of q(u) at the end of the step to do.
+
+        (c_0 q(u) + c_1 q(u_n) + c_2 q(u_{n-1})) / dt. With q the water content this is the mixed
+        form of Richards' equation, which conserves mass whatever the nonlinear solver's tolerance
+        in pressure (Celia, Bouloutas, Zarba 1990).
+
+        Args:
+            q: Makes a UFL expression of a function; default is the function itself.
+
+        Returns:
+            A UFL expression.
+        """
+        functions = [self.u, *self._history]
+        terms = [
+            c * (f if q is None else q(f)) for c, f in zip(self._constants, functions, strict=True)
+        ]
+        return sum(terms[1:], start=terms[0])
+
+    def advance(self, dt: float | None = None) -> None:
+        """Take the present values of ``u`` for those at the end of the step.
+
+        Args:
+            dt: Size of the next step; default that of this one.
+
+        Note:
+            Collective if ``dt`` is given.
+        """
+        if dt is not None:
+            self._check(dt)
+        for older, newer in zip(self._history[:0:-1], self._history[-2::-1], strict=True):
+            older.x.array[:] = newer.x.array
+        self._history[0].x.array[:] = self.u.x.array
+        self._steps.advance()
+        self._steps.dt = self.dt if dt is None else float(dt)
+        self._refresh()
+
+    def restore(self) -> None:
+        """Give ``u`` the values at the start of the step, to try again with a smaller one."""
+        self.u.x.array[:] = self._history[0].x.array

@@ -1,0 +1,539 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The multiscale function space: what is left when the local problems have been solved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+
+import ufl
+from dolfinx import fem
+from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.compat import require_real
+from dolfinx_msnn._utils.mesh import dirichlet_mask
+from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.petsc import Managed, check_mat_type, is_aij, sweep
+from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn._utils.typing import (
+    BoolArray,
+    CompilerOptions,
+    DirichletBC,
+    Function,
+    FunctionSpace,
+    LongArray,
+)
+from dolfinx_msnn.bases.filtered import FilteredBasis
+from dolfinx_msnn.bases.protocol import LocalBasis, is_local_basis
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.coefficient import check_coefficient
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.space.prolongation import (
+    CoarseDofs,
+    compute_columns,
+    create_prolongation,
+    number_dofs,
+)
+from dolfinx_msnn.space.update import Source
+
+
+class MultiscaleFunctionSpace(Managed):
+    """A coarse subspace of a fine space, spanned by local basis functions ψ_ij = χ_i φ_j.
+
+    Create it with :func:`multiscale_functionspace` or :meth:`load`. It owns PETSc matrices: call
+    :meth:`destroy` or use it as a context manager.
+
+    Attributes:
+        V: The fine space.
+        vertex: Coarse vertex (neighbourhood) of each coarse dof of this rank, shape
+            ``(num_local_dofs,)``.
+        mode: Mode of that neighbourhood that each coarse dof of this rank came from.
+        eigenvalues: For each neighbourhood of this rank (key: coarse vertex) the eigenvalues λ of
+            all its modes, ascending; with kept and dropped ones.
+        dirichlet: Which owned fine dofs (unrolled) carry a Dirichlet condition; all basis
+            functions vanish there.
+        timings: Seconds that each stage of the construction, or of the last update, took on this
+            rank.
+        revision: Number of updates that changed P; the same on every rank.
+        layout: Number of updates that replaced P by one of another pattern.
+    """
+
+    def __init__(
+        self,
+        V: FunctionSpace,
+        P: PETSc.Mat,
+        dofs: CoarseDofs,
+        dirichlet: BoolArray,
+        timings: Timings,
+        source: Source | None = None,
+    ) -> None:
+        self.V = V
+        self._P: PETSc.Mat | None = P
+        self._R: PETSc.Mat | None = None
+        self._source = source
+        self.dirichlet = dirichlet
+        self.timings = timings.seconds
+        self.revision = self.layout = 0
+        self._set_dofs(dofs)
+        self.num_neighbourhoods: int = V.mesh.comm.allreduce(len(dofs.eigenvalues))
+
+    def _set_dofs(self, dofs: CoarseDofs) -> None:
+        self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
+        self.num_dropped: int = self.comm.allreduce(dofs.num_dropped)
+
+    @property
+    def comm(self) -> MPI.Intracomm:
+        """Communicator of the fine mesh."""
+        comm: MPI.Intracomm = self.V.mesh.comm
+        return comm
+
+    @property
+    def P(self) -> PETSc.Mat:
+        """Prolongation, N_f × N_c; columns are basis functions. Owned by the space."""
+        if self._P is None:
+            raise RuntimeError("This multiscale space has been destroyed.")
+        return self._P
+
+    @property
+    def R(self) -> PETSc.Mat:
+        """Restriction R = Pᵀ, N_c × N_f, formed when first asked for. Owned by the space.
+
+        Collective the first time.
+        """
+        P = self.P
+        if self._R is None:
+            self._R = PETSc.Mat()
+            P.transpose(self._R)
+        return self._R
+
+    @property
+    def num_dofs(self) -> int:
+        """N_c, the number of coarse dofs on all ranks together."""
+        return int(self.P.getSize()[1])
+
+    @property
+    def num_local_dofs(self) -> int:
+        """Coarse dofs of this rank."""
+        return len(self.vertex)
+
+    @property
+    def dof_range(self) -> tuple[int, int]:
+        """Global numbers of this rank's coarse dofs: first, and one past the last."""
+        first, last = self.P.getOwnershipRangeColumn()
+        return int(first), int(last)
+
+    def neighbourhood_dofs(self, vertex: int) -> LongArray:
+        """Global coarse dofs of a neighbourhood; empty if another rank computed it.
+
+        Args:
+            vertex: Coarse vertex.
+        """
+        return self.dof_range[0] + np.flatnonzero(self.vertex == vertex)
+
+    def prolong(self, coefficients: PETSc.Vec, u: Function | None = None) -> Function:
+        """The fine function P c.
+
+        Args:
+            coefficients: Coarse vector c, from ``P.createVecRight()``.
+            u: Where to put it; created if not given.
+
+        Note:
+            Collective.
+        """
+        P = self.P
+        with collective_errors(self.comm):
+            if u is not None:
+                self.check_member(u)
+            if coefficients.getSizes() != (self.num_local_dofs, self.num_dofs):
+                raise ValueError(
+                    f"The vector has {coefficients.getSizes()[0]} entries of this rank and "
+                    f"{coefficients.getSize()} in all, expected the {self.num_local_dofs} and "
+                    f"{self.num_dofs} coarse dofs."
+                )
+        u = fem.Function(self.V) if u is None else u
+        fine = P.createVecLeft()
+        try:
+            P.mult(coefficients, fine)
+            set_function(u, fine)
+        finally:
+            fine.destroy()
+        return u
+
+    def match_type(self, A: PETSc.Mat) -> None:
+        """Move P to the PETSc type of a fine matrix (from a host type to a device type).
+
+        Raises:
+            ValueError: If P is of a device type and A of another: nothing is ever moved to a host
+                type silently.
+
+        Note:
+            Collective.
+        """
+        wanted, given = A.getType(), self.P.getType()
+        if wanted == given:
+            return
+        if not is_aij(wanted):
+            raise ValueError(
+                f"The fine matrix is of PETSc type {wanted}; expected one of the AIJ types."
+            )
+        if given not in ("seqaij", "mpiaij"):
+            raise ValueError(
+                f"The multiscale space has P of PETSc type {given}, the fine matrix is {wanted}; "
+                "expected the same type (give mat_type to one of them)."
+            )
+        self.P.convert(wanted)
+        self._forget_R()
+
+    def changes(self) -> dict[int, float]:
+        """How much each local problem has changed since its modes were computed.
+
+        Returns:
+            For each neighbourhood of this rank (key: coarse vertex) a number that is zero if
+            nothing has changed but the scale: up to a common factor no Rayleigh quotient has
+            changed by more than 1 + this number, if the coefficients are constant on each cell (see
+            :func:`dolfinx_msnn.space.update.change`).
+
+        Raises:
+            ValueError: If the space is not updatable, or the forms are no longer coercive.
+
+        Note:
+            Collective.
+        """
+        return self._updatable.changes(Timings())
+
+    def update(self, tolerance: float = 0.0) -> LongArray:
+        """Compute the modes anew where coefficients have changed.
+
+        P is refilled in place if the number of basis functions of every neighbourhood stays the
+        same. Linear problems on the space assemble their operators anew when they next solve; a
+        :class:`~dolfinx_msnn.TwoLevelPreconditioner` does when its fine matrix has changed.
+
+        Args:
+            tolerance: Neighbourhoods with :meth:`changes` up to this keep their modes: 0.1 lets
+                coefficients change by a tenth. Changes add up until the modes are computed anew.
+
+        Returns:
+            Coarse vertices of this rank whose modes are new, ascending.
+
+        Raises:
+            ValueError: If the space is not updatable (see :func:`multiscale_functionspace`),
+                ``tolerance`` is no such number, or the forms are no longer coercive; the space is
+                left as it was then.
+
+        Note:
+            Collective.
+        """
+        source, P = self._updatable, self.P
+        sweep(self.comm)
+        timings = Timings()
+        begin = time.perf_counter()
+        rebuilt, replaced, dofs = source.update(P, tolerance, timings)
+        timings.add("total", begin)
+        self.timings = timings.seconds
+        if dofs is None:
+            return rebuilt
+        self._set_dofs(dofs)
+        self.revision += 1
+        self._forget_R()
+        if replaced is not None:
+            P.destroy()
+            self._P = replaced
+            self.layout += 1
+        return rebuilt
+
+    def _forget_R(self) -> None:
+        """P has changed: R is formed anew when it is asked for. Collective."""
+        if self._R is not None:
+            self._R.destroy()
+            self._R = None
+
+    @property
+    def _updatable(self) -> Source:
+        _ = self.P
+        if self._source is None:
+            raise ValueError(
+                "This multiscale space was not made to be updated; expected one from "
+                "multiscale_functionspace(..., updatable=True)."
+            )
+        return self._source
+
+    def coefficients(self, f: Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
+        """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
+
+        Args:
+            f: A function in ``V``.
+            M: Fine symmetric matrix; default the identity.
+
+        Returns:
+            Coarse vector. The caller destroys it.
+
+        Note:
+            Collective.
+        """
+        P = self.P
+        with collective_errors(self.comm):
+            self.check_member(f)
+        gram = P.transposeMatMult(P) if M is None else M.ptap(P)
+        fine, image = P.createVecLeft(), P.createVecLeft()
+        right, c = P.createVecRight(), P.createVecRight()
+        solver: PETSc.KSP = None
+        try:
+            solver = create_coarse_solver(gram, "msnn_projection_")
+            fine.array_w[:] = f.x.array[: fine.getLocalSize()]
+            if M is not None:
+                M.mult(fine, image)
+            P.multTranspose(fine if M is None else image, right)
+            solve_coarse(solver, right, c)
+        except BaseException:
+            c.destroy()
+            raise
+        finally:
+            for item in (solver, gram, fine, image, right):
+                if item is not None:
+                    item.destroy()
+        return c
+
+    def interpolate(self, f: Function) -> Function:
+        """The member of the space that is closest to ``f`` at the fine nodes (least squares).
+
+        Members of the space come back unchanged.
+
+        Args:
+            f: A function in ``V``.
+
+        Returns:
+            A new function in ``V``.
+
+        Note:
+            Collective.
+        """
+        coefficients = self.coefficients(f)
+        try:
+            return self.prolong(coefficients)
+        finally:
+            coefficients.destroy()
+
+    def project(self, f: Function, m: ufl.Form | None = None) -> Function:
+        """The orthogonal projection of ``f`` onto the space.
+
+        Args:
+            f: A function in ``V``.
+            m: Bilinear form of the inner product; default L2, ``inner(u, v)*dx``. With the ``a``
+                of the problem this is the best approximation in energy (up to boundary values).
+
+        Returns:
+            A new function in ``V``.
+
+        Note:
+            Collective.
+        """
+        with collective_errors(self.comm):
+            self.check_member(f)
+            if m is None:
+                m = ufl.inner(ufl.TrialFunction(self.V), ufl.TestFunction(self.V)) * ufl.dx
+            forms.check_form(m, self.V, "m")
+        from dolfinx.fem.petsc import assemble_matrix
+
+        M = assemble_matrix(fem.form(m), kind=self.P.getType())
+        try:
+            M.assemble()
+            coefficients = self.coefficients(f, M)
+        finally:
+            M.destroy()
+        try:
+            return self.prolong(coefficients)
+        finally:
+            coefficients.destroy()
+
+    def check_member(self, f: Function) -> None:
+        """Raise a ``ValueError`` unless ``f`` is a function in ``V``. Not collective."""
+        if not isinstance(f, fem.Function) or f.function_space != self.V:
+            raise ValueError(
+                "Expected a dolfinx.fem.Function in the fine space V of this multiscale space, "
+                f"got {type(f).__name__}."
+            )
+
+    def save(self, path: str | os.PathLike[str], a: ufl.Form, *, s: ufl.Form | None = None) -> None:
+        """Write the space to an HDF5 file.
+
+        Args:
+            path: File to write; it is replaced.
+            a: The form that the space was built from; :meth:`load` checks that it is given the
+                same one.
+            s: The right-hand form it was built with, if any.
+
+        Note:
+            Collective; the ranks write in turn, each its own part.
+        """
+        from dolfinx_msnn.space.storage import save
+
+        save(self, path, a, s)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        V: FunctionSpace,
+        a: ufl.Form,
+        *,
+        s: ufl.Form | None = None,
+        bcs: Sequence[DirichletBC] = (),
+        mat_type: str | None = None,
+    ) -> Self:
+        """Read a space that :meth:`save` wrote, on any number of ranks.
+
+        Args:
+            path: File to read.
+            V: The fine space; same mesh and element as when the space was saved.
+            a: Bilinear form; same coefficients as when the space was saved.
+            s: Right-hand form, if the space was built with one.
+            bcs: Dirichlet conditions; the same dofs must be constrained.
+            mat_type: PETSc type of P; default ``aij``.
+
+        Raises:
+            ValueError: If the file is not such a file, is damaged, or belongs to another mesh,
+                element, form, coefficient or set of constrained dofs.
+            FileNotFoundError: If there is no such file.
+
+        Note:
+            Collective.
+        """
+        from dolfinx_msnn.space.storage import load
+
+        comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
+        owners = sweep(comm)
+        with collective_errors(comm):
+            forms.check_space(V)
+        W = cls(*load(path, V, a, s, bcs, mat_type))
+        owners.add(W)
+        return W
+
+    def destroy(self) -> None:
+        """Free the PETSc matrices. Collective; calling it again does nothing."""
+        for item in (self._P, self._R):
+            if item is not None:
+                item.destroy()
+        if self._source is not None:
+            self._source.destroy()
+        self._P = self._R = self._source = None
+
+    def __enter__(self) -> Self:
+        _ = self.P
+        return self
+
+
+def set_function(u: Function, vector: PETSc.Vec) -> None:
+    """Copy a fine PETSc vector (owned part) to a function and update its ghosts. Collective."""
+    u.x.array[: vector.getLocalSize()] = vector.array_r
+    u.x.scatter_forward()
+
+
+def multiscale_functionspace(
+    V: FunctionSpace,
+    coarse: CoarseGrid,
+    basis: LocalBasis | None,
+    a: ufl.Form,
+    s: ufl.Form | None = None,
+    bcs: Sequence[DirichletBC] = (),
+    *,
+    updatable: bool = False,
+    mat_type: str | None = None,
+    form_compiler_options: CompilerOptions | None = None,
+    jit_options: CompilerOptions | None = None,
+) -> MultiscaleFunctionSpace:
+    """Build a multiscale coarse space of ``V``.
+
+    Args:
+        V: Fine space: continuous Lagrange, scalar or vector, any degree.
+        coarse: Coarse grid on the mesh of ``V``.
+        basis: Where the local modes come from, e.g. :class:`SpectralBasis`. With ``None`` it is
+            ``FilteredBasis()``: as accurate as computed modes in our benchmarks, and faster.
+        a: Symmetric coercive bilinear form of the problem, by cell (``dx``) and exterior-facet
+            (``ds``) integrals, with coefficients of any kind.
+        s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
+            ``kappa*u*v*dx``. Without it D_i A_i D_i with D_i = diag(χ_i) is used.
+        bcs: Dirichlet conditions (their dofs matter here, their values do not).
+        updatable: Keep what :meth:`MultiscaleFunctionSpace.update` needs: the element matrices and
+            a second copy of the basis functions.
+        mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Returns:
+        The space. The caller destroys it.
+
+    Raises:
+        ValueError: With one sentence that says what was given and what was expected; the same on
+            every rank.
+        RuntimeError: If a local eigenproblem did not converge, or PETSc is a complex build.
+
+    Note:
+        Collective on the communicator of the mesh.
+    """
+    require_real()
+    comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
+    owners = sweep(comm)
+    with collective_errors(comm):
+        forms.check_space(V)
+        if not isinstance(coarse, CoarseGrid):
+            raise ValueError(f"Expected a CoarseGrid, got {type(coarse).__name__}.")
+        if coarse.fine is not V.mesh and coarse.fine._cpp_object is not V.mesh._cpp_object:
+            raise ValueError(
+                "The coarse grid was made for another mesh than that of V; expected the same mesh."
+            )
+        basis = FilteredBasis() if basis is None else basis
+        if not is_local_basis(basis):
+            raise ValueError(
+                f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
+            )
+        forms.check_form(a, V, "a")
+        if s is not None:
+            forms.check_form(s, V, "s")
+        forms.check_bcs(bcs, V)
+        check_mat_type(mat_type)
+        coefficient = getattr(basis, "coefficient", None)
+        if coefficient is not None:
+            check_coefficient(coefficient, V.mesh)
+    check_same(
+        comm,
+        a=forms.identify(a),
+        s=forms.identify(s),
+        updatable=bool(updatable),
+        mat_type=mat_type,
+    )
+
+    timings = Timings()
+    begin = time.perf_counter()
+    problems = LocalProblems(
+        V,
+        coarse,
+        a,
+        s,
+        bcs,
+        timings,
+        coefficient=coefficient,
+        keep=updatable,
+        form_compiler_options=form_compiler_options,
+        jit_options=jit_options,
+    )
+    with collective_errors(comm):
+        columns = compute_columns(problems, basis)
+    start = time.perf_counter()
+    dofs = number_dofs(comm, columns)
+    P = create_prolongation(V, columns, mat_type=mat_type, keep=updatable)
+    timings.add("prolongation", start)
+    timings.add("total", begin)
+    source = Source(V, problems, basis, columns, P.getType()) if updatable else None
+    owned = V.dofmap.index_map.size_local
+    mask = dirichlet_mask(V, bcs)[:owned].reshape(-1)
+    W = MultiscaleFunctionSpace(V, P, dofs, mask, timings, source)
+    owners.add(W)
+    return W

@@ -1,0 +1,140 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""New coefficients on an old space: which neighbourhoods have changed, and their modes anew."""
+
+from __future__ import annotations
+
+import numbers
+import time
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, LongArray
+from dolfinx_msnn.bases.protocol import LocalBasis
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.space.prolongation import (
+    CoarseDofs,
+    Columns,
+    compute_columns,
+    create_prolongation,
+    number_dofs,
+    refill_prolongation,
+)
+
+
+class Source:
+    """What an updatable space was made from, and its basis functions.
+
+    Args:
+        V: Fine space.
+        problems: Local problems of this rank, kept.
+        basis: Where the modes come from.
+        columns: The basis functions of this rank, by coarse vertex.
+        kind: PETSc type of the P that was assembled from them.
+    """
+
+    def __init__(
+        self,
+        V: FunctionSpace,
+        problems: LocalProblems,
+        basis: LocalBasis,
+        columns: dict[int, Columns],
+        kind: str,
+    ) -> None:
+        self._V, self._problems, self._basis = V, problems, basis
+        self._columns, self._kind = columns, kind
+        self._reference = problems.scales()
+
+    def changes(self, timings: Timings) -> dict[int, float]:
+        """See :meth:`MultiscaleFunctionSpace.changes`. Collective."""
+        return self._changes(self._assemble(timings))
+
+    def _assemble(self, timings: Timings) -> dict[int, FloatArray]:
+        """Element matrices of the present coefficients, and their traces. Collective."""
+        self._problems.timings = timings
+        self._problems.assemble()
+        return self._problems.scales()
+
+    def _changes(self, scales: dict[int, FloatArray]) -> dict[int, float]:
+        return {v: change(scales[v], old) for v, old in self._reference.items()}
+
+    def update(
+        self, P: PETSc.Mat, tolerance: float, timings: Timings
+    ) -> tuple[LongArray, PETSc.Mat | None, CoarseDofs | None]:
+        """Compute what has changed anew, and refill P if it keeps its pattern.
+
+        Args:
+            P: Prolongation.
+            tolerance: Change that is let pass.
+            timings: Stage times are booked here.
+
+        Returns:
+            Coarse vertices of this rank with new modes; a new P, or ``None`` if it was refilled;
+            the coarse dofs, or ``None`` if nothing changed on any rank.
+
+        Note:
+            Collective. If the basis fails, all is left as it was.
+        """
+        comm: MPI.Intracomm = self._V.mesh.comm
+        with collective_errors(comm):
+            number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
+            if not number or not tolerance >= 0:
+                raise ValueError(f"tolerance must be a number not below zero, got {tolerance!r}.")
+        scales = self._assemble(timings)
+        chosen = {vertex for vertex, size in self._changes(scales).items() if size > tolerance}
+        rebuilt = np.array(sorted(chosen), dtype=np.int64)
+        if not comm.allreduce(len(chosen)):
+            return rebuilt, None, None
+        with collective_errors(comm):
+            new = compute_columns(self._problems, self._basis, chosen)
+        columns = self._columns | new
+        dofs = number_dofs(comm, columns)
+        fits = P.getType() == self._kind and all(
+            len(part.mode) == len(self._columns[vertex].mode) for vertex, part in new.items()
+        )
+        result = None
+        start = time.perf_counter()
+        if comm.allreduce(fits, op=MPI.LAND):
+            refill_prolongation(comm, P, columns)
+        else:
+            result = create_prolongation(self._V, columns, mat_type=P.getType(), keep=True)
+            self._kind = result.getType()
+        timings.add("prolongation", start)
+        self._columns = columns
+        self._reference |= {vertex: scales[vertex] for vertex in chosen}
+        return rebuilt, result, dofs
+
+    def destroy(self) -> None:
+        """Free what the local problems hold of PETSc. Collective."""
+        self._problems.destroy()
+
+
+def change(new: FloatArray, old: FloatArray) -> float:
+    """How much a local pencil has changed, up to factors common to all of A_i or of S_i.
+
+    With r_A and r_S the factors by which the traces of the element matrices have grown,
+    √(max r_A max r_S / (min r_A min r_S)) − 1 over the cells of the neighbourhood. If element
+    matrices grow as wholes, as with a scalar coefficient that is constant on each cell, every
+    Rayleigh quotient φᵀA_iφ / φᵀS_iφ has changed by a factor between 1/(1 + change) and 1 + change,
+    but for one that is common to all φ, and so has every eigenvalue (Courant-Fischer).
+
+    Args:
+        new: Traces, shape ``(num_forms, num_cells)``; with one form S_i = D_i A_i D_i.
+        old: The same, before.
+    """
+    both = (new > 0) & (old > 0)
+    if ((new > 0) != (old > 0)).any():
+        return float("inf")
+    spread = 1.0
+    for form in (0, -1):
+        here = both[form]
+        if here.any():
+            ratio = new[form, here] / old[form, here]
+            spread *= float(ratio.max() / ratio.min())
+    # What rounding makes of a factor common to all cells is no change.
+    return float(np.sqrt(spread)) - 1.0 if spread > 1.0 + 1e-12 else 0.0

@@ -1,0 +1,115 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What a user is told when DOLFINx is missing, broken, untested or complex."""
+
+import importlib
+import sys
+import warnings
+
+from petsc4py import PETSc
+
+import numpy as np
+import pytest
+
+import dolfinx
+from dolfinx_msnn._utils import compat
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not called check_environment() yet."""
+    monkeypatch.setattr(compat, "_checked", False)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Make the import of one module raise an error."""
+    original = importlib.import_module
+
+    def import_module(wanted: str) -> object:
+        if wanted == name:
+            raise error
+        return original(wanted)
+
+    monkeypatch.setattr(compat.importlib, "import_module", import_module)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_accepts_the_tested_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("0.11.0", "0.11.0.post0", "0.11.1"):
+        monkeypatch.setattr(compat, "_checked", False)
+        monkeypatch.setattr(dolfinx, "__version__", version)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compat.check_environment()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["mpi4py.MPI", "dolfinx", "petsc4py.PETSc", "slepc4py.SLEPc"])
+def test_names_the_missing_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    package = name.partition(".")[0]
+    with pytest.raises(ImportError, match=f"and {package} is not installed") as caught:
+        compat.check_environment()
+    assert caught.value.name == package
+    message = str(caught.value)
+    for way in ("dolfinx-msnn[wheels]", "conda-forge fenics-dolfinx", "Docker"):
+        assert way in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libmpi.so.12: cannot open shared object file"),
+        ModuleNotFoundError("No module named 'basix'", name="basix"),
+        RuntimeError("cannot load MPI library\nlibmpi.so: cannot open shared object file"),
+    ],
+)
+def test_broken_is_not_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    refuse(monkeypatch, "dolfinx", error)
+    with pytest.raises(ImportError, match="dolfinx, which is installed but does not") as caught:
+        compat.check_environment()
+    assert str(error).partition("\n")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_dolfinx_without_petsc(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "dolfinx", AssertionError())
+    with pytest.raises(ImportError, match="built with petsc4py"):
+        compat.check_environment()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_failed_check_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "slepc4py.SLEPc", None)
+        for _ in range(2):
+            with pytest.raises(ImportError, match="slepc4py"):
+                compat.check_environment()
+    compat.check_environment()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("version", ["0.9.0", "0.12.0.dev0", "1.11.0", "unknown"])
+def test_other_versions_warn_once(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(dolfinx, "__version__", version)
+    with pytest.warns(UserWarning) as caught:
+        compat.check_environment()
+        compat.check_environment()
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert "0.11.x" in message
+    assert version in message
+
+
+def test_real_petsc_is_accepted() -> None:
+    compat.require_real()
+
+
+def test_complex_petsc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PETSc, "ScalarType", np.complex128)
+    with pytest.raises(RuntimeError, match="complex128") as caught:
+        compat.require_real()
+    assert "\n" not in str(caught.value)

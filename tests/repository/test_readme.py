@@ -1,0 +1,72 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""The README: its example runs exactly as printed, and what it points to is there."""
+
+import re
+from pathlib import Path
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+
+from dolfinx import fem
+from dolfinx.fem.petsc import LinearProblem as FineProblem
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    scope: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    try:
+        (stated,) = re.findall(r"^It prints `(.*?)`", README, re.MULTILINE)
+        assert capsys.readouterr().out.strip() == stated
+        assert len([line for line in example.splitlines() if line]) <= 16
+
+        # The errors that the table of the README gives for 8 modes.
+        (row,) = re.findall(r"^\| 8 \| (.*?) \|$", README, re.MULTILINE)
+        num_dofs, l2, energy, *_ = row.split(" | ")
+        W, uh = scope["W"], scope["uh"]
+        assert int(num_dofs) == W.num_dofs
+        assert relative_errors(scope) == pytest.approx([float(l2), float(energy)], rel=0.05)
+        assert uh.function_space == scope["V"]
+    finally:
+        scope["W"].destroy()
+
+
+def relative_errors(scope: dict) -> list[float]:
+    """L2 and energy error of ``uh`` against the solution on the fine mesh."""
+    V, v, kappa, ufl = (scope[name] for name in ("V", "v", "kappa", "ufl"))
+    zero = fem.Constant(V.mesh, 0.0) * v * ufl.dx
+    options = {"ksp_type": "preonly", "pc_type": "cholesky", "pc_factor_mat_solver_type": "mumps"}
+    fine = FineProblem(
+        scope["a"], zero, bcs=scope["bcs"], petsc_options_prefix="readme_", petsc_options=options
+    ).solve()
+    error = fem.Function(V)
+    error.x.array[:] = scope["uh"].x.array - fine.x.array
+
+    def norms(w: fem.Function) -> np.ndarray:
+        squares = [w**2 * ufl.dx, kappa * ufl.inner(ufl.grad(w), ufl.grad(w)) * ufl.dx]
+        local = [fem.assemble_scalar(fem.form(f)) for f in squares]
+        return np.sqrt(V.mesh.comm.allreduce(np.array(local), op=MPI.SUM))
+
+    return list(norms(error) / norms(fine))
+
+
+def test_links_and_pictures_exist() -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", README.replace("\n", " "))
+    local = [target for target in targets if not target.startswith("http")]
+    assert "docs/images/channels.png" in local
+    assert [target for target in local if not (ROOT / target).exists()] == []
+    assert (ROOT / "docs/images/channels.png").stat().st_size < 400_000
+
+
+def test_commands_are_make_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+    assert commands == ["demo", "test"]
+    for command in commands:
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)

@@ -1,0 +1,374 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Updated spaces against new ones, and the measure of change against SciPy's eigenvalues."""
+
+from __future__ import annotations
+
+from petsc4py import PETSc
+
+import numpy as np
+import pytest
+import scipy.linalg
+from sample import COMM, HERE, Sample, expect_error
+from utils import (
+    QUAD,
+    TRI,
+    box,
+    cell_field,
+    clamp,
+    diffusion,
+    elasticity,
+    gather_function,
+    gather_matrix,
+    jiggle,
+    mass,
+    rough,
+    two_phase,
+)
+
+import ufl
+from dolfinx import fem
+from dolfinx_msnn import (
+    CoarseGrid,
+    FilteredBasis,
+    GuardedBasis,
+    LocalModes,
+    SpectralBasis,
+    TwoLevelPreconditioner,
+    multiscale_functionspace,
+)
+from dolfinx_msnn._utils.timings import Timings
+from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.petsc import LinearProblem
+from dolfinx_msnn.space.update import change
+
+
+class Case:
+    """A problem whose coefficient can be changed."""
+
+    def __init__(self, basis, cell=QUAD, n=18, shape=None, with_s=True, comm=COMM):
+        msh = box(comm, cell, n)
+        self.mesh = jiggle(msh, 0.2 / n) if cell == TRI else msh
+        self.V = fem.functionspace(self.mesh, ("Lagrange", 1, *([] if shape is None else [shape])))
+        self.kappa = cell_field(self.mesh, two_phase(1e2))
+        form = diffusion if shape is None else elasticity
+        self.a = form(self.V, self.kappa)
+        self.s = mass(self.V, self.kappa) if with_s else None
+        v = ufl.TestFunction(self.V)
+        self.L = (v if shape is None else v[0] + 2 * v[1]) * ufl.dx
+        self.bcs = [clamp(self.V, lambda x: np.isclose(x[0], 0.0))]
+        self.grid = CoarseGrid(self.mesh, (3, 3))
+        self.basis = basis
+
+    def space(self, **options):
+        options = {"updatable": True} | options
+        return multiscale_functionspace(
+            self.V, self.grid, self.basis, self.a, self.s, self.bcs, **options
+        )
+
+    def problem(self, W):
+        return LinearProblem(self.a, self.L, W, bcs=self.bcs, petsc_options_prefix="update_")
+
+    def set(self, value):
+        self.kappa.x.array[:] = cell_field(self.mesh, value).x.array
+
+    def fresh(self):
+        """The solution in a space of its own."""
+        with self.space(updatable=False) as W, self.problem(W) as problem:
+            return gather_function(problem.solve())
+
+
+class Count:
+    """A basis that remembers what it was asked for, and may fail."""
+
+    def __init__(self, basis, fail=False):
+        self.basis, self.asked, self.fail = basis, [], fail
+
+    def modes(self, problems):
+        if self.fail:
+            raise RuntimeError("This basis has had enough.")
+        self.asked += [p.vertex for p in problems]
+        return self.basis.modes(problems)
+
+
+def everywhere(vertices):
+    """Coarse vertices of all ranks, sorted."""
+    return sorted(v for part in COMM.allgather(list(vertices)) for v in part)
+
+
+def left_half(x):
+    """Rough on the left side, as it was on the right."""
+    return np.where(x[0] < 0.3, rough(1e3)(x), two_phase(1e2)(x))
+
+
+CASES = {
+    "computed": lambda: Case(SpectralBasis(4)),
+    "filtered": lambda: Case(FilteredBasis(4)),
+    "guarded": lambda: Case(GuardedBasis(FilteredBasis(4))),
+    "no s": lambda: Case(SpectralBasis(4), with_s=False),
+    "triangles": lambda: Case(SpectralBasis(4), cell=TRI),
+    "elasticity": lambda: Case(SpectralBasis(5), shape=(2,), n=12),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_updated_space_is_a_new_one(name):
+    case = CASES[name]()
+    with case.space() as W, case.problem(W) as problem:
+        before = gather_function(problem.solve())
+        for value in (rough(1e3), left_half):
+            case.set(value)
+            rebuilt = W.update()
+            assert everywhere(rebuilt)
+            # It sees by itself that it has to assemble.
+            after = gather_function(problem.solve())
+            expected = case.fresh()
+            assert np.linalg.norm(after - expected) <= 1e-8 * np.linalg.norm(expected)
+            assert np.linalg.norm(after - before) > 1e-3 * np.linalg.norm(before)
+            before = after
+
+
+def test_only_what_changed_is_computed():
+    basis = Count(SpectralBasis(4))
+    case = Case(basis)
+    with case.space() as W:
+        assert everywhere(basis.asked) == list(range(16))
+        basis.asked.clear()
+        case.set(left_half)
+        changed = {v: c for part in COMM.allgather(W.changes()) for v, c in part.items()}
+        assert basis.asked == []
+        # Cells with x < 0.3 are in the neighbourhoods of the vertices at x = 0 and 1/3 alone.
+        left = [v for v in range(16) if v % 4 < 2]
+        assert sorted(changed) == list(range(16))
+        assert [v for v in sorted(changed) if changed[v] > 0] == left
+        P = W.P
+        assert everywhere(W.update()) == left == everywhere(basis.asked)
+        assert W.P is P and W.revision == 1 and W.layout == 0
+        assert W.timings["total"] > 0
+        basis.asked.clear()
+        assert len(W.update()) == 0 == len(basis.asked)
+        assert W.revision == 1
+
+
+def test_changes_below_the_tolerance_add_up():
+    case = Case(SpectralBasis(4))
+    with case.space() as W, case.problem(W) as problem:
+        problem.solve()
+        whole = case.kappa.x.array.copy()
+        grow = cell_field(case.mesh, lambda x: np.where(x[1] < 0.25, 1.06, 1.0)).x.array
+        case.kappa.x.array[:] = whole * grow
+        # Up to a common factor: what is scaled as a whole has not changed.
+        sizes = {v: c for part in COMM.allgather(W.changes()) for v, c in part.items()}
+        assert max(sizes.values()) == pytest.approx(0.06)
+        assert [v for v in sorted(sizes) if sizes[v] > 0] == list(range(8))
+        assert everywhere(W.update(0.1)) == [] and W.revision == 0
+        case.kappa.x.array[:] *= grow
+        assert everywhere(W.update(0.1)) == list(range(8))
+        case.kappa.x.array[:] *= 1e3
+        assert everywhere(W.update(0.0)) == []
+        problem.assemble()
+        expected = case.fresh()
+        found = gather_function(problem.solve())
+        assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("with_s", [True, False])
+def test_change_bounds_all_eigenvalues(with_s):
+    rng = np.random.default_rng(0)
+    case = Case(SpectralBasis(4), n=8, with_s=with_s)
+    problems = LocalProblems(
+        case.V, CoarseGrid(case.mesh, (2, 2)), case.a, case.s, [], Timings(), keep=True
+    )
+    old, before = problems.scales(), {p.vertex: p for p in problems}
+    case.kappa.x.array[:] *= 40.0 * np.exp(rng.uniform(-0.4, 0.4, len(case.kappa.x.array)))
+    problems.assemble()
+    new = problems.scales()
+    sharp = 0.0
+    for p in problems:
+        c = change(new[p.vertex], old[p.vertex])
+        assert 0.5 < c < np.exp(0.8) - 1
+        q = before[p.vertex]
+        # All Rayleigh quotients at once: the pencil of both pencils' energies.
+        free = np.diag(p.S.toarray()) > 0
+        A, B, S, T = (
+            m.toarray()[free][:, free] + 1e-9 * np.eye(free.sum()) for m in (p.A, q.A, p.S, q.S)
+        )
+        for _ in range(50):
+            f = rng.standard_normal(len(A))
+            f -= f.mean()
+            growth = (f @ A @ f) / (f @ B @ f) * (f @ T @ f) / (f @ S @ f)
+            # The common factor cancels as A and S grow by the same one.
+            assert 1 / (1 + c) * (1 - 1e-6) <= growth <= (1 + c) * (1 + 1e-6)
+        if with_s:
+            mine, theirs = (
+                scipy.linalg.eigh(m.A.toarray(), m.S.toarray(), eigvals_only=True)[1:]
+                for m in (p, q)
+            )
+            assert np.all(mine <= (1 + c) * theirs) and np.all(theirs <= (1 + c) * mine)
+            sharp = max(sharp, (mine / theirs).max() - 1, (theirs / mine).max() - 1)
+    problems.destroy()
+    # The bound says something: eigenvalues do change.
+    assert not with_s or sharp > 0.02
+
+
+def test_change_of_covered_cells_is_infinite():
+    old = np.array([[1.0, 0.0, 2.0]])
+    assert change(old, old) == 0.0
+    assert change(3.0 * old, old) == 0.0
+    assert change(np.array([[1.0, 1.0, 2.0]]), old) == np.inf
+    assert change(np.array([[1.0, 0.0, 4.0]]), old) == pytest.approx(1.0)
+
+
+class Growing:
+    """A basis with one mode more at each call."""
+
+    def __init__(self):
+        self.num = 3
+
+    def modes(self, problems):
+        return [
+            LocalModes(r.values[: self.num], r.vectors[: self.num])
+            for r in SpectralBasis(6).modes(problems)
+        ]
+
+
+def test_other_number_of_functions():
+    basis = Growing()
+    case = Case(basis)
+    with case.space() as W, case.problem(W) as problem:
+        problem.solve()
+        first, R = W.num_dofs, gather_matrix(W.R)
+        basis.num = 5
+        case.set(left_half)
+        left = [v for v in range(16) if v % 4 < 2]
+        assert everywhere(W.update()) == left
+        assert W.layout == 1 and W.num_dofs == first + 2 * len(left)
+        assert W.num_local_dofs == len(W.vertex) == len(W.mode) == W.P.getLocalSize()[1]
+        found = gather_function(problem.solve())
+        # Galerkin in the new span, by SciPy.
+        Rn = gather_matrix(W.R)
+        assert Rn.shape[0] == W.num_dofs != R.shape[0]
+        A, b = gather_matrix(problem.A), np.concatenate(COMM.allgather(problem.b.array_r))
+        expected = Rn.T @ scipy.linalg.solve((Rn @ A @ Rn.T).toarray(), Rn @ b)
+        assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
+        # Again in place.
+        case.set(rough(1e3))
+        everywhere(W.update())
+        assert problem.solve() is problem.u and W.layout == 2
+        case.set(left_half)
+        everywhere(W.update())
+        assert problem.solve() is problem.u and W.layout == 2 and W.revision == 3
+
+
+def test_preconditioner_follows():
+    case = Case(SpectralBasis(6))
+    ksp = PETSc.KSP().create(COMM)
+    with (
+        case.space() as W,
+        case.problem(W) as problem,
+        TwoLevelPreconditioner(W, petsc_options_prefix="update_pc_") as M,
+    ):
+        problem.solve()
+        ksp.setType("cg")
+        ksp.setTolerances(rtol=1e-10)
+        ksp.setOperators(problem.A)
+        M.attach(ksp)
+        x = problem.b.duplicate()
+        ksp.solve(problem.b, x)
+        before = ksp.getIterationNumber()
+        case.set(lambda x: rough(1e4)(x))
+        W.update()
+        problem.solve()
+        ksp.solve(problem.b, x)
+        assert ksp.getConvergedReason() > 0
+        updated = ksp.getIterationNumber()
+        r = problem.b.duplicate()
+        problem.A.mult(x, r)
+        r.axpy(-1.0, problem.b)
+        assert r.norm() <= 1e-7 * problem.b.norm()
+        assert updated <= before + 5
+        for item in (r, x, ksp):
+            item.destroy()
+
+
+def test_saved_as_it_is(tmp_path_factory):
+    from dolfinx_msnn import MultiscaleFunctionSpace
+
+    path = COMM.bcast(str(tmp_path_factory.mktemp("update")) if COMM.rank == 0 else None)
+    case = Case(SpectralBasis(4))
+    with case.space() as W:
+        case.set(left_half)
+        W.update()
+        W.save(f"{path}/space.h5", case.a, s=case.s)
+        R = gather_matrix(W.R)
+    with MultiscaleFunctionSpace.load(
+        f"{path}/space.h5", case.V, case.a, s=case.s, bcs=case.bcs
+    ) as W:
+        assert abs(gather_matrix(W.R) - R).max() == 0
+        with expect_error(ValueError, "not made to be updated"):
+            W.update()
+
+
+# ---- mistakes ----
+
+
+def test_not_updatable():
+    sample = Sample()
+    with sample.space() as W:
+        for ask in (W.update, W.changes):
+            with expect_error(ValueError, "not made to be updated.*updatable=True"):
+                ask()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, float("nan"), "0.1", True, None])
+def test_tolerance(wrong):
+    sample = Sample()
+    with sample.space(updatable=True) as W, expect_error(ValueError, "tolerance must be a number"):
+        W.update(wrong if HERE else 0.1)
+
+
+def test_updatable_differs():
+    sample = Sample()
+    if COMM.size > 1:
+        with expect_error(ValueError, "updatable differs between the ranks"):
+            sample.space(updatable=HERE)
+
+
+@pytest.mark.parametrize("what", ["coefficient", "basis"])
+def test_what_fails_leaves_the_space_as_it_was(what):
+    basis = Count(SpectralBasis(4))
+    case = Case(basis)
+    with case.space() as W, case.problem(W) as problem:
+        expected = gather_function(problem.solve())
+        R = gather_matrix(W.R)
+        good = case.kappa.x.array.copy()
+        if what == "coefficient":
+            if HERE:
+                case.kappa.x.array[:3] = -1.0
+            with expect_error(ValueError, "not coercive"):
+                W.update()
+        else:
+            case.set(left_half)
+            # Only the ranks that have something to compute fail.
+            basis.fail = True
+            with expect_error(RuntimeError, "had enough"):
+                W.update()
+            basis.fail = False
+        assert W.revision == 0 and abs(gather_matrix(W.R) - R).max() == 0
+        case.kappa.x.array[:] = good
+        assert everywhere(W.update()) == []
+        problem.assemble()
+        found = gather_function(problem.solve())
+        assert np.linalg.norm(found - expected) <= 1e-10 * np.linalg.norm(expected)
+        case.set(left_half)
+        assert everywhere(W.update())
+
+
+def test_destroyed():
+    sample = Sample()
+    W = sample.space(updatable=True)
+    W.destroy()
+    W.destroy()
+    with expect_error(RuntimeError, "has been destroyed"):
+        W.update()
