@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pickle
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from mpi4py import MPI
 
@@ -24,15 +24,31 @@ class collective_errors:
     message are then raised everywhere. An exception that is not made from its message alone, or
     whose type the other ranks may not know, becomes a ``RuntimeError`` that names it.
 
+    What is handed to :meth:`agree` in the body is compared afterwards, so that one block at the
+    entry of a public function serves for both::
+
+        with collective_errors(comm) as checks:
+            check_form(a, V, "a")
+            checks.agree(a=identify(a))
+
     Args:
         comm: Communicator. Leaving the body is collective.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
         self._comm = comm
+        self._arguments: dict[str, object] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         """Nothing is done before the body."""
+        return self
+
+    def agree(self, **arguments: object) -> None:
+        """Arguments that must be the same on all ranks, see :func:`check_same`.
+
+        All ranks must come here, or fail. Not collective.
+        """
+        self._arguments |= arguments
 
     def __exit__(
         self,
@@ -46,6 +62,8 @@ class collective_errors:
         comm = self._comm
         first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
         if first == comm.size:
+            if self._arguments:
+                check_same(comm, **self._arguments)
             return
         parcel = _pack(error) if error is not None and comm.rank == first else b""
         common, message = pickle.loads(comm.bcast(parcel, root=first))

@@ -70,14 +70,45 @@ def is_aij(mat_type: str) -> bool:
     return re.match("(seq|mpi)?aij(?!sell)", mat_type) is not None
 
 
-class Managed:
-    """Owns PETSc objects; as a context manager, until the end of the ``with`` statement."""
+class Owner:
+    """Owns PETSc objects and frees them, the last one first; a context manager.
+
+    Args:
+        comm: Communicator that the objects live on. Creation is collective: it frees first what
+            all ranks have put aside (see :func:`sweep`).
+    """
+
+    #: What messages call it.
+    _title: ClassVar[str] = "object"
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._owned: list[Any] = []
+        self._destroyed = False
+        sweep(comm).add(self)
+
+    def _own(self, item: Any) -> Any:
+        """Keep ``item``, which has a method ``destroy``, until :meth:`destroy`; returns it."""
+        self._owned.append(item)
+        return item
+
+    def _free(self, *items: Any) -> None:
+        """Destroy some of what is owned now; ``None`` is passed over. Collective."""
+        for item in items:
+            if item is not None:
+                self._owned[:] = [other for other in self._owned if other is not item]
+                item.destroy()
+
+    def _check_alive(self) -> None:
+        if self._destroyed:
+            raise RuntimeError(f"This {self._title} has been destroyed.")
 
     def destroy(self) -> None:
         """Free what is owned. Collective; calling it again does nothing."""
-        raise NotImplementedError
+        self._free(*reversed(self._owned))
+        self._destroyed = True
 
     def __enter__(self) -> Self:
+        self._check_alive()
         return self
 
     def __exit__(
@@ -87,39 +118,6 @@ class Managed:
         traceback: TracebackType | None,
     ) -> None:
         self.destroy()
-
-
-class Owner(Managed):
-    """Owns a growing list of things and destroys them, the last one first."""
-
-    #: What messages call it.
-    _title: ClassVar[str]
-
-    def __init__(self) -> None:
-        self._owned: list[Any] = []
-        self._destroyed = False
-
-    def _own(self, item: Any) -> Any:
-        self._owned.append(item)
-        return item
-
-    def _check_alive(self) -> None:
-        if self._destroyed:
-            raise RuntimeError(f"This {self._title} has been destroyed.")
-
-    def destroy(self) -> None:
-        """Free the PETSc objects of this object (not those of ``W``). Collective.
-
-        Calling it again does nothing.
-        """
-        for item in reversed(self._owned):
-            item.destroy()
-        self._owned.clear()
-        self._destroyed = True
-
-    def __enter__(self) -> Self:
-        self._check_alive()
-        return self
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from petsc4py import PETSc
 
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.petsc import Managed, sweep
+from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import FloatArray, LongArray
 from dolfinx_msnn.algebra.operators import check_fine_matrix
 from dolfinx_msnn.algebra.subdomains import subdomains
@@ -30,7 +30,7 @@ def factorise(A: Any) -> Any:
     )
 
 
-class SubdomainSolvers(Managed):
+class SubdomainSolvers(Owner):
     """Factorised local Dirichlet problems A_i z_i = r on the inside of every neighbourhood.
 
     Context manager; call :meth:`destroy` otherwise.
@@ -52,11 +52,12 @@ class SubdomainSolvers(Managed):
         Creation is collective. Memory: one factorisation a neighbourhood, all at once.
     """
 
+    _title: ClassVar[str] = "set of subdomain solvers"
+
     def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
-        self._owned: list[PETSc.Object] = []
         if not isinstance(W, MultiscaleFunctionSpace):
             raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
-        owners = sweep(W.comm)
+        super().__init__(W.comm)
         check_fine_matrix(A, W)
         parts = subdomains(W)
         self.vertex: LongArray = np.array([vertex for vertex, _ in parts], dtype=np.int64)
@@ -80,7 +81,6 @@ class SubdomainSolvers(Managed):
         self._scatter = self._own(PETSc.Scatter().create(template, everywhere, self._local, None))
         for item in (everywhere, template):
             item.destroy()
-        owners.add(self)
         self._factors: list[Any] = []
         try:
             with collective_errors(W.comm):
@@ -96,14 +96,9 @@ class SubdomainSolvers(Managed):
             self.destroy()
             raise
 
-    def _own(self, item: PETSc.Object) -> PETSc.Object:
-        self._owned.append(item)
-        return item
-
     def restrict(self, r: PETSc.Vec) -> list[FloatArray]:
         """The entries of a fine vector at the dofs of each subdomain. Collective."""
-        if not self._owned:
-            raise RuntimeError("These subdomain solvers have been destroyed.")
+        self._check_alive()
         self._scatter.scatter(r, self._local, mode=PETSc.ScatterMode.FORWARD)
         return np.split(self._local.array_r.copy(), self._offsets[1:-1])[: len(self.dofs)]
 
@@ -126,8 +121,7 @@ class SubdomainSolvers(Managed):
 
     def extend(self, z: list[FloatArray], out: PETSc.Vec) -> None:
         """Sum the z_i, each extended by zero, into the fine vector ``out``. Collective."""
-        if not self._owned:
-            raise RuntimeError("These subdomain solvers have been destroyed.")
+        self._check_alive()
         with self._local as array:
             array[:] = np.concatenate([np.zeros(0), *z])
         out.set(0.0)
@@ -137,7 +131,5 @@ class SubdomainSolvers(Managed):
 
     def destroy(self) -> None:
         """Free the PETSc objects. Collective."""
-        for item in reversed(self._owned):
-            item.destroy()
-        self._owned.clear()
+        super().destroy()
         self._factors.clear()

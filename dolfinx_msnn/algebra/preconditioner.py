@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -13,7 +13,7 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Managed, check_options, check_prefix, sweep
+from dolfinx_msnn._utils.petsc import Owner, check_options, check_prefix
 from dolfinx_msnn.algebra.two_level import Settings, TwoLevelPC
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -21,7 +21,7 @@ type Kind = Literal["additive", "hybrid", "multiplicative"]
 type Cover = Literal["parts", "neighbourhoods"]
 
 
-class TwoLevelPreconditioner(Managed):
+class TwoLevelPreconditioner(Owner):
     """Preconditioner of a fine problem: a coarse correction P A_0⁻¹ Pᵀ and a fine level M⁻¹.
 
     With Q = P A_0⁻¹ Pᵀ and the errors' propagators E_Q = I − Q A, E_M = I − M⁻¹ A:
@@ -71,6 +71,8 @@ class TwoLevelPreconditioner(Managed):
         Creation is collective. The set-up happens inside the KSP's.
     """
 
+    _title: ClassVar[str] = "two-level preconditioner"
+
     def __init__(
         self,
         W: MultiscaleFunctionSpace,
@@ -83,11 +85,10 @@ class TwoLevelPreconditioner(Managed):
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
         self._attached: list[TwoLevelPC] = []
-        self._destroyed = False
         if not isinstance(W, MultiscaleFunctionSpace):
             raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
         _ = W.P
-        owners = sweep(W.comm)
+        super().__init__(W.comm)
         with collective_errors(W.comm):
             check_prefix(petsc_options_prefix)
             check_options(petsc_options)
@@ -113,7 +114,6 @@ class TwoLevelPreconditioner(Managed):
             overlap,
             dict(petsc_options or {}),
         )
-        owners.add(self)
 
     def attach(self, ksp: PETSc.KSP) -> None:
         """Make this the preconditioner of a KSP.
@@ -132,8 +132,7 @@ class TwoLevelPreconditioner(Managed):
             the same in each iteration, and options under the prefix have made this one something
             else. Where the set-up comes later, PETSc's error has that error as its cause.
         """
-        if self._destroyed:
-            raise RuntimeError("This two-level preconditioner has been destroyed.")
+        self._check_alive()
         with collective_errors(self.W.comm):
             if not isinstance(ksp, PETSc.KSP) or not ksp:
                 raise ValueError(f"Expected a PETSc KSP, got {type(ksp).__name__}.")
@@ -173,12 +172,7 @@ class TwoLevelPreconditioner(Managed):
             inner.free()
             inner.alive = False
         self._attached.clear()
-        self._destroyed = True
-
-    def __enter__(self) -> Self:
-        if self._destroyed:
-            raise RuntimeError("This two-level preconditioner has been destroyed.")
-        return self
+        super().destroy()
 
 
 def _check_choice(name: str, given: object, known: tuple[str, ...]) -> None:

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ufl
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Managed
+from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import DirichletBC, Function
 from dolfinx_msnn.estimate.adaptive_state import AdaptiveState, Kind
 from dolfinx_msnn.local.grid import CoarseGrid
@@ -36,8 +36,7 @@ class Round:
     num_marked: int
 
 
-@dataclass
-class AdaptiveSolution(Managed):
+class AdaptiveSolution(Owner):
     """What :func:`adapt` gives. Owns ``W``: call :meth:`destroy` or use it as a context manager.
 
     Attributes:
@@ -47,14 +46,12 @@ class AdaptiveSolution(Managed):
         converged: Whether ``rounds[-1].relative`` is within the tolerance.
     """
 
-    u: Function
-    W: MultiscaleFunctionSpace
-    rounds: list[Round] = field(default_factory=list)
-    converged: bool = False
-
-    def destroy(self) -> None:
-        """Free the space. Collective."""
-        self.W.destroy()
+    def __init__(
+        self, u: Function, W: MultiscaleFunctionSpace, rounds: list[Round], converged: bool
+    ) -> None:
+        super().__init__(W.comm)
+        self.u, self.rounds, self.converged = u, rounds, converged
+        self.W: MultiscaleFunctionSpace = self._own(W)
 
 
 def adapt(

@@ -11,13 +11,13 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.functions import set_function
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Managed
+from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import FloatArray, Function
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
 from dolfinx_msnn.estimate.indicators import residual
 from dolfinx_msnn.problems.linear import LinearProblem
-from dolfinx_msnn.space.functionspace import set_function
 
 
 class Preconditioner(Protocol):
@@ -45,7 +45,7 @@ class FineErrorBound:
     history: FloatArray
 
 
-class SchwarzPreconditioner(Managed):
+class SchwarzPreconditioner(Owner):
     """Two-level Schwarz: the coarse space exactly, and between, corrections on all ω_i at once.
 
     M⁻¹ = Q + (I − QA) (Σ R_iᵀ A_i⁻¹ R_i) (I − AQ), Q = P A_0⁻¹ Pᵀ. Its smallest eigenvalue
@@ -60,13 +60,15 @@ class SchwarzPreconditioner(Managed):
     """
 
     def __init__(self, problem: LinearProblem, *, solvers: SubdomainSolvers | None = None) -> None:
+        super().__init__(problem.W.comm)
         self._problem = problem
         self._coarse = problem.solver
-        self._mine = solvers is None
-        self.solvers = SubdomainSolvers(problem.A, problem.W) if solvers is None else solvers
+        self.solvers = (
+            self._own(SubdomainSolvers(problem.A, problem.W)) if solvers is None else solvers
+        )
         A0, A = problem.A0, problem.A
-        self._b0, self._x0 = A0.createVecLeft(), A0.createVecRight()
-        self._work = [A.createVecLeft() for _ in range(2)]
+        self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
+        self._work = [self._own(A.createVecLeft()) for _ in range(2)]
 
     def apply(self, pc: PETSc.PC, r: PETSc.Vec, z: PETSc.Vec) -> None:
         """Put M⁻¹ r into z.
@@ -99,13 +101,6 @@ class SchwarzPreconditioner(Managed):
             null.remove(self._b0)
         self._coarse.solve(self._b0, self._x0)
         P.mult(self._x0, z)
-
-    def destroy(self) -> None:
-        """Free the PETSc objects made here. Collective."""
-        for item in (self._b0, self._x0, *self._work):
-            item.destroy()
-        if self._mine:
-            self.solvers.destroy()
 
 
 def bound_fine_error(

@@ -16,15 +16,16 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.functions import dirichlet_lift, set_function
 from dolfinx_msnn._utils.mesh import dirichlet_mask
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix, sweep
+from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.algebra.nullspace import Kernel
 from dolfinx_msnn.algebra.operators import assemble_coarse_vector
 from dolfinx_msnn.algebra.product import GalerkinProduct
-from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace, set_function
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
 class LinearProblem(Owner):
@@ -74,13 +75,12 @@ class LinearProblem(Owner):
         jit_options: CompilerOptions | None = None,
     ) -> None:
         self._solver: PETSc.KSP = None
-        super().__init__()
         check_multiscale_space(W)
+        super().__init__(W.comm)
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
         kind = W.P.getType() if mat_type is None else mat_type
-        owners = sweep(W.comm)
         with collective_errors(W.comm):
             check_prefix(petsc_options_prefix)
             check_options(petsc_options)
@@ -115,7 +115,6 @@ class LinearProblem(Owner):
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
         self._layout, self._revision = W.layout, W.revision
-        owners.add(self)
 
     @property
     def a(self) -> Form:
@@ -230,7 +229,7 @@ class LinearProblem(Owner):
         set_function(self.u, self._fine)
         if self._kernel is not None:
             self._kernel.remove(self.u)
-        self.u.x.array[:] += dirichlet_lift(self.bcs, self.W).x.array
+        self.u.x.array[:] += dirichlet_lift(self.W.V, self.bcs).x.array
         return self.u
 
     def _free_coarse(self) -> None:
@@ -280,15 +279,6 @@ def check_conditions(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> 
                 f"built for {int(W.dirichlet.sum())}, and they are not the same ones; expected "
                 "conditions on the dofs given to multiscale_functionspace."
             )
-
-
-def dirichlet_lift(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> Function:
-    """The Dirichlet lift g: the boundary values, zero at all other dofs. Collective."""
-    lift: Function = fem.Function(W.V)
-    for bc in bcs:
-        bc.set(lift.x.array)
-    lift.x.scatter_forward()
-    return lift
 
 
 def _check_compiled_form(L: Form, W: MultiscaleFunctionSpace) -> None:

@@ -19,6 +19,7 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.functions import dirichlet_lift, set_function
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
 from dolfinx_msnn._utils.petsc import (
     Owner,
@@ -26,7 +27,6 @@ from dolfinx_msnn._utils.petsc import (
     check_options,
     check_prefix,
     readable_errors,
-    sweep,
     temporary_options,
 )
 from dolfinx_msnn._utils.solvers import (
@@ -42,9 +42,8 @@ from dolfinx_msnn.problems.linear import (
     check_conditions,
     check_linear_form,
     check_multiscale_space,
-    dirichlet_lift,
 )
-from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace, set_function
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
 class NonlinearProblem(Owner):
@@ -96,10 +95,9 @@ class NonlinearProblem(Owner):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        super().__init__()
-        self._coarse: list[PETSc.Object] = []
         check_multiscale_space(W)
-        owners = sweep(W.comm)
+        super().__init__(W.comm)
+        self._coarse: list[PETSc.Object] = []
         with collective_errors(W.comm):
             check_prefix(petsc_options_prefix)
             check_options(petsc_options)
@@ -143,7 +141,6 @@ class NonlinearProblem(Owner):
         self._assembled_at: PETSc.Vec = None
         self._error: Exception | None = None
         self._solver = self._own(self._create_solver())
-        owners.add(self)
 
     @property
     def F(self) -> Form:
@@ -208,7 +205,7 @@ class NonlinearProblem(Owner):
             Collective.
         """
         self._check_alive()
-        self._lift[:] = dirichlet_lift(self.bcs, self.W).x.array
+        self._lift[:] = dirichlet_lift(self.W.V, self.bcs).x.array
         if self._layout != self.W.layout:
             self._create_coarse()
         else:

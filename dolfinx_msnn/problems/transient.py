@@ -16,7 +16,7 @@ import numpy as np
 
 from dolfinx import fem
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix, sweep
+from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix
 from dolfinx_msnn._utils.solvers import solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
 from dolfinx_msnn.problems.bdf import Steps, check_order, check_step
@@ -140,7 +140,6 @@ class TransientProblem(Owner):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        super().__init__()
         self._solvers: dict[float, PETSc.KSP] = {}
         self._levels: list[_Level] = []
         spaces: list[MultiscaleFunctionSpace] = list(W) if isinstance(W, Sequence) else [W]
@@ -151,7 +150,7 @@ class TransientProblem(Owner):
                 f"{[type(w).__name__ for w in spaces]}."
             )
         comm, num = spaces[0].comm, len(spaces)
-        owners = sweep(comm)
+        super().__init__(comm)
         with collective_errors(comm):
             check_prefix(petsc_options_prefix)
             check_options(petsc_options)
@@ -208,7 +207,6 @@ class TransientProblem(Owner):
         self._load: list[PETSc.Vec] = []
         self._lift: list[FloatArray] = []
         self._initial = [self._owned_values(k) for k in range(num)]
-        owners.add(self)
 
     # ---- what can be asked ----
 

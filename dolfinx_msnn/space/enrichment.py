@@ -12,7 +12,6 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.petsc import sweep
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import BoolArray, FloatArray, IntArray, LongArray
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
@@ -48,7 +47,6 @@ def enrich(
         Collective. Entries are copied: twice the memory of P for a moment.
     """
     comm = W.comm
-    owners = sweep(comm)
     indptr, indices, data = W.R.getValuesCSR()
     with collective_errors(comm):
         keep = np.ones(W.num_local_dofs, dtype=bool) if keep is None else np.asarray(keep)
@@ -86,9 +84,7 @@ def enrich(
         dict(W.eigenvalues),
         0,
     )
-    space = MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet, Timings())
-    owners.add(space)
-    return space
+    return MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet, Timings())
 
 
 def colour(W: MultiscaleFunctionSpace, A0: PETSc.Mat) -> dict[int, int]:

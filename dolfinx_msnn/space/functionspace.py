@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -18,9 +18,10 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.compat import require_real
+from dolfinx_msnn._utils.functions import set_function
 from dolfinx_msnn._utils.mesh import dirichlet_mask
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Managed, check_mat_type, is_aij, sweep
+from dolfinx_msnn._utils.petsc import Owner, check_mat_type, is_aij, sweep
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import (
@@ -45,7 +46,7 @@ from dolfinx_msnn.space.prolongation import (
 from dolfinx_msnn.space.update import Source
 
 
-class MultiscaleFunctionSpace(Managed):
+class MultiscaleFunctionSpace(Owner):
     """A coarse subspace of a fine space, spanned by local basis functions ψ_ij = χ_i φ_j.
 
     Create it with :func:`multiscale_functionspace` or :meth:`load`. It owns PETSc matrices: call
@@ -66,6 +67,8 @@ class MultiscaleFunctionSpace(Managed):
         layout: Number of updates that replaced P by one of another pattern.
     """
 
+    _title: ClassVar[str] = "multiscale space"
+
     def __init__(
         self,
         V: FunctionSpace,
@@ -75,10 +78,13 @@ class MultiscaleFunctionSpace(Managed):
         timings: Timings,
         source: Source | None = None,
     ) -> None:
+        super().__init__(V.mesh.comm)
         self.V = V
-        self._P: PETSc.Mat | None = P
+        self._P: PETSc.Mat = self._own(P)
         self._R: PETSc.Mat | None = None
         self._source = source
+        if source is not None:
+            self._own(source)
         self.dirichlet = dirichlet
         self.timings = timings.seconds
         self.revision = self.layout = 0
@@ -98,8 +104,7 @@ class MultiscaleFunctionSpace(Managed):
     @property
     def P(self) -> PETSc.Mat:
         """Prolongation, N_f × N_c; columns are basis functions. Owned by the space."""
-        if self._P is None:
-            raise RuntimeError("This multiscale space has been destroyed.")
+        self._check_alive()
         return self._P
 
     @property
@@ -110,7 +115,7 @@ class MultiscaleFunctionSpace(Managed):
         """
         P = self.P
         if self._R is None:
-            self._R = PETSc.Mat()
+            self._R = self._own(PETSc.Mat())
             P.transpose(self._R)
         return self._R
 
@@ -244,16 +249,15 @@ class MultiscaleFunctionSpace(Managed):
         self.revision += 1
         self._forget_R()
         if replaced is not None:
-            P.destroy()
-            self._P = replaced
+            self._free(P)
+            self._P = self._own(replaced)
             self.layout += 1
         return rebuilt
 
     def _forget_R(self) -> None:
         """P has changed: R is formed anew when it is asked for. Collective."""
-        if self._R is not None:
-            self._R.destroy()
-            self._R = None
+        self._free(self._R)
+        self._R = None
 
     @property
     def _updatable(self) -> Source:
@@ -409,31 +413,15 @@ class MultiscaleFunctionSpace(Managed):
         from dolfinx_msnn.space.storage import load
 
         comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
-        owners = sweep(comm)
+        sweep(comm)
         with collective_errors(comm):
             forms.check_space(V)
-        W = cls(*load(path, V, a, s, bcs, mat_type))
-        owners.add(W)
-        return W
+        return cls(*load(path, V, a, s, bcs, mat_type))
 
     def destroy(self) -> None:
         """Free the PETSc matrices. Collective; calling it again does nothing."""
-        for item in (self._P, self._R):
-            if item is not None:
-                item.destroy()
-        if self._source is not None:
-            self._source.destroy()
-        self._P = self._R = self._source = None
-
-    def __enter__(self) -> Self:
-        _ = self.P
-        return self
-
-
-def set_function(u: Function, vector: PETSc.Vec) -> None:
-    """Copy a fine PETSc vector (owned part) to a function and update its ghosts. Collective."""
-    u.x.array[: vector.getLocalSize()] = vector.array_r
-    u.x.scatter_forward()
+        super().destroy()
+        self._R = self._source = None
 
 
 def multiscale_functionspace(
@@ -480,7 +468,7 @@ def multiscale_functionspace(
     """
     require_real()
     comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
-    owners = sweep(comm)
+    sweep(comm)
     with collective_errors(comm):
         forms.check_space(V)
         if not isinstance(coarse, CoarseGrid):
@@ -534,6 +522,4 @@ def multiscale_functionspace(
     source = Source(V, problems, basis, columns, P.getType()) if updatable else None
     owned = V.dofmap.index_map.size_local
     mask = dirichlet_mask(V, bcs)[:owned].reshape(-1)
-    W = MultiscaleFunctionSpace(V, P, dofs, mask, timings, source)
-    owners.add(W)
-    return W
+    return MultiscaleFunctionSpace(V, P, dofs, mask, timings, source)
