@@ -1,23 +1,62 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Checks of numbers that users give."""
+"""Checks of what users give. What is wrong is said in one form: "x must be ..., got ...".
+
+Nothing is collective.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+import numbers
+from typing import Any
+
+
+def require(ok: object, name: str, given: object, expected: str) -> None:
+    """Raise a ``ValueError`` of one sentence unless ``ok``."""
+    if not ok:
+        raise ValueError(f"{name} must be {expected}, got {given!r}.")
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    """Whether a value is a real number, maybe infinite or NaN."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def positive_integer(name: str, value: object) -> int:
+def is_integer(value: Any, least: int = 0) -> bool:
+    """Whether a value is an integer of at least ``least``."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= least
+
+
+def positive_integer(name: str, value: Any) -> int:
     """Refuse what is not a positive integer.
 
     Raises:
         ValueError: With the argument's name and value.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    require(is_integer(value, 1), name, value, "a positive integer")
     return int(value)
+
+
+def number_between(
+    name: str, value: Any, low: float = 0.0, high: float = math.inf, *, closed: bool = False
+) -> float:
+    """Refuse what is not a number between two others.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        low: Lower bound, not allowed itself.
+        high: Upper bound.
+        closed: Whether ``high`` is allowed.
+
+    Raises:
+        ValueError: With the argument's name and value.
+    """
+    number = float(value) if is_number(value) else math.nan
+    ok = low < number < high or (closed and number == high)
+    interval = f"({low:g}, {high:g}{']' if closed else ')'}"
+    positive = (low, high) == (0.0, math.inf)
+    require(ok, name, value, "a positive number" if positive else f"a number in {interval}")
+    return number

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Sizes of meshes, and which dofs carry a condition."""
+"""Sizes of meshes, and dofs or facets that are marked on some rank."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from mpi4py import MPI
 import numpy as np
 
 from dolfinx import la
-from dolfinx_msnn._utils.typing import BoolArray, DirichletBC, FloatArray, FunctionSpace, Mesh
+from dolfinx.common import IndexMap
+from dolfinx_msnn._utils.typing import (
+    BoolArray,
+    DirichletBC,
+    FloatArray,
+    FunctionSpace,
+    IntArray,
+    Mesh,
+)
 
 
 def bounding_box(msh: Mesh) -> FloatArray:
     """Lower and upper corner of a mesh, shape ``(2, gdim)``. Collective."""
     x = msh.geometry.x[:, : msh.geometry.dim]
-    low = x.min(axis=0) if len(x) else np.full(msh.geometry.dim, np.inf)
-    high = x.max(axis=0) if len(x) else np.full(msh.geometry.dim, -np.inf)
+    # In double precision also for a mesh in single.
+    low = x.min(axis=0, initial=np.inf).astype(np.float64)
+    high = x.max(axis=0, initial=-np.inf).astype(np.float64)
     msh.comm.Allreduce(MPI.IN_PLACE, low, op=MPI.MIN)
     msh.comm.Allreduce(MPI.IN_PLACE, high, op=MPI.MAX)
     return np.stack([low, high])
@@ -33,13 +42,30 @@ def mean_cell_extent(msh: Mesh) -> FloatArray:
     return np.asarray(total / msh.comm.allreduce(num, op=MPI.SUM))
 
 
-def dirichlet_mask(V: FunctionSpace, bcs: Sequence[DirichletBC]) -> BoolArray:
-    """Which dofs of ``V`` carry a Dirichlet condition, shape ``(num_local_dofs, bs)``."""
-    bs = V.dofmap.index_map_bs
-    mark = la.vector(V.dofmap.index_map, bs=bs)
-    for bc in bcs:
-        mark.array[bc.dof_indices()[0]] = 1.0
-    # A dof may be listed on a rank that only ghosts it.
+def marked_anywhere(index_map: IndexMap, listed: IntArray, block_size: int = 1) -> BoolArray:
+    """Which entities (dofs, facets) at least one rank lists.
+
+    Args:
+        index_map: Numbers the entities.
+        listed: Local numbers, unrolled if the block size is not one, of owned ones and ghosts.
+        block_size: Entries of each.
+
+    Returns:
+        Shape ``((size_local + num_ghosts) * block_size,)``; ghosts are as on their owner.
+
+    Note:
+        Collective.
+    """
+    mark = la.vector(index_map, bs=block_size)
+    mark.array[listed] = 1.0
     mark.scatter_reverse(la.InsertMode.add)
     mark.scatter_forward()
-    return np.asarray(mark.array > 0).reshape(-1, bs)
+    return np.asarray(mark.array > 0)
+
+
+def dirichlet_mask(V: FunctionSpace, bcs: Sequence[DirichletBC]) -> BoolArray:
+    """Dofs of ``V`` with a Dirichlet condition, shape ``(num_dof_blocks, bs)``. Collective."""
+    bs = V.dofmap.index_map_bs
+    dofs = [bc.dof_indices()[0] for bc in bcs]
+    listed = np.concatenate([np.zeros(0, np.int32), *dofs])
+    return marked_anywhere(V.dofmap.index_map, listed, bs).reshape(-1, bs)

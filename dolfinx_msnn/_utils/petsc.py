@@ -91,12 +91,16 @@ class Owner:
         self._owned.append(item)
         return item
 
+    def _disown(self, item: Any) -> Any:
+        """Hand ``item`` over to the caller, who destroys it."""
+        self._owned[:] = [other for other in self._owned if other is not item]
+        return item
+
     def _free(self, *items: Any) -> None:
         """Destroy some of what is owned now; ``None`` is passed over. Collective."""
         for item in items:
             if item is not None:
-                self._owned[:] = [other for other in self._owned if other is not item]
-                item.destroy()
+                self._disown(item).destroy()
 
     def _check_alive(self) -> None:
         if self._destroyed:

@@ -12,11 +12,12 @@ All commands may be started by ``mpiexec``. Rank 0 speaks for all.
 import contextlib
 import io
 import sys
-import time
 import traceback
 from typing import Any
 
 from mpi4py import MPI
+
+from dolfinx_msnn._utils.mpi import abort
 
 
 def main() -> None:
@@ -44,17 +45,6 @@ def main() -> None:
             raise
         # Nothing that is foreseen; the other ranks may be waiting for this one.
         abort(comm, traceback.format_exc(), 1)
-
-
-def abort(comm: MPI.Intracomm, text: str, code: int) -> None:
-    """Say why on standard error, and end all ranks."""
-    stream = sys.__stderr__
-    if stream is not None:
-        stream.write(text)
-        stream.flush()
-    # mpiexec passes on what the ranks print, but not after it has begun to kill them.
-    time.sleep(2.0)
-    comm.Abort(code)
 
 
 def _app() -> Any:

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 import typer
 
-from dolfinx_msnn.cli import abort
+from dolfinx_msnn._utils.mpi import abort
 
 #: Seconds that a rank with an error waits for the others to have it too, before it ends them.
 PATIENCE = 10.0
