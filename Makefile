@@ -23,7 +23,7 @@ help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
 	@echo "make test           run the tests"
 	@echo "make test-parallel  run the tests on $(RANKS) MPI ranks (RANKS=\"2 4\" chooses)"
-	@echo "make lint, types    check style and formatting, check types"
+	@echo "make lint, types    check style, formatting and the order of imports, check types"
 	@echo "make docs           build the documentation in docs/_build/html, running all demos (EXECUTE=off: none)"
 	@echo "make docs-check     look for broken links and, with Chromium, at the pages"
 	@echo "make bench          make the tables of benchmarks/results anew (many hours; ARGS=--quick: minutes, elsewhere);"
@@ -32,7 +32,7 @@ help:
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
 	@echo "make venv BENCH=1   the same with the libraries that benchmarks compare with"
 	@echo "make release        build wheel and sdist in dist, and test the wheel in an empty environment"
-	@echo "make lock           renew the requirements*.lock"
+	@echo "make lock           write the requirements*.lock (ARGS=--upgrade: with the newest versions)"
 	@echo "make clean          remove .venv and everything that is made from the sources"
 
 venv:
@@ -55,6 +55,7 @@ test-parallel: venv
 lint: venv
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	.venv/bin/lint-imports --no-logo --no-cache
 
 types: venv
 	$(PY) -m mypy
@@ -77,7 +78,7 @@ bench bench-details: venv
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 lock:
-	@sh .ci/lock
+	@sh .ci/lock $(ARGS)
 
 # Builds wheel and sdist into dist, and tests the wheel in an empty environment.
 release: venv
