@@ -134,7 +134,7 @@ class WithConstant:
     """A basis and the constant function."""
 
     def __init__(self, basis: Any) -> None:
-        self.basis, self.coefficient = basis, basis.coefficient
+        self.basis, self.wrapped = basis, (basis,)
         self.num_modes = basis.num_modes + 1
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:

@@ -36,7 +36,7 @@ class Clock:
 
     def __init__(self, basis: Any) -> None:
         self.basis, self.seconds, self.count = basis, 0.0, 0
-        self.coefficient = getattr(basis, "coefficient", None)
+        self.wrapped = (basis,)
         self.num_modes = NUM_MODES
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:

@@ -4,10 +4,11 @@
 
 from dolfinx_msnn.bases.filtered import FilteredBasis, FilterReport
 from dolfinx_msnn.bases.guarded import GuardedBasis, GuardReport, guard_table
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
+from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes
 from dolfinx_msnn.bases.spectral import SpectralBasis
 
 __all__ = [
+    "BasisNeeds",
     "FilterReport",
     "FilteredBasis",
     "GuardReport",

@@ -25,7 +25,7 @@ from dolfinx_msnn.bases.pencil import (
     degree_for,
     rayleigh_ritz,
 )
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
+from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -125,12 +125,12 @@ class GuardedBasis:
         for name, basis in given_bases.items():
             if not is_local_basis(basis):
                 raise ValueError(f"Expected a local basis as {name}, got {basis!r}.")
-            if getattr(basis, "threshold", None) is not None:
+            if BasisNeeds.of(basis).threshold is not None:
                 raise ValueError(
                     f"The {name} basis keeps all modes below a threshold; expected one with "
                     "num_modes."
                 )
-        given = getattr(primary if fallback is None else fallback, "num_modes", None)
+        given = BasisNeeds.of(primary if fallback is None else fallback).num_modes
         if given is None:
             which = "primary basis" if fallback is None else "fallback"
             raise ValueError(f"The {which} has no num_modes; expected the number of modes there.")
@@ -142,9 +142,7 @@ class GuardedBasis:
         check_precision(precision)
         self.primary = primary
         self.fallback = SpectralBasis(self.num_modes) if fallback is None else fallback
-        self.coefficient = getattr(primary, "coefficient", None)
-        if self.coefficient is None:
-            self.coefficient = getattr(self.fallback, "coefficient", None)
+        self.wrapped = (self.primary, self.fallback)
         if inertia is not None and not isinstance(inertia, bool):
             raise ValueError(f"inertia must be True, False or None, got {inertia!r}.")
         self.tolerance, self.inertia = float(tolerance), inertia

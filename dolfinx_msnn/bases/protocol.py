@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.local.problem import LocalProblem
@@ -35,11 +35,40 @@ class LocalBasis(Protocol):
     A basis knows nothing of meshes or MPI. It is called with a few problems at a time, on each
     rank separately, a different number of times on different ranks: it must not communicate.
 
-    A basis that looks at a coefficient κ, and not only at the local matrices, has it in an
-    attribute ``coefficient`` (a ``Function``, ``Constant``, UFL expression or number); the local
-    problems then carry its values at the cells.
+    A method ``modes`` is enough. What else a basis may declare, by attributes of these names, is
+    listed in :class:`~dolfinx_msnn.bases.BasisNeeds`.
     """
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
         """The modes of each problem, in the order given."""
         ...
+
+
+class BasisNeeds(NamedTuple):
+    """What a basis declares about itself, by optional attributes of these names.
+
+    A basis that hands its problems on to others lists them in an attribute ``wrapped``; what it
+    does not declare itself is then taken from the first of them that does.
+
+    Attributes:
+        coefficient: The coefficient κ that it looks at (a ``Function``, ``Constant``, UFL
+            expression or number): local problems then carry its values at the cells, see
+            :class:`~dolfinx_msnn.local.problem.CellSample`. Default: none, it looks at the local
+            matrices only.
+        num_modes: How many modes it gives in each neighbourhood. Default: not known.
+        threshold: It keeps all modes with λ below this, instead of a fixed number. Default: none.
+    """
+
+    coefficient: object = None
+    num_modes: int | None = None
+    threshold: float | None = None
+
+    @classmethod
+    def of(cls, basis: LocalBasis) -> Self:
+        """What ``basis`` declares."""
+        said = [{name: getattr(basis, name, None) for name in cls._fields}]
+        said += [cls.of(inner)._asdict() for inner in getattr(basis, "wrapped", ())]
+        known = {
+            name: next((s[name] for s in said if s[name] is not None), None) for name in cls._fields
+        }
+        return cls(**known)

@@ -66,9 +66,7 @@ class Watched:
 
     def __init__(self, basis: Any, progress: Progress) -> None:
         self._basis, self._progress = basis, progress
-        for name in ("coefficient", "num_modes", "threshold"):
-            if hasattr(basis, name):
-                setattr(self, name, getattr(basis, name))
+        self.wrapped = (basis,)
 
     def modes(self, problems: Sequence[msnn.LocalProblem]) -> list[msnn.LocalModes]:
         """The modes of the basis."""

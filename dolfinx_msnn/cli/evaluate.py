@@ -123,7 +123,7 @@ class _Compared:
 
     def __init__(self, basis: Any, truth: dict[int, msnn.LocalModes]) -> None:
         self.basis, self.truth = basis, truth
-        self.coefficient = getattr(basis, "coefficient", None)
+        self.wrapped = (basis,)
         self.defects: list[float] = []
         self.seconds = 0.0
 

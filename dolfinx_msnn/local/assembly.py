@@ -30,7 +30,7 @@ from dolfinx_msnn.local.coefficient import cell_values
 from dolfinx_msnn.local.ghosts import Halo
 from dolfinx_msnn.local.grid import CoarseGrid, Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
-from dolfinx_msnn.local.problem import LocalProblem
+from dolfinx_msnn.local.problem import CellSample, LocalProblem
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,10 @@ class LocalProblems:
         matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
         mine = self._hats.vertices.take(dofs, axis=0) == vertex
         chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
-        samples = None if self._samples is None else self._samples.take(cells, axis=0)
+        sample = None
+        if self._samples is not None:
+            rows = self._samples.take(cells, axis=0)
+            sample = CellSample(rows[:, 0], rows[:, 1:])
         return LocalProblem(
             vertex=vertex,
             A=matrices[0],
@@ -260,8 +263,7 @@ class LocalProblems:
             block_size=bs,
             pattern=key,
             place=self._places[k],
-            kappa=None if samples is None else samples[:, 0],
-            midpoints=None if samples is None else samples[:, 1:],
+            sample=sample,
         )
 
     def _sort(self, V: FunctionSpace, cells: IntArray) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,6 +17,18 @@ from dolfinx_msnn._utils.typing import (
     LongArray,
 )
 from dolfinx_msnn.local.geometry import Geometry
+
+
+class CellSample(NamedTuple):
+    """The coefficient that a basis asked for, at the cells of a neighbourhood.
+
+    Attributes:
+        values: Its values at the midpoints of the cells, shape ``(num_cells,)``.
+        midpoints: Those midpoints, shape ``(num_cells, gdim)``, sorted like the cells' dofs.
+    """
+
+    values: FloatArray
+    midpoints: FloatArray
 
 
 @dataclass(frozen=True)
@@ -37,9 +50,7 @@ class LocalProblem:
         block_size: Components of a dof block.
         pattern: Equal for problems whose matrices have the same sparsity pattern.
         place: Coordinates of the coarse vertex; shape ``(gdim,)``.
-        kappa: Values of the coefficient that the basis asked for at the midpoints of the cells,
-            shape ``(num_cells,)``; ``None`` if it asked for none.
-        midpoints: Those midpoints, shape ``(num_cells, gdim)``, sorted like the cells' dofs.
+        sample: The coefficient that the basis asked for; ``None`` if it asked for none.
     """
 
     vertex: int
@@ -52,8 +63,7 @@ class LocalProblem:
     block_size: int
     pattern: bytes
     place: FloatArray
-    kappa: FloatArray | None = None
-    midpoints: FloatArray | None = None
+    sample: CellSample | None = None
 
     @property
     def num_dofs(self) -> int:

@@ -121,18 +121,18 @@ def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDAr
     Raises:
         ValueError: If the problem has no coefficient values.
     """
-    if problem.kappa is None or problem.midpoints is None:
+    sample = problem.sample
+    if sample is None:
         raise ValueError(
             f"{problem.name} has no values of kappa; expected a basis with a coefficient."
         )
     dim = problem.gdim
-    midpoints = problem.midpoints
     # Equal patterns with dofs at equal places have their cells at equal places.
     averages = problem.geometry.once(
         ("averages", pose.axes, pose.reflected, p, q),
-        lambda: _averages(pose.positions(problem, midpoints), p, q),
+        lambda: _averages(pose.positions(problem, sample.midpoints), p, q),
     )
-    boxes = averages @ np.log(problem.kappa)
+    boxes = averages @ np.log(sample.values)
     boxes = (LOG_SCALE * (boxes - boxes.mean())).reshape((q * (p - 1),) * dim)
     # Sub-boxes outside repeat the outermost ones.
     boxes = np.pad(boxes, q // 2, mode="edge")

@@ -291,8 +291,9 @@ class LearnedBasis:
     def _report(
         self, problem: LocalProblem, source: str, reason: str, report: FilterReport | None
     ) -> LearnedReport:
-        assert problem.kappa is not None
-        log_contrast = float(np.log(problem.kappa.max() / problem.kappa.min()))
+        assert problem.sample is not None
+        kappa = problem.sample.values
+        log_contrast = float(np.log(kappa.max() / kappa.min()))
         in_range = log_contrast <= self.model.card.log_kappa_range * (1 + 1e-6)
         return LearnedReport(problem.vertex, source, reason, in_range, report)
 

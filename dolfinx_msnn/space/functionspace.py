@@ -33,7 +33,7 @@ from dolfinx_msnn._utils.typing import (
     LongArray,
 )
 from dolfinx_msnn.bases.filtered import FilteredBasis
-from dolfinx_msnn.bases.protocol import LocalBasis, is_local_basis
+from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, is_local_basis
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.coefficient import check_coefficient
 from dolfinx_msnn.local.grid import CoarseGrid
@@ -487,7 +487,7 @@ def multiscale_functionspace(
             forms.check_form(s, V, "s")
         forms.check_bcs(bcs, V)
         check_mat_type(mat_type)
-        coefficient = getattr(basis, "coefficient", None)
+        coefficient = BasisNeeds.of(basis).coefficient
         if coefficient is not None:
             check_coefficient(coefficient, V.mesh)
     check_same(

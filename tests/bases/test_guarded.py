@@ -26,6 +26,7 @@ from dolfinx_msnn import LocalModes, SpectralBasis, multiscale_functionspace
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.guarded import GuardedBasis, guard_table
 from dolfinx_msnn.bases.inertia import count_below
+from dolfinx_msnn.bases.protocol import BasisNeeds
 
 serial = pytest.mark.serial
 
@@ -319,6 +320,23 @@ def test_coefficient_of_either_basis():
         coefficient = 2.0
 
     plain, looking = Given(noise), Looking(noise)
-    assert GuardedBasis(plain).coefficient is None
-    assert GuardedBasis(looking).coefficient == 2.0
-    assert GuardedBasis(plain, looking).coefficient == 2.0
+    assert BasisNeeds.of(GuardedBasis(plain)).coefficient is None
+    assert BasisNeeds.of(GuardedBasis(looking)).coefficient == 2.0
+    assert BasisNeeds.of(GuardedBasis(plain, looking)).coefficient == 2.0
+    assert BasisNeeds.of(GuardedBasis(GuardedBasis(plain, looking))).coefficient == 2.0
+
+
+@serial
+def test_what_a_basis_declares():
+    class Least:
+        def modes(self, problems):
+            return [noise(p) for p in problems]
+
+    assert BasisNeeds.of(Least()) == (None, None, None)
+    least = Least()
+    least.wrapped = (Least(), SpectralBasis(threshold=0.5, max_modes=7))
+    assert BasisNeeds.of(least) == (None, 7, 0.5)
+    least.num_modes = 3
+    assert BasisNeeds.of(least) == (None, 3, 0.5)
+    with pytest.raises(ValueError, match="threshold"):
+        GuardedBasis(least)

@@ -135,7 +135,7 @@ def test_poses_of_neighbourhoods_that_are_cut():
         for p in problems(msh, (4, 4), 1.0).values():
             pose = Pose.of(p)
             assert pose.name in CLASSES[2]
-            t = pose.positions(p, p.midpoints)
+            t = pose.positions(p, p.sample.midpoints)
             assert t.min() > 0 and t.max() < 1
             assert np.isfinite(network_input(p, pose, 5, 2)).all()
 
@@ -277,7 +277,7 @@ def test_unstructured(make):
     for vertex, p in uneven.items():
         pose = Pose.of(p)
         for lattice in (3, 9, 17):
-            logs = np.log(p.kappa)
+            logs = np.log(p.sample.values)
             seen = network_input(p, pose, lattice, 2)[:4]
             assert 0 < np.ptp(seen) <= 0.25 * np.ptp(logs) * (1 + 1e-6)
             assert seen.min() < 0 < seen.max()
@@ -291,7 +291,7 @@ def test_units_of_kappa_do_not_matter():
     kappa = cell_field(msh, rough(1e6))
     for vertex, p in problems(msh, (3, 3), kappa).items():
         for factor in (1e-9, 3.0, 1e12):
-            scaled = replace(p, kappa=factor * p.kappa)
+            scaled = replace(p, sample=p.sample._replace(values=factor * p.sample.values))
             one, two = (network_input(x, Pose.of(x), 7, 2) for x in (p, scaled))
             np.testing.assert_allclose(one, two, atol=2e-6, err_msg=str(vertex))
 
@@ -299,7 +299,7 @@ def test_units_of_kappa_do_not_matter():
 @serial
 def test_problem_without_coefficient():
     p = problems(box(MPI.COMM_SELF, QUAD, 4), (2, 2), None)[4]
-    assert p.kappa is None and p.midpoints is None
+    assert p.sample is None
     with pytest.raises(ValueError, match=r"neighbourhood 4 at .* has no values of kappa") as error:
         network_input(p, Pose.of(p), 5, 2)
     is_sentence(str(error.value))
@@ -441,12 +441,13 @@ def test_values_at_the_midpoints(name, cell):
     everywhere = gather_rows(COMM, mesh.compute_midpoints(ranks.mesh, 2, cells)[:, :2])
     assert sum(COMM.allgather(len(found))) == 9
     for vertex, p in found.items():
-        assert p.midpoints.shape == (len(p.kappa), 2)
-        expected = reference[vertex].kappa if value is None else value(p.midpoints.T)
-        np.testing.assert_allclose(p.kappa, expected, rtol=1e-10)
+        values, midpoints = p.sample
+        assert midpoints.shape == (len(values), 2)
+        expected = reference[vertex].sample.values if value is None else value(midpoints.T)
+        np.testing.assert_allclose(values, expected, rtol=1e-10)
         # Each cell once, and all that lie well inside the boxes around the vertex.
         inside = everywhere[np.abs(everywhere - p.place).max(axis=1) < 0.45]
-        distance = np.linalg.norm(inside[:, None] - p.midpoints, axis=2)
+        distance = np.linalg.norm(inside[:, None] - midpoints, axis=2)
         assert len(inside) >= 9 and np.all(np.count_nonzero(distance < 1e-9, axis=1) == 1)
 
 
@@ -458,7 +459,7 @@ class Looking(FilteredBasis):
         self.coefficient = kappa
 
     def modes(self, problems):
-        assert all(p.kappa is not None for p in problems)
+        assert all(p.sample is not None for p in problems)
         return super().modes(problems)
 
 
