@@ -9,17 +9,9 @@ one field at any mesh size, cell type and number of ranks. Lengths are fractions
 :func:`channels`, :func:`inclusions`, :func:`two_phase` and :func:`log_normal` do both steps.
 """
 
-from dolfinx_msnn.fields.generators import (
-    Channels,
-    Field,
-    Inclusions,
-    LogNormal,
-    TwoPhase,
-    channels,
-    inclusions,
-    log_normal,
-    two_phase,
-)
+from dolfinx_msnn.fields._base import Field
+from dolfinx_msnn.fields.bodies import Channels, Inclusions, channels, inclusions
+from dolfinx_msnn.fields.gaussian import LogNormal, TwoPhase, log_normal, two_phase
 from dolfinx_msnn.fields.lattice import LatticeField
 from dolfinx_msnn.fields.readers import from_array, read_image_stack, read_spe10
 

@@ -1,107 +1,180 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What all coefficient fields share: checks, and the way onto a mesh."""
+"""Coefficient fields: how they get onto a mesh, and what the random ones share."""
 
+import inspect
 import math
-import numbers
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from mpi4py import MPI
+from typing import Concatenate
 
 import numpy as np
 import numpy.typing as npt
 
 from dolfinx import fem, mesh
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.mesh import bounding_box
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import BoolArray, FloatArray, Function, Mesh
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Box = Sequence[Sequence[float]]
-type _Mesh = mesh.Mesh[Any]
-type _Function = fem.Function[Any]
-
-
-def _require(ok: object, what: str, given: object, expected: str) -> None:
-    """Raise a one-sentence ValueError unless ``ok``."""
-    if not ok:
-        raise ValueError(f"{what} must be {expected}, but {given!r} was given.")
+type Box = Sequence[Sequence[float]]
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+class MeshField(ABC):
+    """What generated and lattice fields share.
 
-
-def _is_integer(value: object, least: int = 0) -> bool:
-    return isinstance(value, numbers.Integral) and int(value) >= least
-
-
-def _points(x: npt.ArrayLike, dim: int) -> Array:
-    points = np.asarray(x, dtype=np.float64)
-    ok = points.ndim == 2 and points.shape[1] in (dim, 3)
-    _require(ok, "The shape of the points", points.shape, f"(n, {dim}) or (n, 3)")
-    return points[:, :dim]
-
-
-class _MeshField(ABC):
-    """What generated and lattice fields share: one way onto a mesh."""
+    Attributes:
+        dim: Dimension, 2 or 3.
+    """
 
     dim: int
 
     @abstractmethod
-    def _checksum(self) -> int:
-        """A number that fields with unlike values do not share."""
+    def __call__(self, x: npt.ArrayLike) -> FloatArray:
+        """Values at points of shape ``(n, 3)`` or ``(n, dim)``, shape ``(n,)``."""
+
+    def _identity(self) -> object:
+        """An object whose ``repr`` fields with other values do not share."""
+        return self
+
+    def _points(self, x: npt.ArrayLike) -> FloatArray:
+        """Check points, shape ``(n, 3)`` or ``(n, dim)``; returns shape ``(n, dim)``."""
+        points = np.asarray(x, dtype=np.float64)
+        ok = points.ndim == 2 and points.shape[1] in (self.dim, 3)
+        expected = f"(n, {self.dim}) or (n, 3)"
+        require(ok, "The shape of the points", points.shape, expected)
+        return points[:, : self.dim]
+
+    def _box(self, msh: Mesh, box: Box | None = None) -> FloatArray:
+        """Check field, mesh and box; the corners of ``box``, by default of the mesh. Collective.
+
+        Returns:
+            Shape ``(2, dim)``.
+
+        Raises:
+            ValueError: On all ranks.
+        """
+        corners, dim = bounding_box(msh), msh.geometry.dim
+        with collective_errors(msh.comm) as checks:
+            require(self.dim == dim, "The dimension of the mesh", dim, f"{self.dim}")
+            if box is not None:
+                corners = np.asarray(box, dtype=np.float64)
+            finite = corners.shape == (2, dim) and np.isfinite(corners).all()
+            name = "The bounding box of the mesh" if box is None else "box"
+            expected = f"a lower and an upper corner of {dim} coordinates"
+            ok = finite and (corners[0] < corners[1]).all()
+            require(ok, name, corners.tolist(), expected)
+            checks.agree(field=self._identity(), box=corners.tolist())
+        return corners
 
 
-def _agree[T: _MeshField](
-    msh: _Mesh, make: Callable[[int], T], box: Box | None = None
-) -> tuple[T, Array, Array]:
-    """Make a field on every rank and find the box it is mapped to, or fail on every rank.
+def at_midpoints(msh: Mesh, evaluate: Callable[[FloatArray], FloatArray]) -> Function:
+    """The DG0 function ``kappa`` of values at the midpoints of all cells, ghosts included.
 
-    Collective on ``msh.comm``: one reduction carries the mesh's bounding box, whether a rank
-    failed, and a checksum, since ranks with unlike arguments would build unlike fields.
+    Args:
+        msh: Mesh.
+        evaluate: Takes points of shape ``(n, gdim)``, gives ``(n,)``.
     """
-    gdim = msh.geometry.dim
-    x = msh.geometry.x[:, :gdim].astype(np.float64)
-    lower, upper = x.min(axis=0, initial=np.inf), x.max(axis=0, initial=-np.inf)
-    error: Exception | None = None
-    checksum = 0
-    try:
-        field = make(gdim)
-        _require(field.dim == gdim, "The dimension of the mesh", gdim, f"{field.dim}")
-        checksum = zlib.crc32(repr(box).encode(), field._checksum())
-        if box is not None:
-            given = np.asarray(box, dtype=np.float64)
-            ok = (
-                given.shape == (2, gdim)
-                and np.isfinite(given).all()
-                and (given[0] < given[1]).all()
-            )
-            _require(ok, "box", box, f"a lower and an upper corner of {gdim} coordinates")
-            lower, upper = given
-    except Exception as exc:  # of any kind: the other ranks wait in the reduction
-        error = exc
-    sent = np.concatenate([lower, -upper, [-float(error is not None), checksum, -checksum]])
-    least = np.empty_like(sent)
-    msh.comm.Allreduce(sent, least, MPI.MIN)
-    if least[-3] < 0:
-        raise next(e for e in msh.comm.allgather(error) if e is not None)
-    if least[-2] != -least[-1]:
-        raise ValueError("The field must have the same arguments on all ranks, but they differ.")
-    lower, upper = least[:gdim], -least[gdim : 2 * gdim]
-    corners = [lower.tolist(), upper.tolist()]
-    _require((lower < upper).all(), "The box", corners, "of positive size along each axis")
-    return field, lower, upper
-
-
-def _dg0(msh: _Mesh, evaluate: Callable[[Array], Array]) -> _Function:
-    """Return the DG0 function of values at the midpoints of all cells, ghosts included."""
     tdim = msh.topology.dim
     cells = msh.topology.index_map(tdim)
     local = np.arange(cells.size_local + cells.num_ghosts, dtype=np.int32)
     x = mesh.compute_midpoints(msh, tdim, local)[:, : msh.geometry.dim]
     V = fem.functionspace(msh, ("DG", 0))
-    kappa = fem.Function(V, name="kappa", dtype=msh.geometry.x.dtype)
+    kappa: Function = fem.Function(V, name="kappa", dtype=msh.geometry.x.dtype)
     kappa.x.array[V.dofmap.list[:, 0]] = evaluate(x.astype(np.float64))
     return kappa
+
+
+class Field(MeshField):
+    """A random coefficient on the unit box.
+
+    Attributes:
+        dim: Dimension of the box, 2 or 3.
+        contrast: Ratio of the largest to the smallest value, finite and at least 1.
+        seed: Seed of the random numbers, not negative.
+    """
+
+    contrast: float | None
+
+    def __init__(self, dim: int, contrast: float, seed: int) -> None:
+        """Check what all families share; they raise ValueError for what is not as described."""
+        require(dim in (2, 3), "The dimension of a field or its mesh", dim, "2 or 3")
+        ok = is_number(contrast) and 1 <= contrast < math.inf
+        require(ok, "contrast", contrast, "a finite number not below 1")
+        require(is_integer(seed), "seed", seed, "a non-negative integer")
+        self.dim, self.seed = dim, int(seed)
+        self.contrast = float(contrast)
+
+    def __repr__(self) -> str:
+        """Return the family and its parameters."""
+        public = (f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({', '.join(public)})"
+
+    @abstractmethod
+    def _evaluate(self, x: FloatArray) -> FloatArray:
+        """Values at points of shape ``(n, dim)``, shape ``(n,)``."""
+
+    def __call__(self, x: npt.ArrayLike) -> FloatArray:
+        """Evaluate the field at points in unit-box coordinates. Not collective.
+
+        Args:
+            x: Points, shape ``(n, 3)`` or ``(n, dim)``.
+
+        Returns:
+            Values, shape ``(n,)``.
+        """
+        return self._evaluate(self._points(x))
+
+    def interpolate(self, msh: Mesh, *, box: Box | None = None) -> Function:
+        """Evaluate the field at the cell midpoints of a mesh. Collective on ``msh.comm``.
+
+        Args:
+            msh: Mesh of geometric dimension ``dim``.
+            box: Lower and upper corner of the image of the unit box, by default of the mesh.
+
+        Returns:
+            DG0 function ``kappa``, set on owned and ghost cells.
+
+        Raises:
+            ValueError: The mesh or the box is of another dimension or flat, or the field differs
+                between ranks. Raised on all ranks.
+        """
+        lower, upper = self._box(msh, box)
+        return at_midpoints(msh, lambda x: self((x - lower) / (upper - lower)))
+
+
+class TwoValuedField(Field):
+    """1 in the background, ``contrast`` in the high phase."""
+
+    contrast: float
+
+    @abstractmethod
+    def _high(self, x: FloatArray) -> BoolArray:
+        """Which points of shape ``(n, dim)`` are in the high phase, shape ``(n,)``."""
+
+    def _evaluate(self, x: FloatArray) -> FloatArray:
+        return np.where(self._high(x), self.contrast, 1.0)
+
+
+def on_mesh[**P](
+    family: Callable[Concatenate[int, P], Field], name: str
+) -> Callable[Concatenate[Mesh, P], Function]:
+    """Make the function that takes a mesh where a family takes the dimension."""
+
+    def generate(msh: Mesh, /, *args: P.args, **kwargs: P.kwargs) -> Function:
+        with collective_errors(msh.comm):
+            field = family(msh.geometry.dim, *args, **kwargs)
+        return field.interpolate(msh)
+
+    first = inspect.Parameter("msh", inspect.Parameter.POSITIONAL_ONLY, annotation=mesh.Mesh)
+    rest = list(inspect.signature(family).parameters.values())[1:]
+    signature = inspect.Signature([first, *rest], return_annotation=fem.Function)
+    setattr(generate, "__signature__", signature)  # noqa: B010 (mypy knows no such attribute)
+    generate.__name__ = generate.__qualname__ = name
+    generate.__doc__ = f"""Return a coefficient as a DG0 function. Collective on ``msh.comm``.
+
+    The same as ``{name.title().replace("_", "")}(dim, ...).interpolate(msh)``, which also takes a
+    box. The keyword arguments are the attributes described here.
+
+    {family.__doc__}"""
+    return generate

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 """Coefficients given on a lattice of equal boxes."""
 
-import numbers
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx import mesh
-from dolfinx_msnn.fields._base import (
-    Array,
-    _agree,
-    _dg0,
-    _Function,
-    _Mesh,
-    _MeshField,
-    _points,
-    _require,
-)
+from dolfinx_msnn._utils.checks import require
+from dolfinx_msnn._utils.typing import FloatArray, Function, Mesh
+from dolfinx_msnn.fields._base import MeshField, at_midpoints
 
 
-class LatticeField(_MeshField):
+class LatticeField(MeshField):
     """A positive coefficient, constant on each cell of a lattice of equal boxes.
 
     Attributes:
@@ -45,25 +37,25 @@ class LatticeField(_MeshField):
         """Copy and check the values; raise ValueError for what is not as described above."""
         v = np.array(values, dtype=np.float64)
         ok = v.ndim in (2, 3) and v.size > 0
-        _require(ok, "The shape of the lattice", v.shape, "2D or 3D and not empty")
+        require(ok, "The shape of the lattice", v.shape, "2D or 3D and not empty")
         bad = v[~(np.isfinite(v) & (v > 0))]
-        _require(not bad.size, "Every value", bad[:1].tolist(), "positive and finite")
+        require(not bad.size, "Every value", bad[:1].tolist(), "positive and finite")
         v.flags.writeable = False
         self.values, self.dim = v, v.ndim
         size = np.array([1 / max(v.shape)] * self.dim if cell_size is None else cell_size, float)
-        ok = size.shape == (self.dim,) and bool(np.isfinite(size).all() and (size > 0).all())
-        _require(ok, "cell_size", cell_size, f"{self.dim} positive lengths")
+        positive = size.shape == (self.dim,) and (np.isfinite(size) & (size > 0)).all()
+        require(positive, "cell_size", cell_size, f"{self.dim} positive lengths")
         corner = np.array([0.0] * self.dim if origin is None else origin, float)
-        ok = corner.shape == (self.dim,) and bool(np.isfinite(corner).all())
-        _require(ok, "origin", origin, f"{self.dim} finite coordinates")
+        finite = corner.shape == (self.dim,) and np.isfinite(corner).all()
+        require(finite, "origin", origin, f"{self.dim} finite coordinates")
         self.cell_size, self.origin = tuple(size.tolist()), tuple(corner.tolist())
 
     def __repr__(self) -> str:
         """Return shape, cell size and origin."""
         return f"LatticeField(shape={self.shape}, cell_size={self.cell_size}, origin={self.origin})"
 
-    def _checksum(self) -> int:
-        return zlib.crc32(self.values.tobytes(), zlib.crc32(repr(self).encode()))
+    def _identity(self) -> object:
+        return self, f"CRC-32 of the values {zlib.crc32(self.values.tobytes())}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,28 +72,26 @@ class LatticeField(_MeshField):
         """Largest over smallest value."""
         return float(self.values.max() / self.values.min())
 
-    def __getitem__(self, key: Any) -> "LatticeField":
+    def __getitem__(self, key: object) -> "LatticeField":
         """Crop: slices of step 1 keep their axes and places, integers drop theirs (3D to 2D)."""
-        keys = list(key) if isinstance(key, tuple) else [key]
+        keys: list[Any] = list(key) if isinstance(key, tuple) else [key]
         if Ellipsis not in keys:
             keys.append(Ellipsis)
         i = keys.index(Ellipsis)
         keys[i : i + 1] = [slice(None)] * (self.dim + 1 - len(keys))
-        ok = all(
-            k.step in (None, 1) if isinstance(k, slice) else isinstance(k, numbers.Integral)
+        ok = len(keys) == self.dim and all(
+            k.step in (None, 1) if isinstance(k, slice) else isinstance(k, int | np.integer)
             for k in keys
         )
-        _require(ok and len(keys) == self.dim, "The index", key, "slices of step 1 or integers")
+        require(ok, "The index", key, "slices of step 1 or integers")
         kept = [a for a, k in enumerate(keys) if isinstance(k, slice)]
         start = [keys[a].indices(self.shape[a])[0] for a in kept]
         size = [self.cell_size[a] for a in kept]
         origin = [self.origin[a] + i * h for a, i, h in zip(kept, start, size, strict=True)]
         return LatticeField(self.values[tuple(keys)], size, origin)
 
-    def __call__(self, x: npt.ArrayLike) -> Array:
-        """Return the values of the cells nearest to points, in the lattice's own units.
-
-        Not collective.
+    def __call__(self, x: npt.ArrayLike) -> FloatArray:
+        """Values of the cells nearest to points in the lattice's own units. Not collective.
 
         Args:
             x: Points, shape ``(n, 3)`` or ``(n, dim)``.
@@ -110,11 +100,11 @@ class LatticeField(_MeshField):
             Values, shape ``(n,)``.
         """
         # A point on a face, up to round-off, belongs to the upper cell, whatever the round-off.
-        cell = np.floor((_points(x, self.dim) - self.origin) / self.cell_size + 1e-6)
+        cell = np.floor((self._points(x) - self.origin) / self.cell_size + 1e-6)
         index = np.clip(cell.astype(np.int64), 0, np.array(self.shape) - 1)
         return np.asarray(self.values[tuple(index.T)])
 
-    def create_mesh(self, comm: MPI.Comm, cell_type: mesh.CellType | None = None) -> _Mesh:
+    def create_mesh(self, comm: MPI.Comm, cell_type: mesh.CellType | None = None) -> Mesh:
         """Create the mesh of the lattice: one quadrilateral or hexahedron a cell, or simplices.
 
         Args:
@@ -132,12 +122,12 @@ class LatticeField(_MeshField):
             3: (mesh.CellType.hexahedron, mesh.CellType.tetrahedron),
         }[self.dim]
         chosen = types[0] if cell_type is None else cell_type
-        _require(chosen in types, "cell_type", chosen, f"{types[0].name} or {types[1].name}")
+        require(chosen in types, "cell_type", chosen, f"{types[0].name} or {types[1].name}")
         corners = [np.array(self.origin), np.add(self.origin, self.extent)]
         create = mesh.create_rectangle if self.dim == 2 else mesh.create_box
         return create(comm, corners, self.shape, chosen)
 
-    def interpolate(self, msh: _Mesh, *, fit: bool = False) -> _Function:
+    def interpolate(self, msh: Mesh, *, fit: bool = False) -> Function:
         """Take for each mesh cell the value at its midpoint. Collective on ``msh.comm``.
 
         Args:
@@ -151,12 +141,13 @@ class LatticeField(_MeshField):
             ValueError: The mesh is of another dimension or leaves the lattice, or the lattice
                 differs between ranks. Raised on all ranks.
         """
-        _, lower, upper = _agree(msh, lambda _: self)
+        lower, upper = self._box(msh)
         origin, extent = np.array(self.origin), np.array(self.extent)
         if fit:
-            return _dg0(msh, lambda x: self(origin + (x - lower) / (upper - lower) * extent))
+            scale = extent / (upper - lower)
+            return at_midpoints(msh, lambda x: self(origin + (x - lower) * scale))
         slack = np.sqrt(np.finfo(msh.geometry.x.dtype).eps) * extent
         ok = (lower >= origin - slack).all() and (upper <= origin + extent + slack).all()
         box = [lower.tolist(), upper.tolist()]
-        _require(ok, "The mesh without fit=True", box, f"inside {self!r}")
-        return _dg0(msh, self)
+        require(ok, "The mesh without fit=True", box, f"inside {self!r}")
+        return at_midpoints(msh, self)

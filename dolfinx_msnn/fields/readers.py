@@ -14,11 +14,9 @@ from mpi4py import MPI
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn.fields._base import (
-    Array,
-    _is_integer,
-    _require,
-)
+from dolfinx_msnn._utils.checks import is_integer, require
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.fields.lattice import LatticeField
 
 File = str | PathLike[str]
@@ -27,20 +25,16 @@ _SPE10_CELL_SIZE = (6.096, 3.048, 0.6096)  # metres; 20 ft x 10 ft x 2 ft
 
 
 def _read_on_root[T](comm: MPI.Comm, path: object, read: Callable[[], T]) -> T:
-    """Read on rank 0 and broadcast the result, or the error, which is raised on every rank."""
+    """Read on rank 0 and broadcast the result, or raise the error on every rank. Collective."""
     result: T | None = None
-    error: Exception | None = None
-    if comm.rank == 0:
+    with collective_errors(comm):
         try:
-            result = read()
-        except (FileNotFoundError, ImportError) as exc:
-            error = exc
-        except Exception as exc:
-            error = ValueError(f"Cannot read {path}: {exc}")
-    result, error = comm.bcast((result, error), root=0)
-    if error is not None:
-        raise error
-    return cast(T, result)
+            result = read() if comm.rank == 0 else None
+        except (FileNotFoundError, ImportError):
+            raise
+        except Exception as error:
+            raise ValueError(f"Cannot read {path}: {error}") from error
+    return cast(T, comm.bcast(result))
 
 
 def _existing(path: File) -> Path:
@@ -49,19 +43,19 @@ def _existing(path: File) -> Path:
     return Path(path)
 
 
-def _spe10_block(path: Path, component: str, first_layer: int | None) -> tuple[int, Array]:
+def _spe10_block(path: Path, component: str, first_layer: int | None) -> tuple[int, FloatArray]:
     """Return the first layer and the values ``(nx, ny, num_layers)`` of one file."""
     if path.suffix != ".npz":
         data = np.fromfile(path, sep=" ")
         num = 3 * math.prod(_SPE10_SHAPE)
-        _require(data.size == num, "The number of values", data.size, f"3 x 60 x 220 x 85 = {num}")
+        require(data.size == num, "The number of values", data.size, f"3 x 60 x 220 x 85 = {num}")
         k = data.reshape(3, -1)["xyz".index(component)].reshape(_SPE10_SHAPE, order="F")
         return 1, k
-    _require(component != "z", "component", component, "x or y (an .npz file holds kx = ky)")
+    require(component != "z", "component", component, "x or y (an .npz file holds kx = ky)")
     with np.load(path) as file:
-        _require("k" in file, "The arrays", list(file), "'k' and possibly 'source'")
+        require("k" in file, "The arrays", list(file), "'k' and possibly 'source'")
         k, source = file["k"], str(file["source"]) if "source" in file else ""
-    _require(k.ndim == 3, "The shape of k", k.shape, "(nx, ny, num_layers)")
+    require(k.ndim == 3, "The shape of k", k.shape, "(nx, ny, num_layers)")
     stated = re.search(r"layers (\d+)", source)
     if first_layer is None and stated is not None:
         first_layer = int(stated[1])
@@ -107,21 +101,21 @@ def read_spe10(
 
     def read() -> LatticeField:
         first, last = layers if isinstance(layers, tuple) else (layers, layers)
-        ok = _is_integer(first, 1) and _is_integer(last, 1) and first <= last <= 85
-        _require(ok, "layers", layers, "one or (first, last) of 1 to 85")
-        _require(component in ("x", "y", "z"), "component", component, "'x', 'y' or 'z'")
+        ok = is_integer(first, 1) and is_integer(last, 1) and first <= last <= 85
+        require(ok, "layers", layers, "one or (first, last) of 1 to 85")
+        require(component in ("x", "y", "z"), "component", component, "'x', 'y' or 'z'")
         where = _existing(path)
         files = [where]
         if where.is_dir():
             files = sorted(where.glob("spe_perm.dat")) or sorted(where.glob("*.npz"))
-        ok = first_layer is None or (_is_integer(first_layer, 1) and len(files) == 1)
-        _require(ok, "first_layer", first_layer, "a positive integer, and for one file")
-        found: dict[int, Array] = {}
+        ok = first_layer is None or (is_integer(first_layer, 1) and len(files) == 1)
+        require(ok, "first_layer", first_layer, "a positive integer, and for one file")
+        found: dict[int, FloatArray] = {}
         for file in files:
             start, k = _spe10_block(file, component, first_layer)
             found |= {start + i: k[:, :, i] for i in range(k.shape[2])}
         missing = [i for i in range(first, last + 1) if i not in found]
-        _require(not missing, "layers", layers, f"in the file, which lacks layer {missing[:1]}")
+        require(not missing, "layers", layers, f"in the file, which lacks layer {missing[:1]}")
         k = np.stack([found[i] for i in range(first, last + 1)], axis=2)
         depth = (first - 1) * _SPE10_CELL_SIZE[2]
         field = LatticeField(k, _SPE10_CELL_SIZE, (0.0, 0.0, depth))
@@ -159,27 +153,27 @@ def from_array(
     grey = np.asarray(array, dtype=np.float64)
     mapping = (low, high, phases)
     ok = [v is not None for v in mapping] in ([0, 0, 0], [1, 1, 0], [0, 0, 1])
-    _require(ok, "(low, high, phases)", mapping, "low and high, or phases, or none")
+    require(ok, "(low, high, phases)", mapping, "low and high, or phases, or none")
     if phases is not None:
         levels, where = np.unique(grey, return_inverse=True)
         unknown = [v for v in levels.tolist() if v not in phases]
-        _require(not unknown, "Grey values", unknown[:5], f"among the phases {list(phases)}")
+        require(not unknown, "Grey values", unknown[:5], f"among the phases {list(phases)}")
         grey = np.array([phases[v] for v in levels.tolist()])[where.reshape(grey.shape)]
     elif low is not None and high is not None:
         least, most = grey.min(initial=np.inf), grey.max(initial=-np.inf)
-        _require(least < most, "The grey values", "a single one", "at least two to be mapped")
+        require(least < most, "The grey values", "a single one", "at least two to be mapped")
         grey = low + (grey - least) / (most - least) * (high - low)
     return LatticeField(grey, cell_size, origin)
 
 
-def _grey_images(path: Path) -> list[Array]:
+def _grey_images(path: Path) -> list[FloatArray]:
     """Return the images in a file as arrays indexed (x, y), with y upwards."""
     if path.suffix in (".npy", ".npz"):
         loaded = np.load(path)
         if isinstance(loaded, np.ndarray):
             return [loaded.astype(np.float64)]
         with loaded:
-            _require(len(loaded.files) == 1, "The arrays in the file", loaded.files, "one")
+            require(len(loaded.files) == 1, "The arrays in the file", loaded.files, "one")
             return [loaded[loaded.files[0]].astype(np.float64)]
     try:
         from PIL import Image, ImageSequence
@@ -193,7 +187,7 @@ def _grey_images(path: Path) -> list[Array]:
     return [np.asarray(f, dtype=np.float64)[::-1].T for f in frames]
 
 
-def read_image_stack(path: File | Sequence[File], *, comm: MPI.Comm = MPI.COMM_WORLD) -> Array:
+def read_image_stack(path: File | Sequence[File], *, comm: MPI.Comm = MPI.COMM_WORLD) -> FloatArray:
     """Read the grey values of an image or a stack of images, for :func:`from_array`.
 
     Rank 0 reads, and broadcasts. The rows of an image run from top to bottom, and y points up;
@@ -215,13 +209,13 @@ def read_image_stack(path: File | Sequence[File], *, comm: MPI.Comm = MPI.COMM_W
         ValueError: The file is malformed, or images differ in shape.
     """
 
-    def read() -> Array:
+    def read() -> FloatArray:
         files = [_existing(p) for p in ([path] if isinstance(path, str | PathLike) else path)]
         if len(files) == 1 and files[0].is_dir():
             files = sorted(p for p in files[0].iterdir() if p.is_file())
         images = [image for p in files for image in _grey_images(p)]
         shapes = {image.shape for image in images}
-        _require(len(shapes) == 1, "The shapes of the images", sorted(shapes), "the same")
+        require(len(shapes) == 1, "The shapes of the images", sorted(shapes), "the same")
         return images[0] if len(images) == 1 else np.stack(images, axis=2)
 
     return _read_on_root(comm, path, read)
