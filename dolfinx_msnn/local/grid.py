@@ -222,6 +222,16 @@ class _MeshCoarseGrid(CoarseGrid):
                 )
         self.coarse = coarse
         self._nodes = coarse.geometry.input_global_indices.astype(np.int64)
+        # Cells are searched for with absolute tolerances: in a copy that fills the unit box.
+        self._low, high = bounding_box(coarse)
+        self._side = high - self._low
+        topology, gdim = coarse.topology, coarse.geometry.dim
+        cells = topology.index_map(topology.dim)
+        everything = np.arange(cells.size_local + cells.num_ghosts, dtype=np.int32)
+        self._scaled, _, _, node = mesh.create_submesh(coarse, topology.dim, everything)
+        x = self._scaled.geometry.x
+        x[:, :gdim] = (x[:, :gdim] - self._low) / self._side
+        self._scaled_nodes = self._nodes[node]
         top = int(self._nodes.max()) if len(self._nodes) else -1
         self._num_vertices: int = coarse.comm.allreduce(top, op=MPI.MAX) + 1
         self._element = basix.create_element(
@@ -246,11 +256,13 @@ class _MeshCoarseGrid(CoarseGrid):
 
     def hats(self, x: FloatArray) -> Hats:
         """As :meth:`CoarseGrid.hats`. Collective."""
-        coarse, comm = self.coarse, self.coarse.comm
+        coarse, comm = self._scaled, self.coarse.comm
         cells = np.arange(coarse.topology.index_map(coarse.topology.dim).size_local, dtype=np.int32)
         width = coarse.h(coarse.topology.dim, cells).max() if len(cells) else 0.0
         padding = comm.allreduce(width, op=MPI.MAX)
-        points = np.ascontiguousarray(x, dtype=np.float64)
+        points = np.array(x, dtype=np.float64)
+        gdim = coarse.geometry.dim
+        points[:, :gdim] = (points[:, :gdim] - self._low) / self._side
         # Exact collisions first; only the points left over pay for a wide search.
         place = geometry.determine_point_ownership(coarse, points, 1e-8 * padding)
         owner = np.asarray(place.src_owner).copy()
@@ -265,7 +277,7 @@ class _MeshCoarseGrid(CoarseGrid):
             owner[missing] = wide
         with collective_errors(comm):
             if np.any(owner < 0):
-                where = _fmt(points[np.flatnonzero(owner < 0)[0], : coarse.geometry.dim])
+                where = _fmt(x[np.flatnonzero(owner < 0)[0], :gdim])
                 raise ValueError(
                     f"The coarse mesh does not cover the fine mesh: the point {where} is farther "
                     "than one coarse cell from it."
@@ -274,14 +286,15 @@ class _MeshCoarseGrid(CoarseGrid):
 
     def _evaluate(self, place: geometry.PointOwnershipData[np.float64], owner: IntArray) -> Hats:
         """Hats at located points, computed where the cells are and sent back. Collective."""
-        points = np.asarray(place.dest_points)[:, : self.coarse.geometry.dim]
-        nodes = self.coarse.geometry.dofmaps[0][np.asarray(place.dest_cells)]
-        corners = self.coarse.geometry.x[nodes][:, :, : self.coarse.geometry.dim]
+        geometry = self._scaled.geometry
+        points = np.asarray(place.dest_points)[:, : geometry.dim]
+        nodes = geometry.dofmaps[0][np.asarray(place.dest_cells)]
+        corners = geometry.x[nodes][:, :, : geometry.dim]
         weights = _snap(self._reference_hats(points, corners))
         _, (vertices, values) = route(
             self.coarse.comm,
             np.asarray(place.dest_owner),
-            self._nodes[nodes].reshape(weights.shape),
+            self._scaled_nodes[nodes].reshape(weights.shape),
             weights,
         )
         m = weights.shape[1]
@@ -293,7 +306,18 @@ class _MeshCoarseGrid(CoarseGrid):
         return hats
 
     def _reference_hats(self, points: FloatArray, corners: FloatArray) -> FloatArray:
-        """Nodal basis of each point's cell at the point (clipped to the cell), by Newton."""
+        """Nodal basis of each point's cell at the point (clipped to the cell), by Newton.
+
+        Args:
+            points: Shape ``(num, gdim)``.
+            corners: Of the cell of each point, shape ``(num, num_corners, gdim)``.
+
+        Returns:
+            Shape ``(num, num_corners)``.
+        """
+        if len(points) == 0:
+            # Basix does not take an empty set of points.
+            return np.zeros(corners.shape[:2])
         dim = points.shape[1]
         X = np.full_like(points, 1.0 / (dim + 1))
         for _ in range(20):
@@ -302,7 +326,7 @@ class _MeshCoarseGrid(CoarseGrid):
             J = np.einsum("kpv,pvd->pdk", table[1:], corners)
             step = np.linalg.solve(J, gap[:, :, None])[:, :, 0]
             X += step
-            if len(X) == 0 or np.abs(step).max() < 1e-13:
+            if np.abs(step).max() < 1e-13:
                 break
         if self._element.cell_type in (basix.CellType.triangle, basix.CellType.tetrahedron):
             X = np.maximum(X, 0.0)

@@ -200,6 +200,25 @@ def test_from_mesh_not_covering():
         CoarseGrid.from_mesh(fine, coarse_mesh).hats(x)
 
 
+@pytest.mark.parametrize("cell", [CellType.triangle, CellType.quadrilateral, CellType.tetrahedron])
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1.0, 1e9])
+def test_from_mesh_at_any_size(cell, size):
+    """The hats are those of the unit box, whatever the unit of length; flat boxes and an offset."""
+    d = gdim(cell)
+    x, chi = [], []
+    for scale, shift in ((1.0, 0.0), (size * np.array([1, 0.01, 1]), 3 * size)):
+        fine, coarse_mesh = box(COMM, cell, 8 if d == 2 else 5), box(COMM, cell, 3)
+        jiggle(coarse_mesh, 0.05)
+        for msh in (fine, coarse_mesh):
+            msh.geometry.x[:, :d] = (msh.geometry.x * scale)[:, :d] + shift
+        x.append(fem.functionspace(fine, ("Lagrange", 1)).tabulate_dof_coordinates())
+        coarse = CoarseGrid.from_mesh(fine, coarse_mesh)
+        chi.append(dense(coarse.hats(x[-1]), coarse.num_vertices))
+    vertices, _ = coarse_geometry(coarse_mesh)
+    np.testing.assert_allclose(chi[1], chi[0], atol=1e-9)
+    np.testing.assert_allclose(chi[1] @ vertices, x[1][:, :d], atol=1e-11 * size)
+
+
 # ---- neighbourhoods ----
 
 
