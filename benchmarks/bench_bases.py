@@ -41,7 +41,7 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn import fields
 from dolfinx_msnn._utils.timings import Timings
-from dolfinx_msnn.bases import pencil
+from dolfinx_msnn.bases import cosines, pencil
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -66,7 +66,7 @@ class Polynomials:
         """The first cosines on each neighbourhood."""
         found = []
         for problem in problems:
-            functions, _ = pencil.cosines(pencil.Pencil.create(problem), NUM_MODES)
+            functions, _ = cosines.cosines(pencil.Pencil.create(problem), NUM_MODES)
             found.append(msnn.LocalModes(np.zeros(NUM_MODES), functions.T.copy()))
         return found
 
@@ -297,7 +297,7 @@ def run_map(models: dict[int, Any], quick: bool) -> list[dict[str, Any]]:
                 record |= {"learned_sweeps": learned[0], "learned_ms": learned[1]}
                 record["network_ms"] = network_time(models[dim], len(problems))
                 nnz = problems[0].A.nnz
-                record["mflop_per_sweep"] = 2e-6 * nnz * pencil.num_start(NUM_MODES)
+                record["mflop_per_sweep"] = 2e-6 * nnz * cosines.num_start(NUM_MODES)
                 records.append(record)
                 print(map_table(records[-1:]).splitlines()[-1], flush=True)
     return records

@@ -54,7 +54,8 @@ from dolfinx_msnn import fields
 from dolfinx_msnn._utils.petsc import temporary_options
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.algebra.product import GalerkinProduct
-from dolfinx_msnn.bases import _compress, pencil
+from dolfinx_msnn.bases import chebyshev, cosines, pencil
+from dolfinx_msnn.bases.kernels import project
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.petsc import create_coarse_solver
@@ -234,13 +235,13 @@ def kernels(dim: int, width: int) -> list[Record]:
     """Operations and bytes a second of the filter and of Rayleigh-Ritz's Gram matrices."""
     problem = inner(dim, width)
     inside = pencil.Pencil.create(problem, "single")
-    y, lower = pencil.cosines(inside, pencil.num_start(NUM_MODES, inside.jump))
+    y, lower = cosines.cosines(inside, cosines.num_start(NUM_MODES, inside.jump))
     y = np.ascontiguousarray(y, dtype=np.float32)
     (n, m), nnz, degree = y.shape, problem.A.nnz, 20
     lower = min(lower, 0.5 * inside.upper)
-    pencil.chebyshev_filter(inside, y, degree, lower)
-    sweep = clock(lambda: pencil.chebyshev_filter(inside, y, degree, lower), REPEATS) / degree
-    ritz = clock(lambda: _compress.project(problem.A, problem.S, y), REPEATS)
+    chebyshev.chebyshev_filter(inside, y, degree, lower)
+    sweep = clock(lambda: chebyshev.chebyshev_filter(inside, y, degree, lower), REPEATS) / degree
+    ritz = clock(lambda: project(problem.A, problem.S, y), REPEATS)
     whole = {"dim": dim, "width": width, "n": n, "m": m, "nnz": nnz, "block_kib": y.nbytes / 1024}
     return [
         whole

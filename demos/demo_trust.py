@@ -36,7 +36,7 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import estimate, plot
-from dolfinx_msnn.bases import pencil
+from dolfinx_msnn.bases import cosines, pencil
 from dolfinx_msnn.petsc import LinearProblem
 
 comm = MPI.COMM_WORLD
@@ -79,7 +79,7 @@ class Blind:
         """The first cosines on each neighbourhood."""
         found = []
         for problem in problems:
-            functions, _ = pencil.cosines(pencil.Pencil.create(problem), num_modes)
+            functions, _ = cosines.cosines(pencil.Pencil.create(problem), num_modes)
             found.append(msnn.LocalModes(np.zeros(num_modes), functions.T.copy()))
         return found
 

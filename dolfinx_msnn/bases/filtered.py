@@ -12,20 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs, check_size
+from dolfinx_msnn.bases.cosines import cosines, num_start
 from dolfinx_msnn.bases.kernels import Block
-from dolfinx_msnn.bases.pencil import (
-    Pencil,
-    Precision,
-    Ritz,
-    chebyshev_filter,
-    check_precision,
-    cosines,
-    degree_for,
-    num_start,
-    rayleigh_ritz,
-)
+from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
 from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
 from dolfinx_msnn.local.problem import LocalProblem
 
 #: Gain of one round of the filter: more would make the filtered functions nearly dependent.

@@ -12,20 +12,14 @@ import numpy as np
 
 from dolfinx_msnn._utils.checks import is_number, positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs, check_size
+from dolfinx_msnn.bases.cosines import cosine_end
 from dolfinx_msnn.bases.filtered import default_threads, in_threads
 from dolfinx_msnn.bases.inertia import can_count, count_below
-from dolfinx_msnn.bases.pencil import (
-    Pencil,
-    Precision,
-    Ritz,
-    chebyshev_filter,
-    check_precision,
-    cosine_end,
-    degree_for,
-    rayleigh_ritz,
-)
+from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
 from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes, is_local_basis
+from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
 

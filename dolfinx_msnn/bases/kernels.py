@@ -1,109 +1,43 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Sparse matrix times block of vectors: a C kernel where a compiler is at hand, else SciPy.
+"""Products of sparse matrices with blocks of functions, and sums over a pencil.
 
-DOLFINx needs a C compiler anyway, for its forms. The kernel is compiled for the processor it runs
-on, once, into DOLFINx's cache folder.
+By the compiled kernel where it is at hand, else by SciPy. The sums that Rayleigh-Ritz needs read A,
+S and the functions once, store no product, and are in double precision also for functions in
+single.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sysconfig
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from dolfinx.jit import get_options
-
-_FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared"]
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases import compiled
 
 #: Columns that the kernel takes at a time; what is left over goes one by one.
 COLUMNS = 8
+
+#: Rows of one of the kernel's tiles; see ``sweeps.c``.
+_TILE = 16
 
 #: Functions at the dofs, one a column, in either precision.
 type Block = npt.NDArray[Any]
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or ``None`` where it cannot be had. Not collective.
-
-    Ranks that come here at once compile it each for itself; the last one to finish replaces the
-    file of the others by an equal one.
-    """
-    source = Path(__file__).with_name("sweeps.c")
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None or os.environ.get("MSNN_NO_KERNEL"):
-        return None
-    try:
-        key = hashlib.blake2b(digest_size=12)
-        for part in (source.read_bytes(), " ".join([compiler, *_FLAGS]).encode(), _processor()):
-            key.update(part)
-        folder = Path(os.fspath(get_options()["cache_dir"])).expanduser()
-        target = folder / f"msnn_sweeps_{key.hexdigest()}.so"
-        if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                made = Path(work) / target.name
-                subprocess.run(
-                    [compiler, *_FLAGS, "-o", str(made), str(source)],
-                    check=True,
-                    capture_output=True,
-                    timeout=120,
-                )
-                made.replace(target)
-        loaded = ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    integer, block, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
-    for letter in "fd":
-        multiply_ = getattr(loaded, f"multiply_{letter}")
-        multiply_.argtypes, multiply_.restype = [integer, integer, *[block] * 5], None
-        chebyshev_ = getattr(loaded, f"chebyshev_{letter}")
-        chebyshev_.argtypes = [integer, integer, *[block] * 4, ctypes.c_int, number, number]
-        chebyshev_.argtypes += [block, block]
-        chebyshev_.restype = ctypes.c_int
-        project = getattr(loaded, f"project_{letter}")
-        project.argtypes, project.restype = [integer, integer, *[block] * 8], None
-        combine = getattr(loaded, f"combine_{letter}")
-        combine.argtypes, combine.restype = [integer, integer, integer, *[block] * 3], None
-    loaded.measure.argtypes, loaded.measure.restype = [integer, *[block] * 6], None
-    for whole in (loaded.residuals, loaded.energies):
-        whole.argtypes, whole.restype = [integer, integer, *[block] * 8], None
-    return loaded
-
-
-def _processor() -> bytes:
-    """What tells processors apart that need different code: homes are shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
-        return "\n".join(flags[:2]).encode()
-    except OSError:
-        return f"{platform.processor()} {sysconfig.get_platform()} {platform.node()}".encode()
-
-
-def suffix(dtype: np.dtype[np.generic]) -> str:
-    """What the names of the kernel's functions end in for this precision."""
-    return "f" if dtype == np.float32 else "d"
+def _suffix(y: Block) -> str:
+    """What the names of the kernel's functions end in for the precision of a block."""
+    return "f" if y.dtype == np.float32 else "d"
 
 
 def _usable(matrix: sp.csr_matrix | Matrix, data: Block, y: Block) -> bool:
+    """Whether the kernel is there and can multiply a matrix with these entries by ``y``."""
     return (
-        library() is not None
-        and matrix.indices.dtype == np.int32
-        and matrix.indptr.dtype == np.int32
+        compiled.library() is not None
+        and matrix.indices.dtype == matrix.indptr.dtype == np.int32
         and data.dtype == y.dtype
         and y.flags.c_contiguous
     )
@@ -161,19 +95,10 @@ class Measures(NamedTuple):
 def measure(matrix: sp.csr_matrix | Matrix) -> Measures:
     """Diagonal, bound of the spectrum and jumps of a matrix with positive diagonal."""
     indptr, indices, data = matrix.indptr, matrix.indices, matrix.data
-    kernel = library()
-    if kernel is not None and indices.dtype == np.int32 and data.dtype == np.float64:
+    if compiled.library() is not None and indices.dtype == np.int32 and data.dtype == np.float64:
         diagonal, found = np.empty(len(indptr) - 1), np.empty(2)
-        at = found.ctypes.data
-        kernel.measure(
-            len(diagonal),
-            indptr.ctypes.data,
-            indices.ctypes.data,
-            data.ctypes.data,
-            diagonal.ctypes.data,
-            at,
-            at + found.itemsize,
-        )
+        size = len(diagonal)
+        compiled.call("measure", size, indptr, indices, data, diagonal, found[:1], found[1:])
         return Measures(diagonal, float(found[0]), float(found[1]))
     diagonal = matrix.diagonal()
     rows = np.add.reduceat(np.abs(data), indptr[:-1]) / diagonal
@@ -192,14 +117,8 @@ def multiply(matrix: sp.csr_matrix | Matrix, y: Block) -> Block:
         return np.ascontiguousarray(matrix @ y)
     n, m = len(matrix.indptr) - 1, y.shape[1]
     out = np.empty((n, m), dtype=y.dtype)
-    getattr(library(), f"multiply_{suffix(y.dtype)}")(
-        n,
-        m,
-        matrix.indptr.ctypes.data,
-        matrix.indices.ctypes.data,
-        matrix.data.ctypes.data,
-        y.ctypes.data,
-        out.ctypes.data,
+    compiled.call(
+        f"multiply_{_suffix(y)}", n, m, matrix.indptr, matrix.indices, matrix.data, y, out
     )
     return out
 
@@ -229,19 +148,18 @@ def chebyshev(
     """
     if _usable(matrix, data, y):
         work = np.empty_like(y)
-        n, m = y.shape
-        which = getattr(library(), f"chebyshev_{suffix(y.dtype)}")(
-            n,
-            m,
-            matrix.indptr.ctypes.data,
-            matrix.indices.ctypes.data,
-            data.ctypes.data,
-            scale.ctypes.data,
+        which = compiled.call(
+            f"chebyshev_{_suffix(y)}",
+            *y.shape,
+            matrix.indptr,
+            matrix.indices,
+            data,
+            scale,
             degree,
             lower,
             upper,
-            y.ctypes.data,
-            work.ctypes.data,
+            y,
+            work,
         )
         return work if which else y
     centre, half = 0.5 * (upper + lower), 0.5 * (upper - lower)
@@ -259,3 +177,116 @@ def chebyshev(
         after -= y.dtype.type(sigma * following) * before
         before, now, sigma = now, after, following
     return np.ascontiguousarray(now)
+
+
+def project(A: sp.csr_matrix, S: sp.csr_matrix, y: Block) -> tuple[FloatArray, FloatArray]:
+    """Gram matrices yᵀA y and yᵀS y.
+
+    Args:
+        A: Symmetric, shape ``(n, n)``, float64.
+        S: The same.
+        y: Functions, one a column, shape ``(n, m)``, either precision, C order.
+
+    Returns:
+        Two symmetric arrays of shape ``(m, m)``.
+    """
+    m = y.shape[1]
+    if not _is_pencil(A, S):
+        y = np.asarray(y, dtype=np.float64)
+        a, s = y.T @ (A @ y), y.T @ (S @ y)
+        return 0.5 * (a + a.T), 0.5 * (s + s.T)
+    y = padded(y)
+    width = y.shape[1]
+    a, s, work = np.empty((width, width)), np.empty((width, width)), np.empty((3, _TILE, width))
+    compiled.call(f"project_{_suffix(y)}", len(y), width, *_arrays(A, S), y, a, s, work)
+    return a[:m, :m], s[:m, :m]
+
+
+def combine(y: Block, c: FloatArray) -> FloatArray:
+    """``y @ c`` in double precision.
+
+    Args:
+        y: Shape ``(n, m)``, either precision, C order.
+        c: Shape ``(m, k)``.
+    """
+    if compiled.library() is None or c.shape[1] > 2 * COLUMNS:
+        # Wide products are what BLAS is good at.
+        return np.asarray(np.asarray(y, dtype=np.float64) @ c)
+    factor = padded(np.ascontiguousarray(c))
+    out = np.empty((len(y), factor.shape[1]))
+    compiled.call(f"combine_{_suffix(y)}", *y.shape, factor.shape[1], y, factor, out)
+    return out[:, : c.shape[1]]
+
+
+def residuals(
+    A: sp.csr_matrix,
+    S: sp.csr_matrix,
+    functions: FloatArray,
+    values: FloatArray,
+    diagonal: FloatArray,
+) -> FloatArray:
+    """Squares ‖D^(-1/2) (A φ - λ S φ)‖² of the residuals of some pairs.
+
+    Args:
+        A: Shape ``(n, n)``.
+        S: The same.
+        functions: φ, one a column, shape ``(n, k)``.
+        values: λ, shape ``(k,)``.
+        diagonal: D, shape ``(n,)``.
+
+    Returns:
+        Shape ``(k,)``.
+    """
+    if not _is_pencil(A, S):
+        rest = A @ functions - (S @ functions) * values
+        return np.asarray((1.0 / diagonal) @ rest**2)
+    functions, diagonal = padded(functions), np.ascontiguousarray(diagonal)
+    k, m = len(values), functions.shape[1]
+    shifts, found = np.zeros(m), np.empty(m)
+    shifts[:k] = values
+    compiled.call(
+        "residuals", len(functions), m, *_arrays(A, S), functions, shifts, diagonal, found
+    )
+    return found[:k]
+
+
+def energies(
+    A: sp.csr_matrix, S: sp.csr_matrix, z: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """For each function: zᵀA z, zᵀdiag(A) z and zᵀdiag(S) z.
+
+    Args:
+        A: Shape ``(n, n)``.
+        S: The same.
+        z: One a column, shape ``(n, m)`` with m a multiple of 4, C order.
+
+    Returns:
+        Three arrays of shape ``(m,)``.
+    """
+    if not _is_pencil(A, S):
+        square = z * z
+        energy = np.einsum("ik,ik->k", z, A @ z)
+        return energy, A.diagonal() @ square, S.diagonal() @ square
+    found = np.empty((3, z.shape[1]))
+    compiled.call("energies", *z.shape, *_arrays(A, S), z, *found)
+    return found[0], found[1], found[2]
+
+
+def _is_pencil(A: sp.csr_matrix, S: sp.csr_matrix) -> bool:
+    """Whether the kernel is there and the matrices are of one pattern and of its types."""
+    return (
+        compiled.library() is not None
+        and A.indices.dtype == A.indptr.dtype == np.int32
+        and A.data.dtype == S.data.dtype == np.float64
+        and _same(A.indptr, S.indptr)
+        and _same(A.indices, S.indices)
+    )
+
+
+def _same(a: Block, b: Block) -> bool:
+    return a is b or a.ctypes.data == b.ctypes.data or np.array_equal(a, b)
+
+
+def _arrays(A: sp.csr_matrix, S: sp.csr_matrix) -> tuple[Block, ...]:
+    """The pattern and the entries of both matrices."""
+    return A.indptr, A.indices, A.data, S.data

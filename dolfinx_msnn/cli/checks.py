@@ -21,7 +21,7 @@ import dolfinx
 import dolfinx_msnn
 from dolfinx.jit import get_options
 from dolfinx_msnn._utils.compat import TESTED
-from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases import compiled
 from dolfinx_msnn.pretrained import pretrained_models
 
 NN = 'pip install "dolfinx-msnn[nn]"'
@@ -186,7 +186,7 @@ def check_kernel() -> list[Finding]:
         ]
     folder = os.path.expanduser(str(get_options()["cache_dir"]))
     found = [Finding("C compiler", "ok", f"{compiler}; compiled forms are kept in {folder}")]
-    if kernels.library() is not None:
+    if compiled.library() is not None:
         return [*found, Finding("kernel", "ok", "compiled")]
     if os.environ.get("MSNN_NO_KERNEL"):
         return [

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases.chebyshev import smoothing_end
 from dolfinx_msnn.bases.kernels import Matrix
-from dolfinx_msnn.bases.pencil import smoothing_end
 
 
 class Pencils:

@@ -16,7 +16,9 @@ import torch
 
 from dolfinx_msnn._utils.checks import positive_integer
 from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases.chebyshev import smoothing_end
 from dolfinx_msnn.bases.checks import check_size
+from dolfinx_msnn.bases.cosines import HIGH_JUMP, cosine_end, cosines, num_start
 from dolfinx_msnn.bases.filtered import (
     Dependent,
     FilteredBasis,
@@ -26,17 +28,9 @@ from dolfinx_msnn.bases.filtered import (
     in_threads,
 )
 from dolfinx_msnn.bases.kernels import Block, Matrix
-from dolfinx_msnn.bases.pencil import (
-    HIGH_JUMP,
-    RANK_TOLERANCE,
-    Pencil,
-    Precision,
-    cosine_end,
-    cosines,
-    num_start,
-    smoothing_end,
-)
+from dolfinx_msnn.bases.pencil import Pencil, Precision
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
+from dolfinx_msnn.bases.ritz import RANK_TOLERANCE
 from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
 from dolfinx_msnn.nn.model import Model, load_model

@@ -47,15 +47,11 @@ from utils import (
 
 from dolfinx import fem
 from dolfinx_msnn import LocalBasis, SpectralBasis, fields, multiscale_functionspace
-from dolfinx_msnn.bases import _compress, kernels
+from dolfinx_msnn.bases import compiled, kernels
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for, smoothing_end
 from dolfinx_msnn.bases.filtered import FilteredBasis
-from dolfinx_msnn.bases.pencil import (
-    Pencil,
-    chebyshev_filter,
-    degree_for,
-    rayleigh_ritz,
-    smoothing_end,
-)
+from dolfinx_msnn.bases.pencil import Pencil
+from dolfinx_msnn.bases.ritz import rayleigh_ritz
 
 serial = pytest.mark.serial
 
@@ -64,8 +60,8 @@ serial = pytest.mark.serial
 def how(request, monkeypatch):
     """The compiled kernel, and what stands in for it."""
     if request.param == "scipy":
-        monkeypatch.setattr(kernels, "library", lambda: None)
-    elif kernels.library() is None:
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    elif compiled.library() is None:
         pytest.skip("no C compiler")
     return request.param
 
@@ -169,7 +165,7 @@ def test_sums_of_rayleigh_ritz(how, name, dtype):
     for m in (*range(1, 10), 16, 23, 24, 31, 32, 40, 48, 56):
         y = block(n, m, dtype, m)
         exact = y.astype(np.float64)
-        for found, matrix in zip(_compress.project(p.A, p.S, y), (A, S), strict=True):
+        for found, matrix in zip(kernels.project(p.A, p.S, y), (A, S), strict=True):
             bound = 1e-13 * (np.abs(exact).T @ np.abs(matrix) @ np.abs(exact))
             assert found.shape == (m, m) and np.all(
                 np.abs(found - exact.T @ matrix @ exact) <= bound
@@ -177,15 +173,15 @@ def test_sums_of_rayleigh_ritz(how, name, dtype):
             np.testing.assert_array_equal(found, found.T)
         for k in (1, 5, 8, 12, 16, 20):
             c = block(m, k, np.float64, k)
-            out = _compress.combine(y, c)
+            out = kernels.combine(y, c)
             assert out.dtype == np.float64
             np.testing.assert_allclose(out, exact @ c, rtol=0, atol=1e-12 * m)
         values = np.random.default_rng(m).uniform(0.0, 9.0, m)
         rest = A @ exact - (S @ exact) * values
-        squares = _compress.residuals(p.A, p.S, exact, values, d)
+        squares = kernels.residuals(p.A, p.S, exact, values, d)
         np.testing.assert_allclose(squares, (rest**2 / d[:, None]).sum(axis=0), rtol=1e-11)
         if m % 4 == 0:
-            found = _compress.energies(p.A, p.S, exact)
+            found = kernels.energies(p.A, p.S, exact)
             expected = np.diag(exact.T @ A @ exact), d @ exact**2, S.diagonal() @ exact**2
             np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-11)
 
@@ -196,7 +192,7 @@ def test_sums_where_the_patterns_differ(how):
     p = problem("small, triangles")
     lumped = sp.diags(p.S.toarray().sum(axis=1)).tocsr()
     y = block(p.num_dofs, 8, np.float64)
-    a, s = _compress.project(p.A, lumped, y)
+    a, s = kernels.project(p.A, lumped, y)
     np.testing.assert_allclose(a, y.T @ p.A.toarray() @ y, atol=1e-9)
     np.testing.assert_allclose(s, y.T @ lumped.toarray() @ y, atol=1e-9)
 
@@ -208,11 +204,11 @@ def test_sums_where_the_patterns_differ(how):
 def fresh(monkeypatch, tmp_path):
     """The kernel is looked for again, in an empty cache folder."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(kernels, "get_options", lambda: {"cache_dir": folder})
+    monkeypatch.setattr(compiled, "get_options", lambda: {"cache_dir": folder})
     monkeypatch.delenv("MSNN_NO_KERNEL", raising=False)
-    kernels.library.cache_clear()
+    compiled.library.cache_clear()
     yield folder
-    kernels.library.cache_clear()
+    compiled.library.cache_clear()
 
 
 def still_right():
@@ -229,13 +225,13 @@ def compiler(path, script):
 
 @serial
 def test_compiled_once(fresh, monkeypatch):
-    if kernels.library() is None:
+    if compiled.library() is None:
         pytest.skip("no C compiler")
     made = list(fresh.iterdir())
     assert len(made) == 1 and made[0].suffix == ".so"
     before = made[0].stat()
-    kernels.library.cache_clear()
-    assert kernels.library() is not None
+    compiled.library.cache_clear()
+    assert compiled.library() is not None
     after = made[0].stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
     still_right()
@@ -244,7 +240,7 @@ def test_compiled_once(fresh, monkeypatch):
 @serial
 def test_switched_off(fresh, monkeypatch):
     monkeypatch.setenv("MSNN_NO_KERNEL", "1")
-    assert kernels.library() is None and not fresh.exists()
+    assert compiled.library() is None and not fresh.exists()
     still_right()
 
 
@@ -255,7 +251,7 @@ def test_compiler_that_fails(fresh, monkeypatch, tmp_path, capfd, script):
     if script == "GARBAGE":
         script = 'while [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n'
     monkeypatch.setenv("CC", compiler(tmp_path / "bad-cc", script))
-    assert kernels.library() is None
+    assert compiled.library() is None
     still_right()
     assert capfd.readouterr() == ("", "")
 
@@ -264,7 +260,7 @@ def test_compiler_that_fails(fresh, monkeypatch, tmp_path, capfd, script):
 def test_compiler_that_is_missing(fresh, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert kernels.library() is None
+    assert compiled.library() is None
     still_right()
     assert capfd.readouterr() == ("", "")
 
@@ -272,14 +268,14 @@ def test_compiler_that_is_missing(fresh, monkeypatch, tmp_path, capfd):
 @serial
 def test_cache_folder_that_cannot_be_written(fresh):
     fresh.write_text("a file, no folder")
-    assert kernels.library() is None
+    assert compiled.library() is None
     still_right()
 
 
 @serial
 def test_two_processes_compile_at_once(fresh, tmp_path):
     """The compiler waits until two of it run: nobody reads what is half written."""
-    if kernels.library() is None:
+    if compiled.library() is None:
         pytest.skip("no C compiler")
     real = os.environ.get("CC", "cc")
     wait = (
@@ -295,9 +291,9 @@ def test_two_processes_compile_at_once(fresh, tmp_path):
     code = (
         "import sys\n"
         "import numpy as np, scipy.sparse as sp\n"
-        "from dolfinx_msnn.bases import _compress, kernels\n"
-        f"kernels.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
-        "assert kernels.library() is not None\n"
+        "from dolfinx_msnn.bases import compiled, kernels\n"
+        f"compiled.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
+        "assert compiled.library() is not None\n"
         "y = np.arange(30.0).reshape(3, 10)\n"
         "assert np.array_equal(kernels.multiply(sp.csr_matrix(2 * np.eye(3)), y), 2 * y)\n"
     )
@@ -618,7 +614,7 @@ def test_more_rounds_are_better():
 @pytest.mark.parametrize("name", ["two phases", "triangles", "elasticity"])
 def test_without_kernel(name, monkeypatch):
     with_kernel = FilteredBasis(6, precision="double").modes([problem(name)])[0]
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(compiled, "library", lambda: None)
     without = FilteredBasis(6, precision="double").modes([problem(name)])[0]
     np.testing.assert_allclose(
         with_kernel.values, without.values, rtol=1e-8, atol=1e-9 * without.values[-1]

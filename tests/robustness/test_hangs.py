@@ -165,9 +165,6 @@ def non_finite_filter(here):
     if here:
         good = kernels.chebyshev
         kernels.chebyshev = lambda *given: good(*given) * np.nan
-        from dolfinx_msnn.bases import pencil
-
-        pencil.chebyshev = kernels.chebyshev
     return {"basis": FilteredBasis(4)}
 
 

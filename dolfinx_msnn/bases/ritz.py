@@ -1,0 +1,121 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Rayleigh-Ritz: the best pairs of a pencil (A, S) in the span of functions, whatever these are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases import kernels
+from dolfinx_msnn.bases.kernels import Block
+from dolfinx_msnn.bases.pencil import Pencil
+
+#: Directions with less than this fraction of the largest energy are rounding errors.
+RANK_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Ritz pairs of a local pencil in a subspace.
+
+    Attributes:
+        values: Ritz values λ of (A, S), ascending, shape ``(num,)``.
+        errors: Estimated squared energy error of the first vectors relative to their energy, shape
+            ``(num_checked,)``; see :func:`rayleigh_ritz`.
+        basis: Basis of the subspace, one function a column, shape ``(n_i, m)``, either precision.
+        coefficients: Ritz vectors in that basis, shape ``(m, num)``.
+        first: The first vectors, shape ``(n_i, num_checked)``.
+    """
+
+    values: FloatArray
+    errors: FloatArray
+    basis: Block
+    coefficients: FloatArray
+    first: FloatArray
+
+    def functions(self, num: int | None = None) -> FloatArray:
+        """The first Ritz vectors, one a column, S-orthonormal, shape ``(n_i, num)``."""
+        if num is not None and num <= self.first.shape[1]:
+            return self.first[:, :num]
+        return kernels.combine(self.basis, self.coefficients[:, :num])
+
+
+def rayleigh_ritz(
+    pencil: Pencil,
+    functions: Block,
+    num_checked: int | None = None,
+    *,
+    lower: float | None = None,
+) -> Ritz:
+    """Ritz pairs of (A_i, S_i) in the span of functions, robust to dependent columns.
+
+    Args:
+        pencil: The pencil.
+        functions: One a column, shape ``(n_i, m)``, of any scale.
+        num_checked: Estimate errors of so many pairs; default all.
+        lower: α: the error of a pair is what is left of eigenvalues of D⁻¹A above it, so its
+            squared energy norm is at most ‖D^(-1/2)(A φ - λ S φ)‖² / α. Default: ``upper``.
+
+    Returns:
+        As many pairs as the span has independent functions with finite Ritz values.
+    """
+    shift, problem = pencil.shift, pencil.problem
+    y = np.ascontiguousarray(functions)
+    a, s, scale = _project(pencil, y)
+    if not scale.any():
+        none = np.zeros((y.shape[1], 0))
+        return Ritz(np.zeros(0), np.zeros(0), y, none, np.zeros((len(y), 0)))
+    white = _whiten(a + shift * s, scale)
+    if white is None:
+        # Rounding errors of the Gram matrix are magnified: orthonormalise first, then again.
+        y = kernels.combine(y, _whiten_dependent(a + shift * s, scale))
+        y = np.ascontiguousarray(y)
+        a, s, scale = _project(pencil, y)
+        white = _whiten_dependent(a + shift * s, scale)
+    # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
+    theta, c = _eigh(white.T @ s @ white)
+    num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
+    c = (white @ c[:, :num]) / np.sqrt(theta[:num])
+    values = 1.0 / theta[:num] - shift
+    first = kernels.combine(y, c[:, :num_checked])
+    checked = values[:num_checked]
+    squared = kernels.residuals(problem.A, problem.S, first, checked, pencil.diagonal)
+    alpha = pencil.upper if lower is None else lower
+    errors = squared / (alpha * np.maximum(checked + shift, np.finfo(float).tiny))
+    return Ritz(values, errors, y, c, first)
+
+
+def _project(pencil: Pencil, y: Block) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """yᵀA y, yᵀS y, and factors that give each column of y the norm one."""
+    a, s = kernels.project(pencil.problem.A, pencil.problem.S, y)
+    size = a.diagonal() + pencil.shift * s.diagonal()
+    good = np.isfinite(size) & (size > 0)
+    return a, s, np.where(good, 1.0 / np.sqrt(np.where(good, size, 1.0)), 0.0)
+
+
+def _eigh(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues, descending, and eigenvectors; LAPACK without NumPy's checks around it."""
+    values, vectors, info = scipy.linalg.lapack.dsyevd(matrix)
+    if info != 0:
+        raise np.linalg.LinAlgError("Eigenvalues of a projected matrix did not converge.")
+    return values[::-1], vectors[:, ::-1]
+
+
+def _whiten(g: FloatArray, scale: FloatArray) -> FloatArray | None:
+    """W with WᵀgW = 1, or ``None`` if a column depends on the others up to 1e-4."""
+    factor, info = scipy.linalg.lapack.dpotrf(g * scale[:, None] * scale, lower=0, clean=1)
+    if info != 0 or factor.diagonal().min() <= 1e-4:
+        return None
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=0)
+    return np.asarray(inverse * scale[:, None])
+
+
+def _whiten_dependent(g: FloatArray, scale: FloatArray) -> FloatArray:
+    """W with WᵀgW = 1 and as many columns as g has independent directions."""
+    energy, directions = np.linalg.eigh(g * scale[:, None] * scale)
+    independent = energy > RANK_TOLERANCE * energy[-1]
+    return np.asarray(directions[:, independent] / np.sqrt(energy[independent]) * scale[:, None])
