@@ -9,8 +9,12 @@ times an indicator function, modes by LAPACK.
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from mpi4py import MPI
 
@@ -53,6 +57,18 @@ def on_root(function, *args):
     if error is not None:
         raise error
     return result
+
+
+def on_ranks(size):
+    """The command that starts Python on so many ranks, and the environment that it needs.
+
+    For tests on one rank, whose process may have started MPI itself. No command without mpiexec.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    launcher = shutil.which("mpiexec", path=path)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI"))}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return None if launcher is None else [launcher, "-n", str(size), sys.executable], env
 
 
 # ---- meshes ----

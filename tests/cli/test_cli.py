@@ -23,7 +23,7 @@ typer = pytest.importorskip("typer")
 
 from sample import is_sentence, local_problems  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
-from utils import QUAD, box, cell_field, diffusion, mass, two_phase  # noqa: E402
+from utils import QUAD, box, cell_field, diffusion, mass, on_ranks, two_phase  # noqa: E402
 
 from dolfinx_msnn.bases.spectral import SpectralBasis  # noqa: E402
 from dolfinx_msnn.cli import checks, doctor, evaluate  # noqa: E402
@@ -400,8 +400,8 @@ def test_every_command_has_help_with_an_example():
 
 def test_a_rank_that_fails_alone_ends_the_run():
     """Not a hang: the others wait in a reduction that never comes."""
-    mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if mpiexec is None:
+    launcher, env = on_ranks(2)
+    if launcher is None:
         pytest.skip("no mpiexec")
     code = """
 from mpi4py import MPI
@@ -414,7 +414,8 @@ with common.errors(comm):
     comm.allreduce(1)
 """
     done = subprocess.run(
-        [mpiexec, "-n", "2", sys.executable, "-c", code],
+        [*launcher, "-c", code],
+        env=env,
         capture_output=True,
         text=True,
         timeout=240,

@@ -26,6 +26,7 @@ from petsc4py import PETSc
 import numpy as np
 import pytest
 from sample import Sample
+from utils import on_ranks
 
 from dolfinx_msnn import FilteredBasis, LocalModes, MultiscaleFunctionSpace, SpectralBasis
 from dolfinx_msnn.bases import kernels
@@ -252,15 +253,10 @@ def run(name, rank, folder):
 
 def attempt(name, rank, size):
     """What each rank said; fails unless all said it, in time."""
-    launcher = shutil.which(
-        "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
-    # This process may have started MPI itself.
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "HYDI", "MPIR_"))}
-    env["OMP_NUM_THREADS"] = "1"
+    launcher, env = on_ranks(size)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = [launcher, "-n", str(size), sys.executable, __file__, name, str(rank), folder]
+        command = [*launcher, __file__, name, str(rank), folder]
         child = subprocess.Popen(
             ["timeout", "-k", "5", str(LIMIT), *command],
             stdin=subprocess.DEVNULL,
@@ -303,5 +299,4 @@ def test_all_ranks_end(compiled, size):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     run(sys.argv[1], int(sys.argv[2]), sys.argv[3])
