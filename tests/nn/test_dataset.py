@@ -269,7 +269,7 @@ def test_a_set_grows(tmp_path):
 
 CHILD = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:] = {modules!r}
 import test_dataset
 test_dataset.generate({path!r}, num_fields=1000)
 """
@@ -279,7 +279,7 @@ test_dataset.generate({path!r}, num_fields=1000)
 def test_killed_at_any_time(tmp_path):
     """Killed while fields are written: what is there opens, and sampling goes on."""
     path = str(tmp_path / "a.h5")
-    code = CHILD.format(tests=os.path.dirname(os.path.dirname(__file__)), path=path)
+    code = CHILD.format(modules=sys.path, path=path)
     child = subprocess.Popen([sys.executable, "-c", code])
     folder, deadline = path + ".parts", time.monotonic() + 60
     try:

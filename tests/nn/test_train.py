@@ -442,7 +442,7 @@ def test_a_loss_that_is_not_finite_ends_training(samples, tmp_path, monkeypatch)
 
 CHILD = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:] = {path!r}
 import test_train
 from dolfinx_msnn.nn import train
 made = test_train.config({samples!r}, training__steps=100000, training__checkpoint_seconds=0)
@@ -456,8 +456,7 @@ sys.exit(130)
 def test_signals(samples, tmp_path, number):
     """After SIGTERM and even SIGKILL there is a whole checkpoint, and training goes on from it."""
     folder = str(tmp_path / "a")
-    tests = os.path.dirname(os.path.dirname(__file__))
-    code = CHILD.format(tests=tests, samples=samples, output=folder)
+    code = CHILD.format(path=sys.path, samples=samples, output=folder)
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     path, deadline = os.path.join(folder, "checkpoint.pt"), time.monotonic() + 60
     while not os.path.exists(path) and time.monotonic() < deadline and child.poll() is None:
