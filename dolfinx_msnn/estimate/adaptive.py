@@ -4,16 +4,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
 
 import ufl
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx import fem
+from dolfinx_msnn._utils.checks import is_integer, number_between, positive_integer, require
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
-from dolfinx_msnn._utils.typing import DirichletBC, Function
-from dolfinx_msnn.estimate.adaptive_state import AdaptiveState, Kind
+from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, Function, LongArray
+from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
+from dolfinx_msnn.estimate.fine_bound import FineErrorBound, SchwarzPreconditioner, bound_fine_error
+from dolfinx_msnn.estimate.indicators import residual
+from dolfinx_msnn.estimate.stability import schwarz_lambda_min, stability_constants
 from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.problems.linear import LinearProblem, check_multiscale_space
+from dolfinx_msnn.space.enrichment import colour, enrich, mark, position_in_vertex
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
+
+type Kind = Literal["online", "modes", "both"]
+
+#: Coarse vertex, global fine dofs and values of a new basis function.
+type _Online = tuple[int, LongArray, FloatArray]
+
+#: If upper and lower bound are further apart than this, the constants are computed again.
+LOOSE = 1.3
 
 
 @dataclass(frozen=True)
@@ -111,27 +130,37 @@ def adapt(
         Collective. The bound is guaranteed in the sense of :func:`bound_fine_error`; where a
         neighbourhood lacks its constant it is infinite, and enrichment goes on to ``max_rounds``.
     """
-    if not isinstance(W, MultiscaleFunctionSpace):
-        raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
-    check_same(
-        W.comm,
-        tol=tol,
-        kind=kind,
-        initial_modes=initial_modes,
-        modes_per_round=modes_per_round,
-        marking=marking,
-        colours=colours,
-        max_rounds=max_rounds,
-        steps=steps,
+    check_multiscale_space(W)
+    with collective_errors(W.comm) as checks:
+        number_between("tol", tol)
+        kinds = ("online", "modes", "both")
+        require(kind in kinds, "kind", kind, "'online', 'modes' or 'both'")
+        positive_integer("initial_modes", initial_modes)
+        positive_integer("modes_per_round", modes_per_round)
+        number_between("marking", marking, 0, 1, closed=True)
+        require(is_integer(max_rounds), "max_rounds", max_rounds, "a non-negative integer")
+        checks.agree(
+            tol=tol,
+            kind=kind,
+            initial_modes=initial_modes,
+            modes_per_round=modes_per_round,
+            marking=marking,
+            colours=colours,
+            max_rounds=max_rounds,
+        )
+    create = partial(
+        LinearProblem,
+        a,
+        L,
+        u=fem.Function(W.V),
+        bcs=bcs,
+        petsc_options_prefix=petsc_options_prefix,
+        petsc_options=petsc_options,
     )
-    with collective_errors(W.comm):
-        _check(tol, kind, initial_modes, modes_per_round, marking, max_rounds)
-    state = AdaptiveState(a, L, W, coarse, petsc_options_prefix, bcs, petsc_options, initial_modes)
-    try:
-        rounds: list[Round] = []
+    rounds: list[Round] = []
+    with _Growing(create, a, bcs, W, coarse, initial_modes) as state:
         while True:
-            bound = state.bound(steps)
-            size = state.energy_norm()
+            bound, size = state.bound(steps), state.energy_norm()
             relative = bound.upper / (size - bound.upper) if bound.upper < size else float("inf")
             if bound.upper == 0.0:
                 relative = 0.0
@@ -142,21 +171,146 @@ def adapt(
             # Nothing left to add: all modes are in.
             if done or not marked:
                 return AdaptiveSolution(state.problem.u, state.release(), rounds, relative <= tol)
-    finally:
-        state.destroy()
 
 
-def _check(
-    tol: float, kind: str, initial_modes: int, modes_per_round: int, marking: float, rounds: int
-) -> None:
-    if not tol > 0:
-        raise ValueError(f"tol={tol}; expected a positive number.")
-    if kind not in ("online", "modes", "both"):
-        raise ValueError(f"kind={kind!r}; expected 'online', 'modes' or 'both'.")
-    for name, value in (("initial_modes", initial_modes), ("modes_per_round", modes_per_round)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}; expected a positive integer.")
-    if not 0 < marking <= 1:
-        raise ValueError(f"marking={marking}; expected a number in (0, 1].")
-    if not isinstance(rounds, int) or rounds < 0:
-        raise ValueError(f"max_rounds={rounds!r}; expected a non-negative integer.")
+class _Growing(Owner):
+    """A space that grows, the problem solved in it, and the local solvers.
+
+    Args:
+        create: Creates the problem in a space; all problems put their solution in one function.
+        a: Its bilinear form.
+        bcs: Its Dirichlet conditions.
+        pool: Space with all modes that may be used.
+        coarse: Coarse grid of the space.
+        initial_modes: Modes of each neighbourhood to begin with.
+
+    Attributes:
+        W: The space with the basis functions chosen by now.
+        problem: The solved problem.
+    """
+
+    _title: ClassVar[str] = "adaptive solution"
+
+    def __init__(
+        self,
+        create: Callable[[MultiscaleFunctionSpace], LinearProblem],
+        a: ufl.Form,
+        bcs: Sequence[DirichletBC],
+        pool: MultiscaleFunctionSpace,
+        coarse: CoarseGrid,
+        initial_modes: int,
+    ) -> None:
+        super().__init__(pool.comm)
+        self._create, self._a, self._bcs = create, a, bcs
+        self._pool, self._coarse = pool, coarse
+        self._keep = position_in_vertex(pool.vertex) < initial_modes
+        self._online: list[_Online] = []
+        self._colours: dict[int, int] | None = None
+        self._changed: set[int] = set()
+        try:
+            self.W, self.problem = self._solve()
+            # They serve to the end: the fine matrix and the neighbourhoods stay the same.
+            self._solvers: SubdomainSolvers = self._own(SubdomainSolvers(self.problem.A, self.W))
+            self._constants = stability_constants(self.W, coarse, a, bcs)
+            arguments = dict.fromkeys(a.arguments(), self.problem.u)
+            self._energy: Form = fem.form(ufl.replace(a, arguments))
+        except BaseException:
+            self.destroy()
+            raise
+
+    def _solve(self) -> tuple[MultiscaleFunctionSpace, LinearProblem]:
+        W: MultiscaleFunctionSpace = self._own(enrich(self._pool, self._online, keep=self._keep))
+        problem: LinearProblem = self._own(self._create(W))
+        problem.solve()
+        return W, problem
+
+    def release(self) -> MultiscaleFunctionSpace:
+        """Hand the space over to the caller, who destroys it."""
+        W: MultiscaleFunctionSpace = self._disown(self.W)
+        return W
+
+    def energy_norm(self) -> float:
+        """‖u_H‖_A, boundary values included. Collective."""
+        return float(np.sqrt(self.W.comm.allreduce(fem.assemble_scalar(self._energy))))
+
+    def bound(self, steps: int) -> FineErrorBound:
+        """Bound the error of the present solution. Collective."""
+        with SchwarzPreconditioner(self.problem, solvers=self._solvers) as pc:
+            # Old constants hold for a larger space, only less sharply.
+            found = self._bound(pc, steps)
+            loose = found.upper > LOOSE * found.lower
+            if self.W.comm.allreduce(len(self._changed)) > 0 and loose:
+                self._constants |= stability_constants(
+                    self.W, self._coarse, self._a, self._bcs, vertices=self._changed
+                )
+                self._changed.clear()
+                found = self._bound(pc, steps)
+        return found
+
+    def _bound(self, pc: SchwarzPreconditioner, steps: int) -> FineErrorBound:
+        lambda_min = schwarz_lambda_min(self.W, self._coarse, self._constants)
+        if lambda_min > 0:
+            return bound_fine_error(self.problem, pc, lambda_min, steps=steps)
+        found = bound_fine_error(self.problem, pc, 1.0, steps=steps)
+        infinite = np.full(found.steps + 1, np.inf)
+        return FineErrorBound(float("inf"), found.lower, found.steps, infinite)
+
+    def enrich(self, kind: Kind, modes: int, marking: float, colours: bool) -> set[int]:
+        """Add basis functions where the residual is; returns the marked neighbourhoods.
+
+        The arguments are those of :func:`adapt`. Collective.
+        """
+        comm = self.W.comm
+        vertex, functions, energy = self._corrections()
+        if kind != "online":
+            # Where modes are left.
+            left = {int(v) for v in self._pool.vertex[~self._keep]}
+            everywhere = set().union(*comm.allgather(left))
+            if kind == "modes":
+                energy = energy * [int(v) in left for v in vertex]
+        marked = mark(comm, vertex, energy, marking)
+        # Modes come first, online functions where none are left.
+        online = set(marked)
+        if kind != "online":
+            place = position_in_vertex(self._pool.vertex)
+            for v in marked & left:
+                mine = (self._pool.vertex == v) & ~self._keep
+                self._keep |= mine & (place < place[mine].min() + modes)
+            online -= everywhere
+        self._changed |= marked & {int(v) for v in vertex}
+        groups = [online]
+        if colours and online:
+            if self._colours is None:
+                self._colours = colour(self.W, self.problem.A0)
+            number = max(self._colours[v] for v in online) + 1
+            groups = [{v for v in online if self._colours[v] == c} for c in range(number)]
+        for k, group in enumerate(g for g in groups if g or not online):
+            if k > 0:
+                _, functions, _ = self._corrections()
+            self._online += [functions[v] for v in sorted(group) if v in functions]
+            self._free(self.problem, self.W)
+            self.W, self.problem = self._solve()
+        return marked
+
+    def _corrections(self) -> tuple[LongArray, dict[int, _Online], FloatArray]:
+        """Local corrections of the residual, for this rank's neighbourhoods. Collective.
+
+        Returns:
+            Coarse vertices, shape ``(num,)``; corrections of length one by vertex, where there is
+            a residual; energies η_i², shape ``(num,)``.
+        """
+        solvers, r = self._solvers, residual(self.problem)
+        try:
+            z, energy = solvers.solve(r)
+        finally:
+            r.destroy()
+        functions = {}
+        for vertex, dofs, matrix, values, e in zip(
+            solvers.vertex, solvers.dofs, solvers.matrices, z, energy, strict=True
+        ):
+            if e > 0:
+                # The norm that the other basis functions have length one in. Orthogonal to them
+                # in energy it is by itself: the residual vanishes on them.
+                length = np.sqrt(np.einsum("n,n,n->", values, matrix.diagonal(), values))
+                functions[int(vertex)] = (int(vertex), dofs, values / length)
+        return solvers.vertex, functions, energy

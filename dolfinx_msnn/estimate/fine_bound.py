@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import ClassVar, Protocol
 
 from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
 from dolfinx_msnn._utils.functions import set_function
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import FloatArray, Function
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
@@ -59,13 +62,15 @@ class SchwarzPreconditioner(Owner):
         Creation is collective. Context manager.
     """
 
+    _title: ClassVar[str] = "Schwarz preconditioner"
+
     def __init__(self, problem: LinearProblem, *, solvers: SubdomainSolvers | None = None) -> None:
         super().__init__(problem.W.comm)
         self._problem = problem
         self._coarse = problem.solver
-        self.solvers = (
-            self._own(SubdomainSolvers(problem.A, problem.W)) if solvers is None else solvers
-        )
+        if solvers is None:
+            solvers = self._own(SubdomainSolvers(problem.A, problem.W))
+        self.solvers: SubdomainSolvers = solvers
         A0, A = problem.A0, problem.A
         self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
         self._work = [self._own(A.createVecLeft()) for _ in range(2)]
@@ -94,6 +99,7 @@ class SchwarzPreconditioner(Owner):
         z.axpy(-1.0, rest)
 
     def _correct(self, r: PETSc.Vec, z: PETSc.Vec) -> None:
+        """Put the coarse correction Q r into z. Collective."""
         P = self._problem.W.P
         P.multTranspose(r, self._b0)
         null = self._problem.A0.getNullSpace()
@@ -146,50 +152,47 @@ def bound_fine_error(
     Note:
         Collective.
     """
-    with collective_errors(problem.W.comm):
-        if not (np.isfinite(lambda_min) and lambda_min > 0):
-            raise ValueError(
-                f"lambda_min={lambda_min} is no bound; expected a positive number (it is zero if "
-                "the basis functions of a neighbourhood cannot represent its constant)."
-            )
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps={steps!r}; expected a non-negative integer.")
+    with collective_errors(problem.W.comm) as checks:
+        positive = is_number(lambda_min) and 0 < lambda_min < np.inf
+        expected = "a positive number (zero: a neighbourhood's functions lack its constant)"
+        require(positive, "lambda_min", lambda_min, expected)
+        require(is_integer(steps), "steps", steps, "a non-negative integer")
         if error is not None:
             problem.W.check_member(error)
-    check_same(problem.W.comm, lambda_min=lambda_min, steps=steps, ratio=ratio)
-    A = problem.A
-    r = residual(problem)
-    x, z, d, image = (A.createVecLeft() for _ in range(4))
+        checks.agree(lambda_min=lambda_min, steps=steps, ratio=ratio)
+    A, apply = problem.A, partial(preconditioner.apply, None)
+    if isinstance(preconditioner, PETSc.PC):
+        apply = preconditioner.apply
+    vectors = [residual(problem), *(A.createVecLeft() for _ in range(4))]
     try:
-        apply = _application(preconditioner)
-        found = _iterate(A, apply, x, r, z, d, image, lambda_min, steps, ratio)
+        found = _iterate(A, apply, vectors, lambda_min, steps, ratio)
         if error is not None:
-            set_function(error, x)
+            set_function(error, vectors[1])
         return found
     finally:
-        for item in (x, r, z, d, image):
+        for item in vectors:
             item.destroy()
-
-
-def _application(preconditioner: Any) -> Any:
-    if isinstance(preconditioner, PETSc.PC):
-        return preconditioner.apply
-    return lambda r, z: preconditioner.apply(None, r, z)
 
 
 def _iterate(
     A: PETSc.Mat,
-    apply: Any,
-    x: PETSc.Vec,
-    r: PETSc.Vec,
-    z: PETSc.Vec,
-    d: PETSc.Vec,
-    image: PETSc.Vec,
+    apply: Callable[[PETSc.Vec, PETSc.Vec], None],
+    vectors: Sequence[PETSc.Vec],
     lambda_min: float,
     steps: int,
     ratio: float,
 ) -> FineErrorBound:
-    """Conjugate gradients with the bounds of each step."""
+    """Conjugate gradients with the bounds of each step. Collective.
+
+    Args:
+        A: Fine matrix.
+        apply: Takes r, and fills z with M⁻¹ r.
+        vectors: The residual at the beginning (changed), the solution (filled), and three more.
+        lambda_min: As for :func:`bound_fine_error`.
+        steps: As there.
+        ratio: As there.
+    """
+    r, x, z, d, image = vectors
     x.set(0.0)
     apply(r, z)
     rho = r.dot(z)

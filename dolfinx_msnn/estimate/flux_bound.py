@@ -9,21 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 
 import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Function, Mesh
-from dolfinx_msnn.estimate.equilibration import eliminate, equilibrate
-from dolfinx_msnn.estimate.patches import Patches
+from dolfinx_msnn.estimate.equilibration import balance, eliminate, equilibrate
+from dolfinx_msnn.estimate.patches import Data, Patches
 from dolfinx_msnn.local.coefficient import check_coefficient
 from dolfinx_msnn.local.grid import CoarseGrid
-
-#: Total flow that data may lack, relative to the flows there are, before they are incompatible.
-COMPATIBLE = 1e-6
 
 #: Lack of equilibrium of a patch, relative to its flows, that rounding errors may cause.
 EQUILIBRIUM = 1e-8
@@ -51,11 +47,11 @@ class ErrorBound:
 def bound_error(
     u: Function,
     kappa: Function | fem.Constant[np.float64] | float,
-    f: ufl.core.expr.Expr | float,
+    f: Data,
     coarse: CoarseGrid | None,
     *,
     bcs: Sequence[DirichletBC] = (),
-    g: ufl.core.expr.Expr | float = 0.0,
+    g: Data = 0.0,
     sweeps: int = 0,
 ) -> ErrorBound:
     """Bound the energy error of u_H against the exact solution of −div(κ ∇u) = f.
@@ -99,8 +95,7 @@ def bound_error(
         Collective. Neighbourhoods may cross ranks; each one's cells are sent to one rank.
     """
     V = u.function_space
-    comm = V.mesh.comm
-    with collective_errors(comm):
+    with collective_errors(V.mesh.comm) as checks:
         forms.check_space(V)
         if V.dofmap.index_map_bs != 1:
             raise ValueError("u is not scalar; the bound is one for diffusion.")
@@ -108,19 +103,23 @@ def bound_error(
             raise ValueError(f"Expected a CoarseGrid or None, got {type(coarse).__name__}.")
         forms.check_bcs(bcs, V)
         _check_kappa(kappa, V.mesh)
-        if not isinstance(sweeps, int) or sweeps < 0:
-            raise ValueError(f"sweeps={sweeps!r}; expected a non-negative integer.")
-    numbers_given = [repr(v) if isinstance(v, numbers.Real) else "an expression" for v in (f, g)]
-    check_same(comm, f=numbers_given[0], g=numbers_given[1], coarse=coarse is None, sweeps=sweeps)
-    found = _Majorant(u, kappa, f, g, coarse, bcs).bound(sweeps)
-    if found is None and coarse is not None:
-        found = _Majorant(u, kappa, f, g, None, bcs).bound()
-    if found is None:
-        raise ValueError(
-            "A part of the mesh that no condition in bcs touches is not in equilibrium; expected "
-            "one connected mesh."
-        )
-    return found
+        for data in (f, g):
+            scalar = isinstance(data, ufl.core.expr.Expr) and data.ufl_shape == ()
+            ok = scalar or is_number(data)
+            require(ok, "f and g", data, "scalar UFL expressions or numbers")
+        require(is_integer(sweeps), "sweeps", sweeps, "a non-negative integer")
+        given = [data if is_number(data) else "an expression" for data in (f, g)]
+        checks.agree(f=given[0], g=given[1], coarse=coarse is None, sweeps=sweeps)
+    for grid in [None] if coarse is None else [coarse, None]:
+        patches = Patches(u, kappa, f, g, grid, bcs)
+        correction = balance(patches)
+        flux = _flux(patches, sweeps if grid is coarse else 0)
+        if flux is not None:
+            return _bound(patches, flux, correction)
+    raise ValueError(
+        "A part of the mesh that no condition in bcs touches is not in equilibrium; expected "
+        "one connected mesh."
+    )
 
 
 def _check_kappa(kappa: object, msh: Mesh) -> None:
@@ -136,110 +135,62 @@ def _check_kappa(kappa: object, msh: Mesh) -> None:
         )
 
 
-class _Majorant(Patches):
-    """The bound from the integrals."""
+def _flux(patches: Patches, sweeps: int = 0) -> FloatArray | None:
+    """The equilibrated flux, or ``None`` if a part of a patch is not in equilibrium. Collective.
 
-    def _correct(self) -> float:
-        """Add hat functions to u until its patches are in equilibrium; their energy squared."""
-        source, flows = self.flows()
-        lack = source - flows.sum(axis=1)
-        num, d = self.num_patches, self.cells.J.shape[1]
-        excess = np.bincount(self.patch, weights=lack, minlength=num)
-        scale = np.bincount(self.patch, weights=np.abs(lack), minlength=num)
-        fixed = np.bincount(
-            self.patch, weights=self.dirichlet[self.cell].any(axis=1), minlength=num
-        )
-        slopes = self.gradient(self.chi, self.cell)
-        slopes *= np.sqrt(self.weights[self.cell] * self.kappa[self.cell, None])[:, :, None]
-        width = slopes.shape[1] * d
-        rows = self.cell[:, None] * width + np.arange(width)
-        X = sp.csr_matrix(
-            (slopes.reshape(-1), (rows.reshape(-1), np.repeat(self.patch, width))),
-            shape=(len(self.dofs) * width, num),
-        )
-        A = sum(self.comm.allgather((X.T @ X).tocsr()))
-        excess, scale, fixed = np.sum(self.comm.allgather((excess, scale, fixed)), axis=0)
-        free = np.flatnonzero((fixed == 0) & (scale > 0))
-        singular = fixed.sum() == 0
-        if singular and abs(excess.sum()) > COMPATIBLE * scale.sum():
-            raise ValueError(
-                "bcs fix no boundary facet, and the integrals of f and g do not add up to zero but "
-                f"to {excess.sum():.4g}; expected data in equilibrium."
-            )
-        c = np.zeros(num)
-        # Known up to a constant if no value is given anywhere.
-        free = free[1:] if singular else free
-        if len(free):
-            c[free] = spla.spsolve(A[free][:, free].tocsc(), excess[free])
-        self.u += np.einsum("nk,nk->n", self.hats.values, c[self.hats.vertices])
-        return float(max(c @ (A @ c), 0.0))
+    Args:
+        patches: Patches in equilibrium (:func:`balance`).
+        sweeps: Further passes: conjugate gradients for the closest flux of all, preconditioned by
+            the patches. The steps are free of sources: every flux on the way is equilibrated.
 
-    def _solve(self, S: FloatArray, h: FloatArray, flows: FloatArray) -> tuple[FloatArray, float]:
-        return equilibrate(
-            self.comm,
-            self.owner,
-            self.patch,
-            self.cell,
-            self.cells.facets[self.cell],
-            S[self.cell],
-            h,
-            flows,
-            self.dirichlet[self.cell],
-            len(self.dofs),
-        )
+    Returns:
+        Shape ``(num_cells, nf)``.
+    """
+    cell, kappa, weights, psi = patches.cell, patches.kappa, patches.weights, patches.psi
+    M = np.einsum("cq,cqfi,cqgi->cfg", weights / kappa[:, None], psi, psi)
+    S, z = eliminate(M)
+    slope = np.einsum("cqfi,cqi->cqf", psi, patches.gradient_of_u())
+    m = np.einsum("cq,cqf->cf", weights[cell] * (patches.chi @ patches.values.T), slope[cell])
+    source, flows = patches.flows()
+    h = z[cell] * source[:, None] - np.einsum("cfg,cg->cf", S[cell], m)
+    q, lack = equilibrate(patches, S, h, flows)
+    if not lack <= EQUILIBRIUM:
+        return None
+    slope = np.einsum("cq,cqf->cf", weights, slope)
+    direction, before = np.zeros_like(q), 0.0
+    for _ in range(sweeps):
+        m = np.einsum("cfg,cg->cf", M, q) + slope
+        h = -np.einsum("cfg,cg->cf", S, m)[cell]
+        step, _ = equilibrate(patches, S, h, np.zeros_like(h))
+        now = -_total(patches, step * m)
+        direction = step + (now / before if before > 0 else 0.0) * direction
+        drop = -_total(patches, direction * m)
+        size = _total(patches, np.einsum("cf,cfg,cg->c", direction, M, direction))
+        if not (now > 0 and drop > 0 and size > 0):
+            break
+        q = q + drop / size * direction
+        before = now
+    return q
 
-    def _improve(
-        self, q: FloatArray, S: FloatArray, M: FloatArray, slope: FloatArray, sweeps: int
-    ) -> FloatArray:
-        """Conjugate gradients for the closest flux of all, preconditioned by the patches.
 
-        The steps are free of sources: every flux on the way is equilibrated.
-        """
-        direction, before = np.zeros_like(q), 0.0
-        for _ in range(sweeps):
-            m = np.einsum("cfg,cg->cf", M, q) + slope
-            h = -np.einsum("cfg,cg->cf", S, m)[self.cell]
-            step, _ = self._solve(S, h, np.zeros_like(h))
-            now = -float(np.sum(self.comm.allgather(float(np.sum(step * m)))))
-            direction = step + (now / before if before > 0 else 0.0) * direction
-            parts = (
-                -float(np.sum(direction * m)),
-                float(np.einsum("cf,cfg,cg->", direction, M, direction)),
-            )
-            drop, size = np.sum(self.comm.allgather(parts), axis=0)
-            if not (now > 0 and drop > 0 and size > 0):
-                break
-            q = q + drop / size * direction
-            before = now
-        return q
+def _total(patches: Patches, values: FloatArray) -> float:
+    """The sum over this rank's values and over all ranks, the same on each. Collective."""
+    return float(np.sum(patches.comm.allgather(float(np.sum(values)))))
 
-    def bound(self, sweeps: int = 0) -> ErrorBound | None:
-        """The bound; ``None`` if a part of a patch is not in equilibrium."""
-        correction = self._correct()
-        source, flows = self.flows()
-        kappa, cell = self.kappa, self.cell
-        gradient = self.gradient(self.u[self.dofs], np.arange(len(self.dofs)))
-        M = np.einsum("cq,cqfi,cqgi->cfg", self.weights / kappa[:, None], self.psi, self.psi)
-        S, z = eliminate(M)
-        slope = np.einsum("cqfi,cqi->cqf", self.psi, gradient)
-        m = np.einsum("cq,cqf->cf", self.weights[cell] * (self.chi @ self.values.T), slope[cell])
-        h = z[cell] * source[:, None] - np.einsum("cfg,cg->cf", S[cell], m)
-        q, lack = self._solve(S, h, flows)
-        if not lack <= EQUILIBRIUM:
-            return None
-        self.flux = self._improve(q, S, M, np.einsum("cq,cqf->cf", self.weights, slope), sweeps)
-        q = self.flux
-        defect = np.einsum("cqfi,cf->cqi", self.psi, q) + kappa[:, None, None] * gradient
-        flux = np.einsum("cq,cqi,cqi->c", self.weights / kappa[:, None], defect, defect)
-        mean = (self.weights * self.f).sum(axis=1) / self.weights.sum(axis=1)
-        rest = np.sqrt((self.weights * (self.f - mean[:, None]) ** 2).sum(axis=1))
-        oscillation = self.cells.diameter / np.pi / np.sqrt(kappa) * rest + self.g_oscillation
-        cells = np.sqrt(flux) + oscillation
-        squares = np.array([cells @ cells, oscillation @ oscillation])
-        total, waves = np.sum(self.comm.allgather(squares), axis=0)
-        return ErrorBound(
-            float(np.sqrt(total + correction)),
-            cells,
-            float(np.sqrt(waves)),
-            float(np.sqrt(correction)),
-        )
+
+def _bound(patches: Patches, flux: FloatArray, correction: float) -> ErrorBound:
+    """The bound by an equilibrated flux, shape ``(num_cells, nf)``. Collective."""
+    kappa, weights, f = patches.kappa, patches.weights, patches.f
+    defect = np.einsum("cqfi,cf->cqi", patches.psi, flux)
+    defect += kappa[:, None, None] * patches.gradient_of_u()
+    squares = np.einsum("cq,cqi,cqi->c", weights / kappa[:, None], defect, defect)
+    mean = (weights * f).sum(axis=1) / weights.sum(axis=1)
+    rest = np.sqrt((weights * (f - mean[:, None]) ** 2).sum(axis=1))
+    oscillation = patches.cells.diameter / np.pi / np.sqrt(kappa) * rest + patches.g_oscillation
+    cells = np.sqrt(squares) + oscillation
+    return ErrorBound(
+        float(np.sqrt(_total(patches, cells**2) + correction)),
+        cells,
+        float(np.sqrt(_total(patches, oscillation**2))),
+        float(np.sqrt(correction)),
+    )

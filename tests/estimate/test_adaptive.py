@@ -191,11 +191,11 @@ def test_same_on_any_number_of_ranks():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"tol": 0.0}, "tol=0.0"),
-        ({"kind": "best"}, "expected 'online'"),
-        ({"initial_modes": 0}, "initial_modes=0"),
-        ({"marking": 0.0}, "marking=0.0"),
-        ({"max_rounds": -1}, "max_rounds=-1"),
+        ({"tol": 0.0}, "tol must be a positive number, got 0.0"),
+        ({"kind": "best"}, "kind must be 'online', 'modes' or 'both', got 'best'"),
+        ({"initial_modes": 0}, "initial_modes must be a positive integer, got 0"),
+        ({"marking": 0.0}, r"marking must be a number in \(0, 1\], got 0.0"),
+        ({"max_rounds": -1}, "max_rounds must be a non-negative integer, got -1"),
     ],
 )
 def test_refuses(options, match):
