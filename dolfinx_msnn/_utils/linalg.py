@@ -12,6 +12,10 @@ from dolfinx_msnn._utils.typing import FloatArray, LongArray
 #: independent of the earlier ones of its neighbourhood.
 DROP_TOLERANCE = 1e-10
 
+#: Functions scaled to length one are dependent where their Gram matrix has eigenvalues below this
+#: fraction of the largest.
+RANK_TOLERANCE = 1e-12
+
 
 def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
     """Orthonormalise rows in the inner product Σ w² f g, in order, dropping dependent ones.
@@ -61,6 +65,22 @@ def _gram_schmidt(
         basis[len(kept)] = rest / np.linalg.norm(rest)
         kept.append(k)
     return np.array(kept, dtype=np.int64), basis[: len(kept)]
+
+
+def whiten(gram: FloatArray) -> FloatArray:
+    """W with Wᵀ G W = 1 for the Gram matrix G of functions, some of which may be dependent.
+
+    Args:
+        gram: Shape ``(num, num)``. Functions of zero length are left out.
+
+    Returns:
+        Shape ``(num, rank)``: coefficients of orthonormal functions, one a column.
+    """
+    size = gram.diagonal()
+    scale = np.where(size > 0, 1.0 / np.sqrt(np.where(size > 0, size, 1.0)), 0.0)
+    energy, directions = np.linalg.eigh(gram * scale[:, None] * scale)
+    independent = energy > RANK_TOLERANCE * energy.max(initial=np.finfo(float).tiny)
+    return np.asarray(directions[:, independent] / np.sqrt(energy[independent]) * scale[:, None])
 
 
 def rigid_motions(x: FloatArray, block_size: int) -> FloatArray:

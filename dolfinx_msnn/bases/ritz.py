@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.pencil import Pencil
-
-#: Directions with less than this fraction of the largest energy are rounding errors.
-RANK_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,10 @@ def rayleigh_ritz(
     white = _whiten(a + shift * s, scale)
     if white is None:
         # Rounding errors of the Gram matrix are magnified: orthonormalise first, then again.
-        y = kernels.combine(y, _whiten_dependent(a + shift * s, scale))
+        y = kernels.combine(y, whiten(a + shift * s))
         y = np.ascontiguousarray(y)
         a, s, scale = _project(pencil, y)
-        white = _whiten_dependent(a + shift * s, scale)
+        white = whiten(a + shift * s)
     # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
     theta, c = _eigh(white.T @ s @ white)
     num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
@@ -112,10 +110,3 @@ def _whiten(g: FloatArray, scale: FloatArray) -> FloatArray | None:
         return None
     inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=0)
     return np.asarray(inverse * scale[:, None])
-
-
-def _whiten_dependent(g: FloatArray, scale: FloatArray) -> FloatArray:
-    """W with WᵀgW = 1 and as many columns as g has independent directions."""
-    energy, directions = np.linalg.eigh(g * scale[:, None] * scale)
-    independent = energy > RANK_TOLERANCE * energy[-1]
-    return np.asarray(directions[:, independent] / np.sqrt(energy[independent]) * scale[:, None])

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 import dolfinx_msnn as msnn
+from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.cli import problem as problems
@@ -149,9 +150,7 @@ def energy_defect(
         functions: Functions that span the space, shape ``(num, n_i)``.
     """
     M = problem.A + truth.values[-1] * problem.S
-    energy, directions = np.linalg.eigh(functions @ (M @ functions.T))
-    keep = energy > 1e-12 * energy[-1]
-    orthonormal = (directions[:, keep] / np.sqrt(energy[keep])).T @ functions
+    orthonormal = whiten(functions @ (M @ functions.T)).T @ functions
     image = M @ truth.vectors.T
     caught = ((orthonormal @ image) ** 2).sum(axis=0)
     whole = np.einsum("jn,nj->j", truth.vectors, image)

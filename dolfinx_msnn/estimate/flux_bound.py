@@ -21,7 +21,7 @@ from dolfinx_msnn.estimate.patches import Data, Patches
 from dolfinx_msnn.local.coefficient import check_coefficient
 from dolfinx_msnn.local.grid import CoarseGrid
 
-#: Lack of equilibrium of a patch, relative to its flows, that rounding errors may cause.
+#: Lack of equilibrium, relative to the flows there are, that rounding errors may cause.
 EQUILIBRIUM = 1e-8
 
 
@@ -162,6 +162,10 @@ def _flux(patches: Patches, sweeps: int = 0) -> FloatArray | None:
         m = np.einsum("cfg,cg->cf", M, q) + slope
         h = -np.einsum("cfg,cg->cf", S, m)[cell]
         step, _ = equilibrate(patches, S, h, np.zeros_like(h))
+        lack = _total(patches, np.abs(step.sum(axis=1)))
+        if not lack <= EQUILIBRIUM * _total(patches, np.abs(step)):
+            # Nothing but rounding errors is left, and they would lead out of equilibrium.
+            break
         now = -_total(patches, step * m)
         direction = step + (now / before if before > 0 else 0.0) * direction
         drop = -_total(patches, direction * m)

@@ -17,7 +17,7 @@ import scipy.sparse.linalg as spla
 
 import ufl
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.linalg import rigid_motions
+from dolfinx_msnn._utils.linalg import rigid_motions, whiten
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
@@ -155,11 +155,7 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     # B G⁻¹ Bᵀ with orthonormal functions: G = I. Dependent ones are left out.
     # Twice: once the energies, which differ by the contrast, are of one size, nothing is lost.
     for _ in range(2):
-        gram = functions @ (A @ functions.T)
-        scale = 1.0 / np.sqrt(np.maximum(gram.diagonal(), 1e-300))
-        size, vectors = np.linalg.eigh(gram * np.outer(scale, scale))
-        keep = size > 1e-13
-        functions = (vectors[:, keep] / np.sqrt(size[keep])).T @ (scale[:, None] * functions)
+        functions = whiten(functions @ (A @ functions.T)).T @ functions
     B = chi[:, None] * (A @ functions.T)
     bs = problem.block_size
     fixed = _kernel_dofs(A, DAD, B, rigid_motions(problem.x[::bs], bs)[:, free])

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import torch
 
 from dolfinx_msnn._utils.checks import positive_integer
+from dolfinx_msnn._utils.linalg import RANK_TOLERANCE
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.chebyshev import smoothing_end
 from dolfinx_msnn.bases.checks import check_size
@@ -30,7 +31,6 @@ from dolfinx_msnn.bases.filtered import (
 from dolfinx_msnn.bases.kernels import Block, Matrix
 from dolfinx_msnn.bases.pencil import Pencil, Precision
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
-from dolfinx_msnn.bases.ritz import RANK_TOLERANCE
 from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
 from dolfinx_msnn.nn.model import Model, load_model
