@@ -24,26 +24,37 @@ Rows of Richards' equation are made from the records of ``bench_richards.py``, n
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import gc
-import importlib.util
 import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import learning, richards
+from harness.bases import FILTERED, LEARNED, UNFILTERED, WithConstant, make
+from harness.machine import installed
+from harness.problems import FAMILIES, FIRST_SEED, NORMS, Diffusion, box
+from harness.results import (
+    RESULTS,
+    Parser,
+    Record,
+    Results,
+    Shown,
+    grouped,
+    plain_ticks,
+    ratios,
+    select,
+    spread,
+    values,
+)
+from harness.timing import Clock
+
 import numpy as np
-import tables
-from common import FAMILIES, FIRST_SEED, Clock, Problem, box, multiscale_error, pose
 from matplotlib.figure import Figure
-from tables import Results, Shown, ratios, select, spread, values
 
 import dolfinx_msnn as msnn
-from dolfinx_msnn.local.problem import LocalProblem
 
 #: name: dimension, fine cells, coarse boxes, fields of each family
 CASES = {"2d-100": (2, 100, 5, 20), "3d-50": (3, 50, 5, 3)}
@@ -51,7 +62,6 @@ QUICK = {"2d-quick": (2, 32, 2, 1), "3d-quick": (3, 10, 2, 1)}
 MODES = (2, 4, 8, 12, 16)
 RAW_BASES = ("learned raw", "raw + constant")
 BASES = ("SLEPc", *RAW_BASES, "learned + filter", "filtered cosines")
-ERRORS = ("L2", "energy", "H1")
 #: Rudikov et al., ICLR 2026, their diffusion problems: L2 and H1 errors in per cent.
 PAPER = {
     ("2d-100", "SLEPc"): (1.15, 11.68),
@@ -83,31 +93,26 @@ STEPS = {2: 1500, 3: 1000}
 
 def raw_table(dim: int, modes: int, steps: int, quick: bool = False) -> dict[str, Any]:
     """Configuration of a model trained the way of Rudikov et al."""
-    parts = RAW[dim]
-    table = {
-        "seed": 1,
-        "name": f"raw-{dim}d-{modes}",
-        "problem": parts["problem"],
-        "data": {**parts["data"], "num_modes": modes, "validation": 0.1, "test": 0.0},
-        "family": [{"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}],
-        "network": {"outputs": modes, **parts["network"]},
-        "training": {
+    table = learning.configuration(
+        f"raw-{dim}d-{modes}",
+        1,
+        {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06},
+        quick,
+        problem=RAW[dim]["problem"],
+        data=RAW[dim]["data"] | {"num_modes": modes},
+        network=RAW[dim]["network"] | {"outputs": modes},
+        training={
             "loss": "sal",
-            "sweeps": 0,
             "batch_size": 16 if dim == 2 else 8,
-            "learning_rate": 4e-3,
-            "schedule": "one_cycle",
             "steps": steps,
-            "ema": 0.99,
             "validate_every": 100,
             "validation_samples": 100,
         },
-    }
+    )
     if quick:
-        cells, boxes = ([32] * 2, [2] * 2) if dim == 2 else ([10] * 3, [2] * 3)
-        table["problem"] = {"cells": cells, "coarse": boxes}
-        table["data"] |= {"num_fields": 4, "per_field": 2, "lattice": 7, "validation": 0.5}
-        table["network"] |= {"width": 8, "modes": 4, "layers": 2}
+        _, cells, boxes, _ = QUICK[f"{dim}d-quick"]
+        table["problem"] = {"cells": [cells] * dim, "coarse": [boxes] * dim}
+        table["data"] |= {"num_fields": 4, "per_field": 2}
         table["training"] |= {"steps": 2, "validate_every": 2}
     return table
 
@@ -119,7 +124,7 @@ class Lowest:
         self.basis, self.num_modes = basis, num_modes
         self.found: dict[int, msnn.LocalModes] = {}
 
-    def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:
+    def modes(self, problems: Sequence[msnn.LocalProblem]) -> list[msnn.LocalModes]:
         """The first modes of each problem."""
         missing = [p for p in problems if p.vertex not in self.found]
         if missing:
@@ -130,145 +135,105 @@ class Lowest:
         return [msnn.LocalModes(m.values[:k], m.vectors[:k]) for m in cut]
 
 
-class WithConstant:
-    """A basis and the constant function."""
-
-    def __init__(self, basis: Any) -> None:
-        self.basis, self.wrapped = basis, (basis,)
-        self.num_modes = basis.num_modes + 1
-
-    def modes(self, problems: Sequence[LocalProblem]) -> list[msnn.LocalModes]:
-        """The basis' modes, after the constant."""
-        return [
-            msnn.LocalModes(
-                np.append(0.0, m.values), np.vstack([np.ones_like(m.vectors[:1]), m.vectors])
-            )
-            for m in self.basis.modes(problems)
-        ]
-
-
-def learned() -> bool:
-    """Whether models can be trained and used here."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "h5py"))
-
-
 def train_raw(results: Results, dim: int, options: Namespace) -> dict[int, Path]:
     """Models of the raw rows by their number of modes."""
-    import learning
-
     made = {}
     steps = options.steps if dim == 2 else options.steps_3d
     for modes in sorted(options.raw_modes):
         table = raw_table(dim, modes, steps, options.quick)
         trained = learning.train(table, labels=max(MODES))
         made[modes] = trained.path
-        if results.missing(case="training", dim=dim, modes=modes):
-            entry = {"case": "training", "dim": dim, "modes": modes}
-            results.add(entry | trained.record())
+        key = {"case": "training", "dim": dim, "modes": modes}
+        if results.missing(**key):
+            results.add(key | trained.record())
     return made
 
 
 def run_field(
-    results: Results, key: dict[str, Any], problem: Problem, coarse: Any, raw: dict[int, Path]
+    results: Results, key: Record, problem: Diffusion, raw: dict[int, Path], left: list[Any]
 ) -> None:
-    """All bases and numbers of modes on one field."""
-    lowest = Lowest(msnn.SpectralBasis(max(MODES)), 0)
-    kappa, dim = problem.kappa, coarse.fine.topology.dim
+    """The bases and numbers of modes that are left on one field."""
+    lowest, kappa = Lowest(msnn.SpectralBasis(max(MODES)), 0), problem.kappa
 
     def computed(modes: int) -> Any:
         lowest.num_modes = modes
         return lowest
 
+    def predicted(modes: int) -> Any:
+        return msnn.LearnedBasis(raw[modes], kappa, modes, **UNFILTERED)
+
     made: dict[str, Callable[[int], Any]] = {
         "SLEPc": computed,
-        "filtered cosines": lambda k: msnn.FilteredBasis(k),
+        "filtered cosines": partial(make, FILTERED, kappa, None),
+        "learned + filter": partial(make, LEARNED, kappa, None),
+        "learned raw": predicted,
+        "raw + constant": lambda k: WithConstant(predicted(k)),
     }
-    if learned():
-        made["learned + filter"] = lambda k: msnn.LearnedBasis.pretrained(
-            f"diffusion-{dim}d", kappa, k
-        )
-        made["learned raw"] = lambda k: msnn.LearnedBasis(raw[k], kappa, k, sweeps=0, max_rounds=1)
-        made["raw + constant"] = lambda k: WithConstant(made["learned raw"](k))
-    for name, make in made.items():
-        for modes in raw if name in RAW_BASES else MODES:
-            if not results.missing(**key, basis=name, modes=modes):
-                continue
-            basis = make(modes)
-            clock = Clock(basis)
-            clock.num_modes = basis.num_modes
-            errors = multiscale_error(problem, coarse, clock)
-            record = {**key, "basis": name, "modes": modes}
-            record |= dict(zip(ERRORS, errors, strict=True))
-            # SLEPc's time is that of all modes, and comes with the first number of them only.
-            if name != "SLEPc":
-                record["ms"] = 1e3 * clock.seconds / clock.count
-            record["fallbacks"] = getattr(basis, "num_fallbacks", 0)
-            results.add(record)
+    for name, modes in left:
+        clock = Clock(basis := made[name](modes))
+        record = {**key, "basis": name, "modes": modes} | problem.errors(clock)
+        # SLEPc's time is that of all modes, and comes with the first number of them only.
+        if name != "SLEPc":
+            record["ms"] = 1e3 * clock.seconds / clock.count
+        results.add(record | {"fallbacks": getattr(basis, "num_fallbacks", 0)})
         gc.collect()
 
 
 def run(results: Results, options: Namespace) -> None:
     """All cases, then what is known of Richards' equation."""
-    known = QUICK if options.quick else CASES
-    # Before, as they would pass for records of diffusion.
-    drop_richards(results)
-    for case in options.cases or known:
-        dim, cells, boxes, count = known[case]
-        raw = train_raw(results, dim, options) if learned() else {}
+    learned = installed("torch", "h5py")
+    # Those of Richards' equation are read anew; before, they would pass for records of diffusion.
+    results.records = [r for r in results.records if r.get("problem") != "Richards"]
+    for case in options.cases:
+        dim, cells, boxes, count = {**CASES, **QUICK}[case]
+        raw = train_raw(results, dim, options) if learned else {}
+        bases = BASES if learned else ("SLEPc", "filtered cosines")
+        pairs = [(b, k) for b in bases for k in (raw if b in RAW_BASES else MODES)]
         msh = box(dim, cells)
-        coarse = msnn.CoarseGrid(msh, (boxes,) * dim)
         for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
             for family in options.families:
                 key = {"case": case, "family": family, "seed": seed}
-                runs = ((b, k) for b in BASES for k in (raw if b in RAW_BASES else MODES))
-                if any(results.missing(**key, basis=b, modes=k) for b, k in runs):
-                    problem = pose(msh, FAMILIES[family](msh, seed), 0)
-                    run_field(results, key, problem, coarse, raw)
-                gc.collect()
+                left = [(b, k) for b, k in pairs if results.missing(**key, basis=b, modes=k)]
+                if left:
+                    problem = Diffusion(FAMILIES[family](msh, seed), boxes)
+                    run_field(results, key, problem, raw, left)
     add_richards(results)
-
-
-def drop_richards(results: Results) -> None:
-    """Forget what was known of Richards' equation."""
-    results.records = [r for r in results.records if r.get("problem") != "Richards"]
 
 
 def add_richards(results: Results) -> None:
     """Records of the benchmark of Richards' equation, as they are now."""
-    for path in sorted(tables.RESULTS.glob("richards-[23]d-*.json")):
-        for record in json.loads(path.read_text())["records"]:
-            for k, rows in enumerate(record["fields"]):
-                for name, basis in RICHARDS.items():
-                    entry = {key: record[key] for key in ("case", "family", "data")}
-                    entry |= {"problem": "Richards", "seed": FIRST_SEED + k, "basis": basis}
-                    entry |= {"modes": 8, "L2": rows[name]["L2"], "energy": rows[name]["energy"]}
-                    results.add(entry)
+    path = RESULTS / "richards.json"
+    found = json.loads(path.read_text())["records"] if path.exists() else []
+    for record in found:
+        if record["basis"] in RICHARDS:
+            entry = {k: record[k] for k in ("case", "family", "data", "seed", "L2", "energy")}
+            basis = RICHARDS[record["basis"]]
+            results.add(entry | {"problem": "Richards", "basis": basis, "modes": 8})
 
 
 def shown(results: Results) -> list[Shown]:
     """One table for each case and family, and one for Richards' equation."""
     made = []
     records = [r for r in results.records if r.get("problem") != "Richards"]
-    runs = [r for r in records if "basis" in r]
-    for case, family in dict.fromkeys((r["case"], r["family"]) for r in runs):
-        seeds = {r["seed"] for r in select(runs, case=case, family=family)}
+    for (case, family), runs in grouped(records, "case", "family").items():
+        seeds = {r["seed"] for r in runs}
         title = f"Accuracy: diffusion, {case}, {family}, fields: {len(seeds)}"
-        head = ["N_bf", "basis", *[f"{e} %" for e in ERRORS]]
-        head += [f"{e} / SLEPc" for e in ERRORS] + ["paper: L2, H1 %"]
+        head = ["N_bf", "basis", *[f"{e} %" for e in NORMS]]
+        head += [f"{e} / SLEPc" for e in NORMS] + ["paper: L2, H1 %"]
         rows = []
         for modes in MODES:
             for basis in BASES:
-                key = {"case": case, "family": family, "basis": basis, "modes": modes}
-                cells = [spread(values(runs, e, **key), 100) for e in ERRORS]
-                pair = ("case", "family", "seed", "modes")
-                cells += [spread(ratios(runs, e, pair, {"basis": "SLEPc"}, **key)) for e in ERRORS]
+                key = {"basis": basis, "modes": modes}
+                cells = [spread(values(runs, e, **key), 100) for e in NORMS]
+                pair, to = ("seed", "modes"), {"basis": "SLEPc"}
+                cells += [spread(ratios(runs, e, pair, to, **key)) for e in NORMS]
                 paper = PAPER.get((case, basis)) if modes == 8 and family == "log-normal" else None
                 rows.append([str(modes), basis, *cells, "{}, {}".format(*paper) if paper else ""])
         made.append(Shown(title, head, rows, notes(records, case, family)))
-    return [*made, richards(results.records)]
+    return [*made, shown_richards(results.records)]
 
 
-def notes(records: list[tables.Record], case: str, family: str) -> str:
+def notes(records: list[Record], case: str, family: str) -> str:
     """What to know beside the figures of a case."""
     dim = int(case[0])
     said = [
@@ -309,27 +274,19 @@ def notes(records: list[tables.Record], case: str, family: str) -> str:
     return " ".join(said)
 
 
-def richards(records: list[tables.Record]) -> Shown:
+def shown_richards(records: list[Record]) -> Shown:
     """Richards' equation, from the records of its own benchmark."""
-    from bench_richards import CASES as posed
-    from bench_richards import PAPER as paper
-
-    found = list(select(records, problem="Richards"))
     rows = []
-    for case, data in dict.fromkeys((r["case"], r["data"]) for r in found):
+    for (case, data), found in grouped(select(records, problem="Richards"), "case", "data").items():
+        paper = dict(zip(("SLEPc", "learned + filter"), richards.PAPER.get(case, ()), strict=False))
         for basis in RICHARDS.values():
-            key = {"case": case, "data": data, "basis": basis}
-            cells = [spread(values(found, e, **key), 100) for e in ("L2", "energy")]
-            pair = ("case", "data", "seed")
-            cells += [
-                spread(ratios(found, e, pair, {"basis": "SLEPc"}, **key)) for e in ("L2", "energy")
-            ]
-            number = str(len(list(select(found, **key))))
-            others = dict(zip(("SLEPc", "learned + filter"), paper.get(case, ()), strict=False))
-            rows.append([case, data, number, basis, *cells, str(others.get(basis, ""))])
-    for case in posed:
-        if not any(select(found, case=case)):
-            rows.append([case, "", "0", "not run", "–", "–", "–", "–", ""])
+            errors = [values(found, e, basis=basis) for e in ("L2", "energy")]
+            cells = [spread(e, 100) for e in errors]
+            for e in ("L2", "energy"):
+                over = ratios(found, e, ("seed",), {"basis": "SLEPc"}, basis=basis)
+                cells.append(spread(over))
+            rows.append([case, data, str(len(errors[0])), basis, *cells])
+            rows[-1].append(str(paper.get(basis, "")))
     head = ["case", "data", "fields", "basis", "L2 %", "energy %", "L2 / SLEPc"]
     head += ["energy / SLEPc", "paper: L2 %"]
     return Shown(
@@ -344,8 +301,8 @@ def richards(records: list[tables.Record]) -> Shown:
 
 def figure(results: Results, case: str) -> Callable[[Figure], None]:
     """Errors over the number of modes, one line for each basis."""
-    runs = [r for r in results.records if r.get("case") == case and "problem" not in r]
-    families = list(dict.fromkeys(r["family"] for r in runs))
+    runs = [r for r in select(results.records, case=case) if "problem" not in r]
+    families = [family for (family,) in grouped(runs, "family")]
     styles = dict(zip(BASES, ("ks-", "C3o-", "C1x-.", "C0^--", "C2v:"), strict=True))
 
     def draw(canvas: Figure) -> None:
@@ -365,8 +322,7 @@ def figure(results: Results, case: str) -> Callable[[Figure], None]:
                 ax.set_ylabel(f"{error} error, %")
                 ax.set_title(f"{case}, {family}", fontsize=10)
                 ax.set_xticks(MODES)
-                ax.yaxis.set_major_formatter("{x:g}")
-                ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
+                plain_ticks(ax)
         for ax in axes[-1]:
             ax.set_xlabel("modes for each vertex, N_bf")
         lines, names = axes[0][0].get_legend_handles_labels()
@@ -377,16 +333,16 @@ def figure(results: Results, case: str) -> Callable[[Figure], None]:
 
 def main() -> None:
     """Run, and write the tables."""
-    parser = tables.parser(__doc__)
-    parser.add_argument("--cases", nargs="+", help=f"from {', '.join(CASES)}")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES)[:2])
+    parser = Parser(__doc__, CASES, QUICK)
+    families = list(FAMILIES)[:2]
+    parser.depends("--families", families, families[:1], nargs="+", choices=list(FAMILIES))
     parser.add_argument("--fields", type=int, help="fields of each family")
-    parser.add_argument("--raw-modes", nargs="*", type=int, default=MODES, help="models to train")
+    parser.depends(
+        "--raw-modes", MODES, (2, 8), nargs="*", type=int, choices=MODES, help="models to train"
+    )
     parser.add_argument("--steps", type=int, default=STEPS[2], help="of each training in 2D")
     parser.add_argument("--steps-3d", type=int, default=STEPS[3], help="of the training in 3D")
     options = parser.parse_args()
-    if options.quick:
-        options.families, options.raw_modes = options.families[:1], (2, 8)
     settings = {"modes": MODES, "first_seed": FIRST_SEED, "cases": CASES, "raw": RAW}
     results = Results("accuracy", options, settings)
     if not options.show:

@@ -18,30 +18,18 @@ network under guard, eight modes each. About half an hour on one core.
 
 from __future__ import annotations
 
-import gc
 import itertools
-import os
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.bases import BASES, FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
+from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
+from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
 
 import numpy as np
-from common import FIRST_SEED, NUM_MODES, box
 from matplotlib.figure import Figure
-from tables import Record, Results, Shown, parser, ratios, select, spread, values
-from trials import (
-    BASES,
-    FILTERED,
-    GUARDED,
-    LEARNED,
-    MAX_ITERATIONS,
-    RTOL,
-    SLEPC,
-    Trial,
-    make,
-    pretrained,
-    usable,
-)
 
 from dolfinx_msnn import fields
 
@@ -58,8 +46,6 @@ QUICK = {"2d": (2, 24, 2, {1.0: 1, 1e6: 2}), "3d": (3, 8, 2, {1e6: 1})}
 FEW = 5
 #: Tells a small number of modes from modes of low quality.
 MORE = "filtered, 16 modes"
-COLOURS = dict(zip(BASES, ("black", "tab:blue", "tab:orange", "tab:red", "tab:green"), strict=True))
-MARKS = dict(zip(BASES, "os^xv", strict=True))
 #: What partners of a ratio have in common.
 PAIR = ("case", "family", "contrast", "seed")
 
@@ -219,12 +205,10 @@ def draw(figure: Figure, records: Sequence[Record], case: str) -> None:
                 if not found:
                     continue
                 x = [c for c, _ in found]
-                style = {"color": COLOURS[basis], "marker": MARKS[basis], "label": basis}
-                # Open marks: several lines lie on each other.
-                middle = [np.median(v) for _, v in found]
-                axis.plot(x, middle, markerfacecolor="none", linewidth=1.2, **style)
-                low, high = ([np.quantile(v, q) for _, v in found] for q in (0.1, 0.9))
-                axis.fill_between(x, low, high, color=COLOURS[basis], alpha=0.12, linewidth=0)
+                low, middle, high = ([np.quantile(v, q) for _, v in found] for q in (0.1, 0.5, 0.9))
+                axis.plot(x, middle, linewidth=1.2, **line(basis))
+                shade = {"color": line(basis)["color"], "alpha": 0.12, "linewidth": 0}
+                axis.fill_between(x, low, high, **shade)
             axis.set(xscale="log", yscale="log")
             axis.grid(visible=True, color="0.9")
         column[0].set_title(title(case, family))
@@ -232,40 +216,35 @@ def draw(figure: Figure, records: Sequence[Record], case: str) -> None:
     axes[0, 0].legend(fontsize="small", title="median; shade: 10 to 90 %", title_fontsize="small")
 
 
+def pose(msh: Any, boxes: int, family: str, contrast: float, seed: int) -> tuple[Diffusion, Record]:
+    """The problem for one coefficient."""
+    kappa = getattr(fields, family)(msh, contrast, seed=seed)
+    return Diffusion(kappa, boxes, direct_up_to=DIRECT_3D), {}
+
+
 def main() -> None:
     """Run the cases and write the tables."""
-    made = parser(__doc__ or "")
-    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    made.add_argument("--fields", type=int, help="fields of each family, at most")
-    made.add_argument("--contrasts", type=float, nargs="+")
-    options = made.parse_args()
+    parser = Parser(__doc__, CASES)
+    parser.add_argument("--fields", type=int, help="fields of each family, at most")
+    parser.add_argument("--contrasts", type=float, nargs="+")
+    options = parser.parse_args()
     cases = QUICK if options.quick else CASES
     settings = {"cases": cases, "num_modes": NUM_MODES, "first_seed": FIRST_SEED, "rtol": RTOL}
     results = Results("contrast", options, settings)
     for case in [] if options.show else options.cases:
         dim, cells, boxes, counts = cases[case]
-        msh, model = box(dim, cells), pretrained(dim)
-        bases = usable(BASES, model)
+        msh, bases = box(dim, cells), {b: partial(make, b) for b in usable(BASES)}
+        more = {MORE: partial(make, FILTERED, num_modes=16)}
         most = min(max(counts.values()), options.fields or 1000)
         # Seeds first: what is stopped early has all contrasts.
         for k, family, contrast in itertools.product(range(most), FAMILIES, counts):
             chosen = options.contrasts is None or contrast in options.contrasts
             if k >= counts[contrast] or not chosen:
                 continue
-            key = {"case": case, "family": family, "contrast": contrast, "seed": FIRST_SEED + k}
-            wanted = [*bases, *([MORE] if k < FEW else [])]
-            left = [b for b in wanted if results.missing(**key, basis=b)]
-            if not left:
-                continue
-            kappa = getattr(fields, family)(msh, contrast, seed=FIRST_SEED + k)
-            trial = Trial(kappa, (boxes,) * dim)
-            for b in left:
-                kind, num = (FILTERED, 16) if b == MORE else (b, NUM_MODES)
-                found = trial.run(make(kind, kappa, model, num))
-                if "in_range" in found:
-                    found["out_of_range"] = 1.0 - found.pop("in_range")
-                results.add(key | {"basis": b} | found)
-            gc.collect()
+            seed = FIRST_SEED + k
+            key = {"case": case, "family": family, "contrast": contrast, "seed": seed}
+            posed = partial(pose, msh, boxes, family, contrast, seed)
+            compare(results, key, bases | (more if k < FEW else {}), posed, iterations=True)
     records = results.records
     there = [case for case in CASES if any(select(records, case=case))]
     tables = [findings(records)]

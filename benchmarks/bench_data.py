@@ -22,32 +22,24 @@ Samples, fine solutions and models are kept in ``benchmarks/work``.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import gc
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import bench_operators
-import flow
+from harness import flow, learning, networks
+from harness.bases import UNFILTERED
+from harness.flow import DATA_SEED, KINDS, FlowProblem
+from harness.problems import NUM_MODES
+from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+
 import numpy as np
-import standalone
-import tables
-from common import NUM_MODES
-from flow import KINDS, Richards
 from matplotlib.figure import Figure
-from tables import Record, Results, Shown, ratios, select, spread, values
 
 import dolfinx_msnn as msnn
 
-#: Fields to learn from, training seeds, steps of a basis, neighbourhoods of a field.
-CASES = (800, 400, 200, 100)
-FULL = (3, 300, 6)
-QUICK_CASES = (8, 4)
-QUICK = (1, 2, 2)
+#: Fields to learn from.
+CASES, QUICK_CASES = (800, 400, 200, 100), (8, 4)
 ALONE, RAW, FILTERED = LEARNED = ("F-FNO alone", "learned raw", "learned + filter")
 CONSTANT = ("SLEPc", "filtered cosines")
 #: L2 errors in per cent of Rudikov et al. (ICLR 2026), by fields to learn from.
@@ -56,105 +48,75 @@ PAPER = {RAW: {800: 1.82, 200: 2.07}, ALONE: {800: 2.44, 200: 6.52}}
 
 def basis_table(name: str, count: int, seed: int, options: Namespace) -> dict[str, Any]:
     """Configuration of a learned basis."""
-    cells, boxes, *_ = bench_operators.QUICK if options.quick else bench_operators.FULL
+    cells, boxes, *_ = flow.QUICK if options.quick else flow.FULL
     raw = name == RAW
-    table: dict[str, Any] = {
-        "seed": seed,
-        "name": f"data-{'raw' if raw else 'energy'}-{count}",
-        "problem": {"cells": [cells] * 2, "coarse": [boxes] * 2},
-        "data": {"num_fields": count, "per_field": options.per_field, "num_modes": NUM_MODES},
-        "family": [flow.FAMILY],
-        "network": {"outputs": NUM_MODES if raw else 16, "width": 32, "modes": 12, "layers": 3},
-        "training": {
+    return learning.configuration(
+        f"data-{'raw' if raw else 'energy'}-{count}",
+        seed,
+        flow.FAMILY,
+        options.quick,
+        problem={"cells": [cells] * 2, "coarse": [boxes] * 2},
+        data={"num_fields": count, "per_field": options.per_field, "lattice": 21},
+        network={"outputs": NUM_MODES if raw else 16, "layers": 3},
+        training={
             "loss": "sal" if raw else "energy",
             "sweeps": 0 if raw else 6,
-            "batch_size": 16,
-            "learning_rate": 4e-3,
-            "schedule": "one_cycle",
             "steps": options.steps,
-            "ema": 0.99,
             "validate_every": max(1, options.steps // 4),
             "validation_samples": 60,
         },
-    }
-    table["data"] |= {"lattice": 21, "validation": 0.1, "test": 0.0}
-    table["network"]["warp"] = False
-    if options.quick:
-        table["data"] |= {"lattice": 7, "validation": 0.5}
-        table["network"] |= {"width": 8, "modes": 4, "layers": 2}
-    return table
+    )
 
 
-def run_constant(results: Results, richards: Richards, tests: Sequence[Any]) -> None:
+def measure(problem: FlowProblem, test: Mapping[str, Any], maker: Callable[[], Any]) -> Record:
+    """Solve a test problem in the space of a basis."""
+    problem.log_kappa, load, exact = test[KINDS[0]]
+    p, times = problem.multiscale(maker, {KINDS[0]: load})[KINDS[0]]
+    gc.collect()
+    return problem.errors(p, exact) | {"solve s": times["solve s"]}
+
+
+def run_constant(results: Results, problem: FlowProblem, tests: Sequence[Any]) -> None:
     """Bases that learn nothing."""
     for name in CONSTANT:
-        maker = flow.bases(richards)[name]
-        for number, problems in tests:
+        for number, test in tests:
+            key = {"method": name, "train": 0, "seed": 0, "field": number}
             if results.missing(method=name, field=number):
-                add_basis(results, richards, number, problems, name, 0, 0, maker, {})
-
-
-def add_basis(
-    results: Results,
-    richards: Richards,
-    number: int,
-    problems: dict[str, Any],
-    name: str,
-    count: int,
-    seed: int,
-    maker: Any,
-    report: dict[str, Any],
-) -> None:
-    """Solve a test problem in the space of a basis."""
-    log_kappa, load, exact = problems[KINDS[0]]
-    richards.set_log_kappa(log_kappa)
-    p, build, seconds = richards.multiscale(maker, {KINDS[0]: load})[KINDS[0]]
-    l2, energy = richards.errors(p, exact)
-    entry = {"method": name, "train": count, "seed": seed, "field": number, "L2": l2}
-    results.add(entry | {"energy": energy, "solve s": build + seconds} | report)
-    gc.collect()
+                results.add(key | measure(problem, test, flow.bases(problem)[name]))
 
 
 def run_learned(
-    results: Results, richards: Richards, tests: Sequence[Any], options: Namespace
+    results: Results, problem: FlowProblem, tests: Sequence[Any], options: Namespace
 ) -> None:
     """All trainings, a seed after the other: with fewer seeds the table is whole all the same."""
-    import learning
-
     from dolfinx_msnn.nn.model import load_model
 
-    sizes = standalone.SMALL if options.quick else standalone.FULL
-    for seed in range(1, options.seeds + 1):
-        for count in options.cases:
-            for name in LEARNED:
-                key = {"method": name, "train": count, "seed": seed}
-                todo = [t for t in tests if results.missing(**key, field=t[0])]
-                if not todo:
-                    continue
-                if name == ALONE:
-                    data = flow.dataset(richards, bench_operators.DATA_SEED, max(options.cases))
-                    some = flow.Data(*(column[:count] for column in data))
-                    seconds = 60 * options.minutes
-                    network = standalone.train("F-FNO", some, seed, seconds, sizes)
-                    report = network.report
-                    wanted = [(k, {KINDS[0]: problems[KINDS[0]]}) for k, problems in todo]
-                    for record in standalone.evaluate(richards, network, wanted):
-                        results.add(key | record | report)
-                    continue
-                trained = learning.train(
-                    basis_table(name, count, seed, options),
-                    sample_seed=bench_operators.DATA_SEED,
-                    sample_fields=max(options.cases),
-                )
-                model = load_model(trained.path)
-                options_of = {"sweeps": 0, "max_rounds": 1} if name == RAW else {}
+    sizes = networks.SMALL if options.quick else networks.FULL
+    most = max(options.cases)
+    plan = [(s, c, n) for s in range(1, options.seeds + 1) for c in options.cases for n in LEARNED]
+    for seed, count, name in plan:
+        key = {"method": name, "train": count, "seed": seed}
+        todo = [t for t in tests if results.missing(**key, field=t[0])]
+        if not todo:
+            continue
+        if name == ALONE:
+            data = flow.dataset(problem, DATA_SEED, most)
+            some = flow.Data(*(column[:count] for column in data))
+            network = networks.train("F-FNO", some, seed, 60 * options.minutes, sizes)
+            wanted = [(k, {KINDS[0]: test[KINDS[0]]}) for k, test in todo]
+            for record in networks.evaluate(problem, network, wanted):
+                results.add(key | record)
+            continue
+        table = basis_table(name, count, seed, options)
+        trained = learning.train(table, sample_seed=DATA_SEED, sample_fields=most)
+        model, more = load_model(trained.path), UNFILTERED if name == RAW else {}
 
-                def maker(model: Any = model, more: Any = options_of) -> Any:
-                    return msnn.LearnedBasis(model, richards.kappa, NUM_MODES, **more)
+        def maker(model: Any = model, more: Any = more) -> Any:
+            return msnn.LearnedBasis(model, problem.kappa, NUM_MODES, **more)
 
-                for number, problems in todo:
-                    report = trained.record()
-                    add_basis(results, richards, number, problems, name, count, seed, maker, report)
+        for number, test in todo:
+            found = measure(problem, test, maker)
+            results.add(key | {"field": number} | found | trained.record())
 
 
 def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]:
@@ -269,31 +231,28 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run from the command line."""
-    parser = tables.parser(__doc__)
-    parser.add_argument("--fields", type=int, help="fields to test")
-    parser.add_argument("--cases", type=int, nargs="+", help="numbers of fields to learn from")
-    parser.add_argument("--seeds", type=int, help="trainings of each kind")
-    parser.add_argument("--minutes", type=float, help="of each training of the standalone F-FNO")
-    parser.add_argument("--steps", type=int, help="of each training of a basis")
-    parser.add_argument("--per-field", type=int, help="neighbourhoods of a field")
-    options = parser.parse_args(arguments)
-    shared = bench_operators.QUICK if options.quick else bench_operators.FULL
-    cells, boxes, _, fields, _, minutes = shared
-    seeds, steps, per_field = QUICK if options.quick else FULL
-    defaults = {"fields": fields, "seeds": seeds, "minutes": minutes, "steps": steps}
-    defaults |= {"per_field": per_field, "cases": QUICK_CASES if options.quick else CASES}
-    for key, value in defaults.items():
-        if getattr(options, key) is None:
-            setattr(options, key, value)
+    parser = Parser(__doc__)
+    (*_, full, _, minutes), (*_, few, _, short) = flow.FULL, flow.QUICK
+    parser.depends("--fields", full, few, type=int, help="fields to test")
+    parser.depends("--seeds", 3, 1, type=int, help="trainings of each kind")
+    parser.depends("--minutes", minutes, short, type=float, help="of a training of F-FNO")
+    parser.depends("--steps", 300, 2, type=int, help="of each training of a basis")
+    parser.depends("--per-field", 6, 2, type=int, help="neighbourhoods of a field")
+    parser.depends(
+        "--cases", CASES, QUICK_CASES, type=int, nargs="+", help="numbers of fields to learn from"
+    )
+    options = parser.parse_args()
+    cells, boxes, *_ = flow.QUICK if options.quick else flow.FULL
     settings = {"cells": cells, "boxes": boxes, "family": flow.FAMILY}
-    results = Results("data", options, settings | {k: getattr(options, k) for k in defaults})
+    chosen = ("fields", "seeds", "minutes", "steps", "per_field", "cases")
+    results = Results("data", options, settings | {k: getattr(options, k) for k in chosen})
     if not options.show:
-        richards = Richards(cells, boxes)
-        tests = flow.unseen(richards, options.fields)
-        run_constant(results, richards, tests)
-        run_learned(results, richards, tests, options)
+        problem = FlowProblem(cells, boxes)
+        tests = flow.unseen(problem, options.fields)
+        run_constant(results, problem, tests)
+        run_learned(results, problem, tests, options)
     made = shown(results.records, results.head["settings"])
     results.finish(made, {"fields": lambda figure: draw(figure, results.records)})
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Table 3: ablation of the losses, on Richards' equation at mild and at high contrast.
 
--div(kappa k_r(p) grad p) = 1 on 100 x 100 cells with a pressure drop (``bench_richards.py``), in
+-div(kappa k_r(p) grad p) = 1 on 100 x 100 cells with a pressure drop (``harness/richards.py``), in
 the coarse space of 10 x 10 boxes with 8 modes for each vertex; a neighbourhood then has 21 x 21
 nodes, all of which are lattice nodes of the network, so that nothing is lost between the two.
 Networks with 8 outputs are trained with each loss: the same network, samples, start, steps and
@@ -22,30 +22,35 @@ with seeds from 10^6 on.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import gc
-import importlib.util
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from harness import learning
+from harness.bases import Polynomials, WithConstant
+from harness.machine import installed
+from harness.problems import FIRST_SEED, NUM_MODES, box, relative_errors
+from harness.results import (
+    Parser,
+    Record,
+    Results,
+    Shown,
+    grouped,
+    plain_ticks,
+    ratios,
+    select,
+    spread,
+    values,
+)
+from harness.richards import Richards
 
 import numpy as np
-import tables
-from bench_accuracy import WithConstant
-from bench_bases import Polynomials
-from bench_richards import TOLERANCES, pose, solve_fine, start
-from common import FIRST_SEED, NUM_MODES, box, norms
 from matplotlib.figure import Figure
-from tables import Results, Shown, ratios, select, spread, values
 
 import dolfinx_msnn as msnn
-import ufl
 from dolfinx import fem
 from dolfinx_msnn import fields
-from dolfinx_msnn.petsc import NonlinearProblem
 
 LOSSES = ("basis_l2", "sal", "sal_pr", "energy", "rayleigh")
 #: The row that is trained through the filter.
@@ -84,101 +89,49 @@ PAPER = {"basis_l2": 3.46, "sal": 1.88, "sal_pr": 1.87}
 
 def configuration(contrast: str, loss: str, seed: int, options: Namespace) -> dict[str, Any]:
     """Of one training."""
-    quick = options.quick
-    through = loss == THROUGH
-    return {
-        "seed": seed,
-        "name": f"{contrast}-{'through' if through else loss}-{seed}",
-        "problem": {"cells": [20 if quick else 100] * 2, "coarse": [2 if quick else 10] * 2},
-        "data": {
-            "num_fields": 4 if quick else 50,
-            "per_field": 4 if quick else 24,
-            "num_modes": NUM_MODES,
-            "lattice": 11 if quick else 21,
-            "validation": 0.5 if quick else 0.1,
-            "test": 0.0,
-        },
-        "family": [CONTRASTS[contrast][1]],
-        "network": {
-            "outputs": NUM_MODES,
-            "width": 8 if quick else 24,
-            "modes": 4 if quick else 8,
-            "layers": 2 if quick else 4,
-            "warp": False,
-        },
-        "training": {
+    quick, through = options.quick, loss == THROUGH
+    size = {"num_fields": 4, "per_field": 4} if quick else {"num_fields": 50, "per_field": 24}
+    return learning.configuration(
+        f"{contrast}-{'through' if through else loss}-{seed}",
+        seed,
+        CONTRASTS[contrast][1],
+        quick,
+        problem={"cells": [20 if quick else 100] * 2, "coarse": [2 if quick else 10] * 2},
+        data=size | {"lattice": 21},
+        network={"width": 24, "modes": 8},
+        training={
             "loss": "energy" if through else loss,
             "sweeps": SWEEPS if through else 0,
             "batch_size": 4 if quick else 16,
-            "learning_rate": 4e-3,
-            "schedule": "one_cycle",
             "steps": options.steps,
-            "ema": 0.99,
             # Once, at the end: which weights are kept must not depend on another loss.
             "validate_every": options.steps,
         },
-    }
+    )
 
 
-class Field(NamedTuple):
-    """A field with its fine solution, and what spaces are made of."""
+class Field(Richards):
+    """A field with its fine solution."""
 
-    seed: int
-    kappa: Any
-    forms: Any
-    fine: Any
-    whole: tuple[float, float, float]
-    a: Any
-    s: Any
-    coarse: Any
+    def __init__(self, msh: Any, contrast: str, seed: int, boxes: int) -> None:
+        super().__init__(CONTRASTS[contrast][0](msh, seed), boxes, "drop")
+        self.seed = seed
+        self.start()
+        self.on_mesh().solve()
+        self.fine = fem.Function(self.V)
+        self.fine.x.array[:] = self.p.x.array
 
-
-def solve(msh: Any, contrast: str, seed: int, boxes: int) -> Field:
-    """The fine solution on one field."""
-    V = fem.functionspace(msh, ("Lagrange", 1))
-    kappa = CONTRASTS[contrast][0](msh, seed)
-    forms = pose(V, kappa, "drop")
-    solve_fine(forms, 2, picard=False)
-    # The solver may have left what it used for its timings.
-    fine = forms.p.x.array.copy()
-    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-    a, s = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx, kappa * u * v * ufl.dx
-    whole = norms(forms.p, kappa)
-    return Field(seed, kappa, forms, fine, whole, a, s, msnn.CoarseGrid(msh, (boxes,) * 2))
-
-
-def measure(field: Field, basis: Any) -> dict[str, Any]:
-    """Errors of the multiscale solution in one space."""
-    forms, failed = field.forms, ""
-    with (
-        msnn.multiscale_functionspace(
-            forms.p.function_space, field.coarse, basis, field.a, field.s, forms.bcs
-        ) as W,
-        NonlinearProblem(
-            forms.F,
-            forms.p,
-            W,
-            bcs=forms.bcs,
-            petsc_options_prefix="coarse_",
-            petsc_options={**TOLERANCES, "snes_max_it": 100},
-        ) as problem,
-    ):
-        start(forms)
-        try:
-            problem.solve()
-        except RuntimeError as exc:
-            failed = str(exc)
-    forms.p.x.array[:] -= field.fine
-    errors = norms(forms.p, field.kappa)
-    record = {k: e / n for k, e, n in zip(("L2", "energy"), errors, field.whole, strict=False)}
-    if failed:
-        record = {"L2": np.nan, "energy": np.nan, "failed": failed}
-    return record | {"fallbacks": getattr(basis, "num_fallbacks", 0)}
-
-
-def learned() -> bool:
-    """Whether models can be trained and used here."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "h5py"))
+    def measure(self, basis: Any) -> Record:
+        """Errors of the multiscale solution in one space."""
+        found: Record = {"L2": np.nan, "energy": np.nan}
+        with self.space(basis) as W, self.in_space(W, snes_max_it=100) as problem:
+            self.start()
+            try:
+                problem.solve()
+                found |= relative_errors(self.p, self.fine, self.kappa)
+            except RuntimeError as exc:
+                found["failed"] = str(exc)
+        return found | {"fallbacks": getattr(basis, "num_fallbacks", 0)}
 
 
 def run_untrained(results: Results, contrast: str, samples: list[Field]) -> None:
@@ -188,7 +141,7 @@ def run_untrained(results: Results, contrast: str, samples: list[Field]) -> None
             for field in samples:
                 key = {"contrast": contrast, "row": name, "use": use, "seed": field.seed}
                 if results.missing(**key):
-                    results.add(key | measure(field, make()))
+                    results.add(key | field.measure(make()))
                     gc.collect()
 
 
@@ -196,8 +149,6 @@ def run_trained(
     results: Results, contrast: str, samples: list[Field], seed: int, options: Namespace
 ) -> None:
     """One training seed of all losses."""
-    import learning
-
     from dolfinx_msnn.nn.model import load_model
 
     for loss in options.losses:
@@ -221,7 +172,7 @@ def run_model(results: Results, key: dict[str, Any], model: Any, samples: list[F
                 )
                 if use == "raw + constant":
                     basis = WithConstant(basis)
-                results.add(entry | measure(field, basis))
+                results.add(entry | field.measure(basis))
 
 
 def run(results: Results, options: Namespace) -> None:
@@ -229,19 +180,17 @@ def run(results: Results, options: Namespace) -> None:
     cells, boxes = (20, 2) if options.quick else (100, 10)
     msh = box(2, cells)
     samples = {
-        contrast: [solve(msh, contrast, FIRST_SEED + k, boxes) for k in range(options.fields)]
+        contrast: [Field(msh, contrast, FIRST_SEED + k, boxes) for k in range(options.fields)]
         for contrast in options.contrasts
     }
     for contrast in options.contrasts:
         run_untrained(results, contrast, samples[contrast])
-    for seed in range(1, options.seeds + 1) if learned() else ():
+    for seed in range(1, options.seeds + 1) if installed("torch", "h5py") else ():
         for contrast in options.contrasts:
             run_trained(results, contrast, samples[contrast], seed, options)
 
 
-def by_seed(
-    records: list[tables.Record], entry: str, contrast: str, row: str, use: str
-) -> np.ndarray:
+def by_seed(records: list[Record], entry: str, contrast: str, row: str, use: str) -> np.ndarray:
     """Mean over fields of each training seed; without training, of all."""
     found = list(select(records, contrast=contrast, row=row, use=use))
     seeds = dict.fromkeys(r.get("training_seed") for r in found)
@@ -252,8 +201,7 @@ def by_seed(
 def shown(results: Results) -> list[Shown]:
     """One table for each contrast."""
     records, made = results.records, []
-    for contrast in dict.fromkeys(r["contrast"] for r in records):
-        here = list(select(records, contrast=contrast))
+    for (contrast,), here in grouped(records, "contrast").items():
         seeds = {r["training_seed"] for r in here if "training_seed" in r}
         number = len({r["seed"] for r in here if "seed" in r})
         rows = []
@@ -284,7 +232,7 @@ def shown(results: Results) -> list[Shown]:
     return made
 
 
-def notes(results: Results, here: list[tables.Record]) -> str:
+def notes(results: Results, here: list[Record]) -> str:
     """What to know beside the figures of one contrast."""
     said = [
         "Mean ± standard deviation over training seeds, each the mean over the same fields; rows "
@@ -313,7 +261,7 @@ def notes(results: Results, here: list[tables.Record]) -> str:
     return " ".join(said)
 
 
-def compared(here: list[tables.Record], contrast: str) -> str:
+def compared(here: list[Record], contrast: str) -> str:
     """What the best of the losses has over cosines that need no training."""
     said = []
     for use in USES:
@@ -333,7 +281,7 @@ def draw(results: Results) -> Callable[[Figure], None]:
     """Energy errors of all seeds, raw and filtered."""
 
     def on(canvas: Figure) -> None:
-        contrasts = list(dict.fromkeys(r["contrast"] for r in results.records))
+        contrasts = [contrast for (contrast,) in grouped(results.records, "contrast")]
         canvas.set_size_inches(8.0, 0.6 + 2.9 * len(contrasts))
         names = (*UNTRAINED, *LOSSES, THROUGH)
         for ax, contrast in zip(
@@ -355,8 +303,7 @@ def draw(results: Results) -> Callable[[Figure], None]:
             low, high = ax.get_ylim()
             if high > 5 * max(low, 1e-3):
                 ax.set_yscale("log")
-                ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
-            ax.yaxis.set_major_formatter("{x:g}")
+            plain_ticks(ax)
             ax.set_ylabel("energy error, %")
             ax.set_title(f"{contrast} contrast; one point a training seed", fontsize=10)
             ax.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names], fontsize=8)
@@ -368,19 +315,14 @@ def draw(results: Results) -> Callable[[Figure], None]:
 
 def main() -> None:
     """Run, and write the tables."""
-    parser = tables.parser(__doc__)
-    parser.add_argument("--contrasts", nargs="+", choices=CONTRASTS, help="default both")
-    parser.add_argument(
-        "--losses", nargs="+", choices=(*LOSSES, THROUGH), default=(*LOSSES, THROUGH)
-    )
-    parser.add_argument("--seeds", type=int, help="training seeds; default 5")
-    parser.add_argument("--steps", type=int, help="of each training; default 600")
-    parser.add_argument("--fields", type=int, help="unseen fields; default 5")
+    parser = Parser(__doc__)
+    every, losses = list(CONTRASTS), (*LOSSES, THROUGH)
+    parser.depends("--contrasts", every, every[1:], nargs="+", choices=every, help="default both")
+    parser.add_argument("--losses", nargs="+", choices=losses, default=losses)
+    parser.depends("--seeds", 5, 1, type=int, help="training seeds; default 5")
+    parser.depends("--steps", 600, 3, type=int, help="of each training; default 600")
+    parser.depends("--fields", 5, 1, type=int, help="unseen fields; default 5")
     options = parser.parse_args()
-    options.contrasts = options.contrasts or list(CONTRASTS)[1 if options.quick else 0 :]
-    options.seeds = options.seeds or (1 if options.quick else 5)
-    options.steps = options.steps or (3 if options.quick else 600)
-    options.fields = options.fields or (1 if options.quick else 5)
     settings = {"sweeps": SWEEPS, "modes": NUM_MODES, "first_seed": FIRST_SEED}
     settings |= {"steps": options.steps, "seeds": options.seeds, "fields": options.fields}
     settings |= {"training": configuration("mild", "sal", 1, options)}

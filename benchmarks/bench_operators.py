@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Table 4: networks that predict the solution by themselves, next to multiscale spaces.
 
-Steady Richards' equation on the unit square (``flow.py`` says what is drawn). F-FNO of this
+Steady Richards' equation on the unit square (``harness/flow.py`` says what is drawn). F-FNO of this
 package, FNO of ``neuraloperator`` and Transolver of ``nvidia-physicsnemo`` learn p from log κ, f
 and the boundary values: the same fine solutions, inputs and seconds of training on one core, and
 several seeds. All methods then solve the same unseen fields, with loads drawn as in training and
@@ -20,86 +20,76 @@ package is not there has no row but a remark.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import gc
-import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flow
-import numpy as np
-import standalone
-import tables
-from flow import KINDS, Richards
-from matplotlib.figure import Figure
-from standalone import NETWORKS
-from tables import Record, Results, Shown, ratios, spread, values
+from harness import flow, networks
+from harness.flow import DATA_SEED, FULL, KINDS, QUICK, FlowProblem
+from harness.networks import NETWORKS
+from harness.results import Parser, Record, Results, Shown, ratios, spread, values
+from harness.timing import Stopwatch
 
-#: Fine cells, coarse boxes, fields to learn from, fields to test, training seeds, minutes each.
-FULL = (60, 6, 800, 20, 5, 0.7)
-QUICK = (16, 2, 8, 1, 2, 0.005)
+import numpy as np
+from matplotlib.figure import Figure
+
 #: A training that is longer by ``--long``, to see how much of the errors is the budget's.
 LONG = "F-FNO, longer"
 INTERPOLANT = "interpolant g"
 SPACES = ("SLEPc", "filtered cosines", "learned (shipped)")
-#: Of the fields that all networks learn from; seeds of training are others.
-DATA_SEED = 1
 #: L2 errors in per cent of Rudikov et al. (ICLR 2026), their Richards' problem on 250 x 250.
 PAPER = {"F-FNO": "4.45", "Transolver": "8.82 (++)", "learned (shipped)": "1.60", "GNOT": "14.69"}
 
 
-def run_spaces(results: Results, richards: Richards, tests: Sequence[Any], names: Any) -> None:
+def run_spaces(
+    results: Results, problem: FlowProblem, tests: Sequence[Any], names: Sequence[str]
+) -> None:
     """Multiscale spaces, and the fine mesh, on all test problems."""
-    makers = {n: m for n, m in flow.bases(richards).items() if n in names}
+    makers = {n: m for n, m in flow.bases(problem).items() if n in names}
     for number, problems in tests:
-        log_kappa, loads = next(iter(problems.values()))[0], {q: p[1] for q, p in problems.items()}
-        richards.set_log_kappa(log_kappa)
+        loads = {kind: load for kind, (_, load, _) in problems.items()}
+        problem.log_kappa = next(iter(problems.values()))[0]
+
+        def add(method: str, kind: str, found: Record, number: int = number) -> None:
+            key = {"method": method, "seed": 0, "field": number, "kind": kind}
+            results.add(key | found)
+
         if results.missing(method="fine mesh", field=number):
             for kind, load in loads.items():
-                begin = time.process_time()
-                richards.solve(load)
-                seconds = time.process_time() - begin
-                entry = {"method": "fine mesh", "seed": 0, "field": number, "kind": kind}
-                results.add(entry | {"solve s": seconds})
+                watch = Stopwatch()
+                problem.solve(load)
+                add("fine mesh", kind, {"solve s": watch.book("solve")})
         if results.missing(method=INTERPOLANT, field=number):
             for kind, (_, load, exact) in problems.items():
-                l2, energy = richards.errors(richards.lift(load), exact)
-                entry = {"method": INTERPOLANT, "seed": 0, "field": number, "kind": kind}
-                results.add(entry | {"L2": l2, "energy": energy})
+                add(INTERPOLANT, kind, problem.errors(problem.lift(load), exact))
         for name, maker in makers.items():
             if not results.missing(method=name, field=number):
                 continue
             if number == tests[0][0]:
                 # The first call compiles forms and loads libraries.
-                richards.multiscale(maker, loads)
-            for kind, (p, build, seconds) in richards.multiscale(maker, loads).items():
-                l2, energy = richards.errors(p, problems[kind][2])
-                entry = {"method": name, "seed": 0, "field": number, "kind": kind}
-                entry |= {"L2": l2, "energy": energy, "build s": build, "solve s": build + seconds}
-                results.add(entry)
+                problem.multiscale(maker, loads)
+            for kind, (p, times) in problem.multiscale(maker, loads).items():
+                add(name, kind, problem.errors(p, problems[kind][2]) | times)
         gc.collect()
 
 
 def run_networks(
-    results: Results, richards: Richards, tests: Sequence[Any], options: Namespace
+    results: Results, problem: FlowProblem, tests: Sequence[Any], options: Namespace
 ) -> None:
     """Train each network with each seed, and use it on all test problems."""
-    sizes = standalone.SMALL if options.quick else standalone.FULL
+    sizes = networks.SMALL if options.quick else networks.FULL
     plan = [(s, n, 1.0) for s in range(1, options.seeds + 1) for n in options.networks]
     plan += [(1, LONG, options.long)] if options.long and "F-FNO" in options.networks else []
     for seed, name, factor in plan:
         todo = [t for t in tests if results.missing(method=name, seed=seed, field=t[0])]
         kind = "F-FNO" if name == LONG else name
-        if not todo or not standalone.installed(kind):
+        if not todo or not networks.available(kind):
             continue
-        data = flow.dataset(richards, DATA_SEED, options.train)
-        network = standalone.train(kind, data, seed, 60 * factor * options.minutes, sizes)
-        for record in standalone.evaluate(richards, network, todo):
-            results.add({"method": name, "seed": seed} | record | network.report)
+        data = flow.dataset(problem, DATA_SEED, options.train)
+        network = networks.train(kind, data, seed, 60 * factor * options.minutes, sizes)
+        for record in networks.evaluate(problem, network, todo):
+            results.add({"method": name, "seed": seed} | record)
 
 
 def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]:
@@ -151,7 +141,7 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
     for name in [INTERPOLANT, *NETWORKS, LONG, *SPACES, "fine mesh"]:
         mine = [r for r in records if r["method"] == name]
         if not mine:
-            if name in NETWORKS and not standalone.installed(name):
+            if name in NETWORKS and not networks.available(name):
                 for table in (first, second, third):
                     table.rows.append([name, "not installed", *["–"] * (len(table.head) - 2)])
             continue
@@ -202,31 +192,30 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
     figure.legend(loc="outside upper center", ncols=3)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run from the command line."""
-    parser = tables.parser(__doc__)
-    parser.add_argument("--fields", type=int, help="fields to test")
-    parser.add_argument("--train", type=int, help="fields to learn from")
-    parser.add_argument("--seeds", type=int, help="trainings of each network")
-    parser.add_argument("--minutes", type=float, help="of each training")
-    parser.add_argument("--long", type=float, help="how much longer one training is; 0: none")
+    parser = Parser(__doc__)
+    what = {
+        "train": "fields to learn from",
+        "fields": "fields to test",
+        "seeds": "trainings of each network",
+        "minutes": "of each training",
+    }
+    cells, boxes = zip(FULL[:2], QUICK[:2], strict=True)
+    for (name, text), full, quick in zip(what.items(), FULL[2:], QUICK[2:], strict=True):
+        parser.depends(f"--{name}", full, quick, type=type(full), help=text)
+    parser.depends("--long", 5.0, 2.0, type=float, help="how much longer one training is; 0: none")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--spaces", nargs="*", default=list(SPACES), choices=SPACES)
-    options = parser.parse_args(arguments)
-    cells, boxes, *rest = QUICK if options.quick else FULL
-    for key, value in zip(("train", "fields", "seeds", "minutes"), rest, strict=True):
-        if getattr(options, key) is None:
-            setattr(options, key, value)
-    if options.long is None:
-        options.long = 2.0 if options.quick else 5.0
-    settings = {"cells": cells, "boxes": boxes, "family": flow.FAMILY}
-    settings |= {k: getattr(options, k) for k in ("train", "fields", "seeds", "minutes", "long")}
+    options = parser.parse_args()
+    settings = {"cells": cells[options.quick], "boxes": boxes[options.quick]}
+    settings |= {"family": flow.FAMILY} | {k: getattr(options, k) for k in (*what, "long")}
     results = Results("operators", options, settings)
     if not options.show:
-        richards = Richards(cells, boxes)
-        tests = flow.unseen(richards, options.fields)
-        run_spaces(results, richards, tests, options.spaces)
-        run_networks(results, richards, tests, options)
+        problem = FlowProblem(settings["cells"], settings["boxes"])
+        tests = flow.unseen(problem, options.fields)
+        run_spaces(results, problem, tests, options.spaces)
+        run_networks(results, problem, tests, options)
     made = shown(results.records, results.head["settings"])
     results.finish(made, {"errors": lambda figure: draw(figure, results.records)})
 

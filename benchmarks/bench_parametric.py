@@ -17,110 +17,60 @@ always renewed.
 
 Times are processor time of one core; medians.
 
-    python benchmarks/bench_parametric.py [--quick] [--samples N] [CASE ...]
+    python benchmarks/bench_parametric.py [--quick] [--resume] [--show] [--cases CASE ...]
+        [--samples N]
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
-import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.bases import FILTERED, LEARNED, SLEPC, make, usable
+from harness.machine import installed
+from harness.problems import (
+    FAMILIES,
+    FIRST_SEED,
+    GAMG,
+    MUMPS,
+    NUM_MODES,
+    Diffusion,
+    box,
+    relative_errors,
+)
+from harness.results import Parser, Record, Results, Shown, grouped, tabulate
+from harness.timing import Stopwatch
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, NUM_MODES, box, norms
-from tables import machine
 
-import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
-from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import fields
-from dolfinx_msnn.petsc import LinearProblem, assemble_coarse_vector
+from dolfinx_msnn.petsc import assemble_coarse_vector
 
-#: name: dimension, fine cells, coarse boxes, samples
-CASES = {"2d-100": (2, 100, 5, 100), "2d-250": (2, 250, 10, 10), "3d-40": (3, 40, 4, 3)}
-QUICK = {"2d-quick": (2, 40, 2, 2), "3d-quick": (3, 12, 2, 1)}
-#: fine cells, coarse boxes, steps
-FRONT, FRONT_QUICK = (100, 10, 40), (40, 4, 4)
+#: name: dimension, fine cells, coarse boxes, samples; of the front: steps
+CASES = {
+    "2d-100": (2, 100, 5, 100),
+    "2d-250": (2, 250, 10, 10),
+    "3d-40": (3, 40, 4, 3),
+    "front": (2, 100, 10, 40),
+}
+QUICK = {"2d-quick": (2, 40, 2, 2), "3d-quick": (3, 12, 2, 1), "front": (2, 40, 4, 4)}
 TOLERANCES = (0.0, 0.05, 0.2, 0.5, 1.0, float("inf"))
+NAMES = {SLEPC: "SLEPc", FILTERED: "filtered", LEARNED: "learned"}
+FINE = {"MUMPS": MUMPS, "GAMG": GAMG | {"ksp_type": "cg", "ksp_rtol": 1e-6}}
 
 
-class Stopwatch:
-    """Processor seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
-        self._start = 0.0
-
-    def start(self) -> None:
-        """Start, or start again."""
-        self._start = time.process_time()
-
-    def book(self, name: str) -> None:
-        """Book what has passed since the start, and start again."""
-        now = time.process_time()
-        self.seconds.setdefault(name, []).append(now - self._start)
-        self._start = time.process_time()
-
-    def medians(self) -> dict[str, float]:
-        """The median of each name."""
-        return {name: float(np.median(values)) for name, values in self.seconds.items()}
-
-
-class Model:
+class Model(Diffusion):
     """Pressure drop along x through a coefficient that is to be filled in."""
 
     def __init__(self, dim: int, cells: int, boxes: int) -> None:
-        self.dim = dim
-        self.mesh = box(dim, cells)
-        self.V = V = fem.functionspace(self.mesh, ("Lagrange", 1))
-        self.kappa = fem.Function(fem.functionspace(self.mesh, ("DG", 0)))
-        self.kappa.x.array[:] = 1.0
-        u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-        self.a = self.kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-        self.s = self.kappa * u * v * ufl.dx
-        self.L = fem.Constant(self.mesh, 0.0) * v * ufl.dx
-        self.bcs = [
-            fem.dirichletbc(
-                1.0 - at, fem.locate_dofs_geometrical(V, lambda x, at=at: np.isclose(x[0], at)), V
-            )
-            for at in (0.0, 1.0)
-        ]
-        self.grid = msnn.CoarseGrid(self.mesh, (boxes,) * dim)
-        self.w = fem.Function(V)
-        self._energy = fem.form(self.kappa * ufl.inner(ufl.grad(self.w), ufl.grad(self.w)) * ufl.dx)
-
-    def space(self, basis: Any, **options: Any) -> msnn.MultiscaleFunctionSpace:
-        """A space on this problem."""
-        return msnn.multiscale_functionspace(
-            self.V, self.grid, basis, self.a, self.s, self.bcs, **options
-        )
-
-    def problem(self, W: msnn.MultiscaleFunctionSpace) -> LinearProblem:
-        """The coarse problem."""
-        return LinearProblem(self.a, self.L, W, bcs=self.bcs, petsc_options_prefix="bench_")
-
-    def fine(self, solver: str) -> FineProblem:
-        """The fine problem."""
-        options: dict[str, Any] = {"ksp_type": "preonly", "pc_type": "cholesky"}
-        options["pc_factor_mat_solver_type"] = "mumps"
-        if solver == "GAMG":
-            options = {"ksp_type": "cg", "pc_type": "gamg", "pc_gamg_threshold": 0.02}
-            options["ksp_rtol"] = 1e-6
-        return FineProblem(
-            self.a,
-            self.L,
-            bcs=self.bcs,
-            petsc_options_prefix=f"fine_{solver}_",
-            petsc_options=options,
-        )
+        kappa = fem.Function(fem.functionspace(box(dim, cells), ("DG", 0)))
+        kappa.x.array[:] = 1.0
+        super().__init__(kappa, boxes, f=0.0)
+        self.w = fem.Function(self.V)
+        self._energy = fem.form(kappa * ufl.inner(ufl.grad(self.w), ufl.grad(self.w)) * ufl.dx)
 
     def permeability(self, u: Any) -> float:
         """The energy of a solution."""
@@ -128,22 +78,9 @@ class Model:
         return float(fem.assemble_scalar(self._energy))
 
 
-def bases(model: Model) -> dict[str, Any]:
-    """Bases by name."""
-    found: dict[str, Any] = {
-        "SLEPc": msnn.SpectralBasis(NUM_MODES),
-        "filtered": msnn.FilteredBasis(NUM_MODES),
-    }
-    if importlib.util.find_spec("torch"):
-        found["learned"] = msnn.LearnedBasis.pretrained(
-            f"diffusion-{model.dim}d", model.kappa, NUM_MODES
-        )
-    return found
-
-
 def training_seconds(dim: int) -> float | None:
     """What the training of the pretrained model took, by its card."""
-    if not importlib.util.find_spec("torch"):
+    if not installed("torch"):
         return None
     from dolfinx_msnn.nn.model import read_card
     from dolfinx_msnn.pretrained import pretrained_models
@@ -151,221 +88,213 @@ def training_seconds(dim: int) -> float | None:
     return read_card(pretrained_models()[f"diffusion-{dim}d"]).training_time_s
 
 
-def run_samples(name: str, num_samples: int | None) -> dict[str, Any]:
-    """All bases on all samples of a case."""
-    dim, cells, boxes, count = {**CASES, **QUICK}[name]
-    model = Model(dim, cells, boxes)
-    count = num_samples or count
-    samples = []
-    for k in range(count):
-        field = FAMILIES["log-normal"](model.mesh, FIRST_SEED + k)
-        samples.append(field.x.array.copy())
-
-    fine: dict[str, Any] = {}
-    exact = np.zeros(count)
-    for solver in ("MUMPS", "GAMG"):
-        clock, problem = Stopwatch(), model.fine(solver)
+def fine(model: Model, solver: str, samples: Sequence[np.ndarray]) -> tuple[Record, np.ndarray]:
+    """A fine solver on all samples: times, and effective permeabilities."""
+    watch, problem = Stopwatch(), model.fine_problem(FINE[solver])
+    problem.solve()
+    iterations, found = [], []
+    for values in samples:
+        model.kappa.x.array[:] = values
+        watch.start()
         problem.solve()
-        iterations = []
+        watch.book("first")
+        problem.solver.solve(problem.b, problem.x)
+        watch.book("again")
+        iterations.append(problem.solver.getIterationNumber())
+        found.append(model.permeability(problem.u))
+    return watch.medians() | {"iterations": float(np.median(iterations))}, np.array(found)
+
+
+def coarse(model: Model, basis: Any, samples: Sequence[np.ndarray], exact: np.ndarray) -> Record:
+    """One space, updated for all samples; then anew for some."""
+    model.kappa.x.array[:] = samples[0]
+    watch, errors = Stopwatch(), []
+    with model.space(basis, updatable=True) as W, model.coarse_problem(W) as problem:
+        problem.solve()
+        b0, x0 = problem.A0.createVecs()
+        # The first is that of the space: after a field like no other, all is computed again.
+        model.kappa.x.array[:] = samples[0][::-1]
+        W.update()
         for k, values in enumerate(samples):
             model.kappa.x.array[:] = values
-            clock.start()
+            watch.start()
+            rebuilt = W.update()
+            watch.book("update")
+            assert len(rebuilt) == W.num_neighbourhoods
+            problem.assemble()
+            watch.book("assemble")
             problem.solve()
-            clock.book("first")
-            problem.solver.solve(problem.b, problem.x)
-            clock.book("again")
-            iterations.append(problem.solver.getIterationNumber())
-            if solver == "MUMPS":
-                exact[k] = model.permeability(problem.u)
-        fine[solver] = clock.medians() | {"iterations": float(np.median(iterations))}
-        del problem
-
-    rows: dict[str, Any] = {}
-    for label, basis in bases(model).items():
-        model.kappa.x.array[:] = samples[0]
-        clock, errors = Stopwatch(), []
-        with model.space(basis, updatable=True) as W, model.problem(W) as problem:
-            problem.solve()
-            b0, x0 = problem.A0.createVecs()
-            for k, values in enumerate(samples):
-                # The first is that of the space: a field like no other, so all is computed again.
-                model.kappa.x.array[:] = values if k else values[::-1]
-                if k == 0:
-                    W.update()
-                    model.kappa.x.array[:] = values
-                clock.start()
-                rebuilt = W.update()
-                clock.book("update")
-                assert len(rebuilt) == W.num_neighbourhoods
-                problem.assemble()
-                clock.book("assemble")
-                problem.solve()
-                clock.book("rhs, fine")
-                assemble_coarse_vector(problem.b, W, b0)
-                clock.start()
-                problem.solver.solve(b0, x0)
-                clock.book("rhs, coarse")
-                errors.append(model.permeability(problem.u) / exact[k] - 1)
-            b0.destroy()
-            x0.destroy()
-        for values in samples[:5]:
-            model.kappa.x.array[:] = values
-            clock.start()
-            with model.space(basis) as W, model.problem(W) as problem:
-                problem.assemble()
-            clock.book("anew")
-        rows[label] = clock.medians() | {
-            "error, median": float(np.median(errors)),
-            "error, largest": float(np.max(errors)),
-        }
-    return {
-        "case": name,
-        "samples": count,
-        "dofs": model.V.dofmap.index_map.size_global,
-        "training": training_seconds(dim),
-        "fine": fine,
-        "rows": rows,
+            watch.book("rhs, fine")
+            assemble_coarse_vector(problem.b, W, b0)
+            watch.start()
+            problem.solver.solve(b0, x0)
+            watch.book("rhs, coarse")
+            errors.append(model.permeability(problem.u) / exact[k] - 1)
+        b0.destroy()
+        x0.destroy()
+    for values in samples[:5]:
+        model.kappa.x.array[:] = values
+        watch.start()
+        with model.space(basis) as W, model.coarse_problem(W) as problem:
+            problem.assemble()
+        watch.book("anew")
+    return watch.medians() | {
+        "error, median": float(np.median(errors)),
+        "error, largest": float(np.max(errors)),
     }
+
+
+def run_samples(results: Results, case: str, num_samples: int | None) -> None:
+    """All bases on all samples of a case."""
+    dim, cells, boxes, count = {**CASES, **QUICK}[case]
+    left = [k for k in usable(list(NAMES)) if results.missing(case=case, solver=NAMES[k])]
+    if not left:
+        return
+    model, count = Model(dim, cells, boxes), num_samples or count
+    msh = model.V.mesh
+    samples = [FAMILIES["log-normal"](msh, FIRST_SEED + k).x.array.copy() for k in range(count)]
+    key = {"case": case, "samples": count, "N_f": model.V.dofmap.index_map.size_global}
+    found = {solver: fine(model, solver, samples) for solver in FINE}
+    for solver, (record, _) in found.items():
+        if results.missing(case=case, solver=f"fine, {solver}"):
+            results.add(key | {"solver": f"fine, {solver}"} | record)
+    for kind in left:
+        record = coarse(model, make(kind, model.kappa), samples, found["MUMPS"][1])
+        if kind == LEARNED:
+            record["training"] = training_seconds(dim)
+        results.add(key | {"solver": NAMES[kind]} | record)
 
 
 def even(extra: float, saved: float) -> str:
     """How many it takes until what is saved each time makes up for what is spent before."""
     if extra <= 0:
         return "1" if saved >= 0 else f"1 to {int(extra / saved)}"
-    return f"{int(np.ceil(extra / saved))}" if saved > 0 else "never"
+    return f"{math.ceil(extra / saved)}" if saved > 0 else "never"
 
 
-def samples_table(record: dict[str, Any]) -> str:
-    """One record as Markdown."""
-    lines = [
-        f"{record['case']}, {record['samples']} samples, {record['dofs']} fine dofs; milliseconds",
-        "",
-        "| solver | update | A, PᵀAP, factors | anew | rhs, fine | rhs, coarse | error of k, "
-        "median (largest) | break-even rhs, fine, MUMPS / GAMG | rhs, coarse, MUMPS / GAMG |",
-        "| " + "--- | " * 9,
-    ]
-    fine = record["fine"]
-    for name, row in record["rows"].items():
-        breaks = []
-        for rhs in ("rhs, fine", "rhs, coarse"):
-            pair = []
-            for solver in ("MUMPS", "GAMG"):
-                setup = fine[solver]["first"] - fine[solver]["again"]
-                extra = row["update"] + row["assemble"] - setup
-                pair.append(even(extra, fine[solver]["again"] - row[rhs]))
-            breaks.append(" / ".join(pair))
-        times = [
-            f"{1e3 * row[k]:.3g}"
-            for k in ("update", "assemble", "anew", "rhs, fine", "rhs, coarse")
-        ]
-        error = f"{row['error, median']:.2%} ({row['error, largest']:.2%})"
-        lines.append("| " + " | ".join([name, *times, error, *breaks]) + " |")
-    for solver, row in fine.items():
-        first, again = 1e3 * (row["first"] - row["again"]), 1e3 * row["again"]
-        note = "" if solver == "MUMPS" else f", {row['iterations']:.0f} iterations"
-        lines.append(f"| fine, {solver}{note} | | {first:.3g} | | {again:.3g} | | 0 | | |")
-    if record["training"] is not None and "learned" in record["rows"]:
-        rows, text = record["rows"], []
-        for other in ("SLEPc", "filtered"):
-            saved = rows[other]["update"] - rows["learned"]["update"]
-            text.append(f"{even(record['training'], saved)} against {other}")
-        lines += [
-            "",
-            f"Training took {record['training']:.0f} s. Samples until it has paid: "
-            + ", ".join(text)
-            + ".",
-        ]
-    return "\n".join(lines) + "\n"
+def shown_samples(case: str, records: Sequence[Record]) -> Shown:
+    """Times, errors and when they break even."""
+    rows = {r["solver"]: r for r in records}
+    exact = {solver: rows[f"fine, {solver}"] for solver in FINE}
+    setup = {solver: r["first"] - r["again"] for solver, r in exact.items()}
+
+    def ms(entry: str) -> Callable[[Record], str]:
+        return lambda r: f"{1e3 * r[entry]:.3g}" if entry in r else ""
+
+    def breaks(rhs: str) -> Callable[[Record], str]:
+        def cell(r: Record) -> str:
+            if rhs not in r:
+                return ""
+            extra = r["update"] + r["assemble"]
+            pair = (even(extra - setup[s], exact[s]["again"] - r[rhs]) for s in FINE)
+            return " / ".join(pair)
+
+        return cell
+
+    def name(r: Record) -> str:
+        text = str(r["solver"])
+        return f"{text}, {r['iterations']:.0f} iterations" if text == "fine, GAMG" else text
+
+    def assembly(r: Record) -> str:
+        return f"{1e3 * (r['assemble'] if 'assemble' in r else r['first'] - r['again']):.3g}"
+
+    def error(r: Record) -> str:
+        if "first" in r:
+            return "0"
+        return f"{r['error, median']:.2%} ({r['error, largest']:.2%})"
+
+    columns = {
+        "solver": name,
+        "update": ms("update"),
+        "A, PᵀAP, factors": assembly,
+        "anew": ms("anew"),
+        "rhs, fine": lambda r: ms("again" if "first" in r else "rhs, fine")(r),
+        "rhs, coarse": ms("rhs, coarse"),
+        "error of k, median (largest)": error,
+        "break-even rhs, fine, MUMPS / GAMG": breaks("rhs, fine"),
+        "rhs, coarse, MUMPS / GAMG": breaks("rhs, coarse"),
+    }
+    first, notes = records[0], "Milliseconds."
+    training = rows.get("learned", {}).get("training")
+    if training is not None:
+        saved = {k: rows[k]["update"] - rows["learned"]["update"] for k in ("SLEPc", "filtered")}
+        text = ", ".join(f"{even(training, s)} against {other}" for other, s in saved.items())
+        notes += f" Training took {training:.0f} s. Samples until it has paid: {text}."
+    title = f"{case}, {first['samples']} samples, {first['N_f']} fine dofs"
+    order = [r for r in records if "first" not in r] + list(exact.values())
+    return tabulate(title, order, columns, notes)
 
 
-def run_front(quick: bool) -> dict[str, Any]:
+def run_front(results: Results, quick: bool) -> None:
     """A front through a field."""
-    cells, boxes, steps = FRONT_QUICK if quick else FRONT
+    _, cells, boxes, steps = (QUICK if quick else CASES)["front"]
     model = Model(2, cells, boxes)
-    rock = fields.log_normal(model.mesh, seed=FIRST_SEED, variance=4.0, correlation_length=0.06)
+    msh, space = model.V.mesh, model.kappa.function_space
+    rock = fields.log_normal(msh, seed=FIRST_SEED, variance=4.0, correlation_length=0.06)
     rock = rock.x.array.copy()
-    dofs = model.kappa.function_space.dofmap.list[:, 0]
+    dofs = space.dofmap.list[:, 0]
     x = np.empty(len(rock))
-    x[dofs] = model.kappa.function_space.tabulate_dof_coordinates()[dofs, 0]
+    x[dofs] = space.tabulate_dof_coordinates()[dofs, 0]
 
-    def mobility(step: int) -> Any:
+    def mobility(step: int) -> np.ndarray:
         at = (step + 1) / (steps + 2)
         return 1.0 + 9.0 / (1.0 + np.exp((x - at) / 0.01))
 
-    fine = model.fine("MUMPS")
-    rows = {}
-    for tolerance in TOLERANCES:
+    exact = model.fine_problem(MUMPS)
+    key = {"case": "front", "cells": cells, "boxes": boxes, "steps": steps}
+    for tolerance in (t for t in TOLERANCES if results.missing(**key, tolerance=t)):
         model.kappa.x.array[:] = rock * mobility(0)
-        clock, shares, errors = Stopwatch(), [], []
-        with (
-            model.space(msnn.FilteredBasis(NUM_MODES), updatable=True) as W,
-            model.problem(W) as problem,
-        ):
+        watch, shares, errors = Stopwatch(), [], []
+        basis = make(FILTERED, model.kappa)
+        with model.space(basis, updatable=True) as W, model.coarse_problem(W) as problem:
             problem.solve()
             for step in range(1, steps + 1):
                 model.kappa.x.array[:] = rock * mobility(step)
-                clock.start()
+                watch.start()
                 rebuilt = W.update(tolerance)
-                clock.book("update")
+                watch.book("update")
                 shares.append(len(rebuilt) / W.num_neighbourhoods)
                 problem.assemble()
                 problem.solve()
-                exact = fine.solve()
-                whole = norms(exact, model.kappa)
-                difference = fem.Function(model.V)
-                difference.x.array[:] = problem.u.x.array - exact.x.array
-                found = norms(difference, model.kappa)
-                errors.append((found[0] / whole[0], found[1] / whole[1]))
-        rows[str(tolerance)] = clock.medians() | {
-            "share": float(np.mean(shares)),
-            "L2": float(np.mean([e[0] for e in errors])),
-            "energy": float(np.mean([e[1] for e in errors])),
-            "worst energy": float(np.max([e[1] for e in errors])),
-        }
-    return {"cells": cells, "boxes": boxes, "steps": steps, "rows": rows}
+                errors.append(relative_errors(problem.u, exact.solve(), model.kappa))
+        found = watch.medians() | {"share": float(np.mean(shares))}
+        found |= {e: float(np.mean([r[e] for r in errors])) for e in ("L2", "energy")}
+        found["worst energy"] = max(r["energy"] for r in errors)
+        results.add(key | {"tolerance": tolerance} | found)
 
 
-def front_table(record: dict[str, Any]) -> str:
-    """The front as Markdown."""
-    lines = [
-        f"A front through {record['cells']} x {record['cells']} cells in {record['steps']} steps, "
-        f"{record['boxes']} x {record['boxes']} boxes, filtered bases",
-        "",
-        "| tolerance | modes renewed a step | update, ms | L2 error | energy error, mean (worst) |",
-        "| " + "--- | " * 5,
-    ]
-    for tolerance, row in record["rows"].items():
-        lines.append(
-            f"| {'never' if tolerance == 'inf' else tolerance} | {row['share']:.0%} | "
-            f"{1e3 * row['update']:.3g} | {row['L2']:.3%} | {row['energy']:.2%} "
-            f"({row['worst energy']:.2%}) |"
-        )
-    return "\n".join(lines) + "\n"
+def shown_front(case: str, records: Sequence[Record]) -> Shown:
+    """What renewing fewer modes costs and saves."""
+    columns: dict[str, Callable[[Record], str]] = {
+        "tolerance": lambda r: "never" if r["tolerance"] is None else f"{r['tolerance']}",
+        "modes renewed a step": lambda r: f"{r['share']:.0%}",
+        "update, ms": lambda r: f"{1e3 * r['update']:.3g}",
+        "L2 error": lambda r: f"{r['L2']:.3%}",
+        "energy error, mean (worst)": lambda r: f"{r['energy']:.2%} ({r['worst energy']:.2%})",
+    }
+    cells, boxes, steps = (records[0][k] for k in ("cells", "boxes", "steps"))
+    title = f"A front through {cells} x {cells} cells in {steps} steps"
+    return tabulate(title, records, columns, f"{boxes} x {boxes} boxes, filtered bases.")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes")
+def main() -> None:
+    """Run the cases and write the tables."""
+    parser = Parser(__doc__, CASES, QUICK)
     parser.add_argument("--samples", type=int, help="samples of each case")
-    parser.add_argument(
-        "--out", default=str(Path(__file__).parent / "results"), help="folder of the results"
-    )
-    parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}, front; default all")
-    args = parser.parse_args(arguments)
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in args.case or [*(QUICK if args.quick else CASES), "front"]:
-        if name == "front":
-            record = run_front(args.quick)
-            text = front_table(record)
+    options = parser.parse_args()
+    results = Results("parametric", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})
+    for case in [] if options.show else options.cases:
+        if case == "front":
+            run_front(results, options.quick)
         else:
-            record = run_samples(name, args.samples)
-            text = samples_table(record)
-        print(text, flush=True)
-        (folder / f"parametric-{name}.md").write_text(text)
-        data = {"machine": machine(), "record": record}
-        (folder / f"parametric-{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+            run_samples(results, case, options.samples)
+    groups = grouped(results.records, "case")
+    results.finish(
+        [
+            (shown_front if case == "front" else shown_samples)(case, group)
+            for (case,), group in groups.items()
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -18,19 +18,18 @@ A case is dimension, fine cells and boxes a side. About half an hour on one core
 
 from __future__ import annotations
 
-import gc
 import itertools
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.bases import COLOURS, FILTERED, LEARNED, RAW, SLEPC, make, usable
+from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
+from harness.results import Parser, Record, Results, Shown, grouped, ratios, select, spread, values
+from harness.trials import DIRECT_3D, compare
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, NUM_MODES, box
 from matplotlib.figure import Figure
-from tables import Record, Results, Shown, parser, ratios, select, spread, values
-from trials import FILTERED, LEARNED, RAW, SLEPC, Trial, make, pretrained, usable
 
 from dolfinx import mesh
 
@@ -41,7 +40,6 @@ LATTICE = {2: 21, 3: 9}
 #: Values that differ by more than this factor count as different.
 DIFFERENT = 1.5
 PAIR = ("case", "family", "seed")
-COLOURS = dict(zip(BASES, ("black", "tab:blue", "tab:orange", "tab:red"), strict=True))
 
 
 class Case(NamedTuple):
@@ -246,45 +244,38 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
     axes[1, 0].legend(fontsize="small")
 
 
+def pose(
+    case: Case, meshes: Mapping[tuple[int, int], Any], family: str, seed: int
+) -> tuple[Diffusion, Record]:
+    """The problem for one coefficient, and how it differs from that on the mesh of training."""
+    fewer = TRAINED[case.dim][0]
+    kappa, coarser = (FAMILIES[family](meshes[case.dim, n], seed) for n in (case.cells, fewer))
+    more = {"dim": case.dim, "cells": case.cells, "boxes": case.boxes}
+    more["changed"] = difference(kappa, case.cells, coarser, fewer)
+    return Diffusion(kappa, case.boxes, direct_up_to=DIRECT_3D), more
+
+
 def main() -> None:
     """Run the cases and write the tables."""
-    made = parser(__doc__ or "")
-    made.add_argument("--cases", nargs="+", choices=[case.name for case in [*CASES, *QUICK]])
-    made.add_argument("--fields", type=int, help="fields of each family, at most")
-    options = made.parse_args()
+    parser = Parser(__doc__, (c.name for c in CASES), (c.name for c in QUICK))
+    parser.add_argument("--fields", type=int, help="fields of each family, at most")
+    options = parser.parse_args()
     cases = QUICK if options.quick else CASES
-    chosen = [c for c in cases if options.cases is None or c.name in options.cases]
     settings = {"cases": cases, "num_modes": NUM_MODES, "first_seed": FIRST_SEED}
     results = Results("resolution", options, settings)
-    models = {dim: pretrained(dim) for dim in (2, 3) if not options.show}
-    bases = {dim: usable(BASES, model) for dim, model in models.items()}
-    pairs = {(c.dim, n) for c in chosen if not options.show for n in (c.cells, TRAINED[c.dim][0])}
+    chosen = [c for c in cases if c.name in options.cases and not options.show]
+    bases = {b: partial(make, b) for b in usable(BASES)}
+    pairs = {(c.dim, n) for c in chosen for n in (c.cells, TRAINED[c.dim][0])}
     meshes = {(dim, n): box(dim, n) for dim, n in pairs}
     # Fields first: what is stopped early has all cases.
     for k, case in itertools.product(range(options.fields or 100), chosen):
-        for family in case.families if k < case.fields and not options.show else ():
-            seed = FIRST_SEED + k
-            size = {"dim": case.dim, "cells": case.cells, "boxes": case.boxes}
-            key = {"case": case.name, "family": family, "seed": seed}
-            left = [b for b in bases[case.dim] if results.missing(**key, basis=b)]
-            if not left:
-                continue
-            fewer = TRAINED[case.dim][0]
-            kappa, coarser = (
-                FAMILIES[family](meshes[case.dim, n], seed) for n in (case.cells, fewer)
-            )
-            changed = difference(kappa, case.cells, coarser, fewer)
-            trial = Trial(kappa, (case.boxes,) * case.dim)
-            for b in left:
-                found = trial.run(make(b, kappa, models[case.dim]), iterations=False)
-                results.add(key | size | {"basis": b, "changed": changed} | found)
-            del trial
-            gc.collect()
+        for family in case.families if k < case.fields else ():
+            key = {"case": case.name, "family": family, "seed": FIRST_SEED + k}
+            compare(results, key, bases, partial(pose, case, meshes, family, FIRST_SEED + k))
     records = results.records
     tables = [findings(records)]
-    for dim in (2, 3):
-        for family in dict.fromkeys(r["family"] for r in select(records, dim=dim)):
-            tables += [accuracy(records, dim, family), work(records, dim, family)]
+    for dim, family in sorted(grouped(records, "dim", "family"), key=lambda pair: pair[0]):
+        tables += [accuracy(records, dim, family), work(records, dim, family)]
     results.finish(tables, {"width": lambda figure: draw(figure, records)})
 
 

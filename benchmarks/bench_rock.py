@@ -22,33 +22,21 @@ hour on a core.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
+from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, norms
+from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
 
 from mpi4py import MPI
 
 import numpy as np
-from common import FIRST_SEED, NUM_MODES, pose
 from matplotlib.figure import Figure
-from tables import Record, Results, Shown, parser, ratios, select, spread, values
-from trials import (
-    FILTERED,
-    GUARDED,
-    LEARNED,
-    MAX_ITERATIONS,
-    RTOL,
-    SLEPC,
-    Trial,
-    make,
-    pretrained,
-    usable,
-)
 
-from dolfinx import fem
 from dolfinx_msnn import fields
 from dolfinx_msnn.fields import LatticeField
 
@@ -64,8 +52,6 @@ FORMATIONS = ("Tarbert", "Upper Ness")
 #: How much finer the mesh is whose energy stands for the exact one, by dimension.
 FINER = {2: 4, 3: 2}
 PAIR = ("case", "layers")
-COLOURS = dict(zip(BASES, ("black", "tab:blue", "tab:orange", "tab:green"), strict=True))
-MARKS = dict(zip(BASES, "os^v", strict=True))
 
 
 def formation(layer: int) -> str:
@@ -87,48 +73,26 @@ def generated(first: int, last: int, shape: tuple[int, int]) -> LatticeField:
     return field if nz > 1 else field[:, :, 0]
 
 
-def exact_energy(field: LatticeField, a: Any) -> Callable[[Any], float]:
+def exact_error(field: LatticeField, kappa: Any) -> Callable[[Any], float]:
     """Energy error of a function against the solution on a finer mesh with the same coefficient."""
     times = FINER[field.dim]
     # The same coefficient, each cell cut into equal ones.
     cut = np.kron(field.values, np.ones((times,) * field.dim))
     sizes = [h / times for h in field.cell_size]
     msh = LatticeField(cut, sizes, field.origin).create_mesh(MPI.COMM_SELF)
-    finer = pose(msh, field.interpolate(msh), 1)
-
-    def energy(a: Any, u: Any) -> float:
-        matrix = fem.assemble_matrix(fem.form(a)).to_scipy()
-        return float(u.x.array @ (matrix @ u.x.array))
-
-    least = energy(finer.a, finer.fine)
+    finer = Diffusion(field.interpolate(msh), 1, axis=1)
+    least = norms(finer.fine, finer.kappa)[1] ** 2
     # Both have the boundary values of the exact solution, and f = 0.
-    return lambda u: float(np.sqrt(energy(a, u) - least))
+    return lambda u: float(np.sqrt(norms(u, kappa)[1] ** 2 - least))
 
 
-def run(
-    results: Results,
-    key: Record,
-    field: LatticeField,
-    models: dict[int, Any],
-    *,
-    bounds: bool,
-) -> None:
-    """All bases on one layer or block."""
-    model = models[field.dim]
-    left = [b for b in usable(BASES, model) if results.missing(**key, basis=b)]
-    if not left:
-        return
+def pose(field: LatticeField, exact: bool) -> tuple[Diffusion, Record]:
+    """The problem on a layer or a block."""
     kappa = field.interpolate(field.create_mesh(MPI.COMM_SELF))
     boxes = tuple(max(1, n // 10) if axis < 2 else 1 for axis, n in enumerate(field.shape))
-    trial = Trial(kappa, boxes, axis=1)
-    with_exact = bounds and key["case"] != "thick block"
-    exact = exact_energy(field, trial.problem.a) if with_exact else None
-    size = {"contrast": field.contrast, "cells": "x".join(map(str, field.shape))}
-    for b in left:
-        found = trial.run(make(b, kappa, model), bounds=bounds, exact=exact)
-        results.add(key | size | {"basis": b} | found)
-    del trial
-    gc.collect()
+    problem = Diffusion(kappa, boxes, axis=1, direct_up_to=DIRECT_3D)
+    problem.exact = exact_error(field, kappa) if exact else None
+    return problem, {"contrast": field.contrast, "cells": "x".join(map(str, field.shape))}
 
 
 def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
@@ -203,8 +167,7 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
                 if entry in r
             )
             if found:
-                style = {"color": COLOURS[b], "marker": MARKS[b], "label": b}
-                axis.plot(*zip(*found, strict=True), markerfacecolor="none", linewidth=1.0, **style)
+                axis.plot(*zip(*found, strict=True), linewidth=1.0, **line(b))
         axis.axvline(35.5, color="0.5", linestyle="--", linewidth=0.8)
         axis.set_ylabel(label)
         axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
@@ -218,24 +181,17 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
 
 def main() -> None:
     """Run the cases and write the tables."""
-    made = parser(__doc__ or "")
     cases = ("layers", *BLOCKS)
-    made.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
-    made.add_argument("--fields", type=int, help="number of layers")
-    made.add_argument("--spe10", default=os.environ.get("SPE10"), help="the data")
-    options = made.parse_args()
+    parser = Parser(__doc__, cases)
+    parser.add_argument("--fields", type=int, help="number of layers")
+    parser.add_argument("--spe10", default=os.environ.get("SPE10"), help="the data")
+    options = parser.parse_args()
     path = None if options.quick else options.spe10
-    settings = {
-        "layers": LAYERS,
-        "blocks": BLOCKS,
-        "bounded": BOUNDED,
-        "num_modes": NUM_MODES,
-        "rtol": RTOL,
-        "data": "generated" if path is None else "SPE10",
-    }
-    results = Results("rock", options, settings)
-    models = {dim: pretrained(dim) for dim in (2, 3) if not options.show}
+    data = "generated" if path is None else "SPE10"
+    settings = {"layers": LAYERS, "blocks": BLOCKS, "bounded": BOUNDED, "num_modes": NUM_MODES}
+    results = Results("rock", options, settings | {"rtol": RTOL, "data": data})
     shape = (20, 40) if options.quick else (60, 220)
+    bases = {b: partial(make, b) for b in usable(BASES)}
 
     def read(first: int, last: int) -> LatticeField:
         if path is None:
@@ -243,23 +199,28 @@ def main() -> None:
         layers = first if first == last else (first, last)
         return fields.read_spe10(path, layers, comm=MPI.COMM_SELF)
 
-    def key(case: str, first: int, last: int) -> Record:
+    def run(case: str, first: int, last: int, bounds: bool) -> None:
         name = f"{first}" if first == last else f"{first}-{last}"
-        return {"case": case, "layers": name, "formation": formation(first)} | {
-            "data": settings["data"]
-        }
+        key = {"case": case, "layers": name, "formation": formation(first), "data": data}
+        exact = bounds and case != "thick block"
+        compare(
+            results,
+            key,
+            bases,
+            lambda: pose(read(first, last), exact),
+            iterations=True,
+            bounds=bounds,
+        )
 
     if not options.show:
         # Those with bounds first: fewer layers should not be fewer bounds.
         layers = [*BOUNDED, *(k for k in LAYERS if k not in BOUNDED)]
-        layers = [1, 37] if options.quick else layers[: options.fields]
-        blocks = QUICK_BLOCKS if options.quick else BLOCKS
-        if "layers" in options.cases:
-            for k in layers:
-                run(results, key("layers", k, k), read(k, k), models, bounds=k in BOUNDED)
-        for case in (c for c in blocks if c in options.cases):
-            for first, last in blocks[case]:
-                run(results, key(case, first, last), read(first, last), models, bounds=True)
+        for k in [1, 37] if options.quick else layers[: options.fields]:
+            if "layers" in options.cases:
+                run("layers", k, k, k in BOUNDED)
+        for case, blocks in (QUICK_BLOCKS if options.quick else BLOCKS).items():
+            for first, last in blocks if case in options.cases else ():
+                run(case, first, last, True)
     records = results.records
     tables = [table(records, case, name) for case in cases for name in FORMATIONS]
     results.finish(

@@ -26,46 +26,44 @@ Assembly of A, which all need, is stated apart; that of right-hand sides is left
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import resource
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from time import process_time
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness import bases, fine_solvers
+from harness.coarse_solvers import assemble, solve_coarse, solve_two_level
+from harness.fine_solvers import BLOCK, BOOMER, RTOL, System
+from harness.launch import WorkerError, launch, other_python, serve
+from harness.machine import installed, peak_gib
+from harness.problems import FAMILIES, FIRST_SEED, GAMG, MUMPS, NUM_MODES, Diffusion, box
+from harness.results import WORK, Parser, Record, Results, Shown, select
 
-import fine_solvers
 import numpy as np
-from coarse_solvers import (
-    CASES,
-    FILTERED,
-    GAMG,
-    LEARNED,
-    MUMPS,
-    OURS,
-    QUICK,
-    SLEPC,
-    TWO_LEVEL,
-    ours,
-    prepare,
-)
-from common import NUM_MODES
-from fine_solvers import BLOCK, RTOL
 from matplotlib.figure import Figure
-from tables import WORK, Record, Results, Shown, parser, select
 
+import ufl
+from dolfinx import fem
+from dolfinx.fem.petsc import assemble_matrix
+
+#: name: dimension, cells, boxes, loads, repetitions of a solve
+CASES = {
+    "2d-250": (2, 250, 10, 3, 2),
+    "2d-400": (2, 400, 16, 3, 2),
+    "3d-50": (3, 50, 5, 3, 1),
+    "3d-100": (3, 100, 8, 2, 1),
+}
+QUICK = {"2d-quick": (2, 40, 2, 3, 1), "3d-quick": (3, 12, 2, 3, 1)}
+FILTERED, SLEPC, LEARNED = "coarse, filtered", "coarse, SLEPc", "coarse, learned"
+TWO_LEVEL = "two-level CG, filtered"
+OURS = (FILTERED, LEARNED, SLEPC, TWO_LEVEL)
 #: The first alone in the largest case.
 CHOSEN = ("two-phase 1e3", "log-normal")
 NUMBERS = (1, 10, 100, 1000)
-BOOMER = {"pc_type": "hypre", "pc_hypre_type": "boomeramg"}
 LEAN = {f"pc_hypre_boomeramg_{k}": v for k, v in {"coarsen_type": "HMIS", "P_max": 4}.items()}
 LEAN |= {"pc_hypre_boomeramg_interp_type": "ext+i"}
 #: What is tried of each solver; of the largest case only what was the best in the case before.
@@ -111,100 +109,146 @@ def settings(records: Sequence[Record], case: str, family: str, method: str) -> 
     return {name: every[name]}
 
 
-def launch(command: Sequence[str], minutes: float, gib: float) -> list[Record]:
-    """Run a worker within limits; what comes of it, or why nothing did."""
-    size, seconds = int(gib * 2**30), int(60 * minutes)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return [{"over": f"{minutes:g} minutes"}]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
-    if done.returncode == 0 and lines:
-        found: list[Record] = json.loads(lines[-1])
-        for record in found:
-            # MUMPS has said what it needs.
-            if "GiB" in record.get("over", ""):
-                record["over"] = f"{gib:g} GiB ({record['over']})"
-        return found
-    text = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    memory = any("emory" in line for line in text)
-    return [{"over": f"{gib:g} GiB" if memory else text[-1][:200]}]
+def pose(case: str, family: str) -> Diffusion:
+    """The problem of a case."""
+    dim, cells, boxes, *_ = {**CASES, **QUICK}[case]
+    return Diffusion(FAMILIES[family](box(dim, cells), FIRST_SEED), boxes)
 
 
-def run(results: Results, options: Any, cases: Sequence[str]) -> None:
-    """All that is missing, case by case."""
-    torch = importlib.util.find_spec("torch") is not None
-    for case in cases:
-        families = options.families or (CHOSEN[:1] if case in ("3d-100", *QUICK) else CHOSEN)
-        for family in families:
-            key = {"case": case, "family": family}
-            folder = WORK / "solvers" / f"{case} {family}".replace(" ", "-")
-
-            def add(found: list[Record], key: Record = key, **more: Any) -> None:
-                for record in found:
-                    load = {"load": os.getloadavg()[0]}
-                    results.add(key | more | record | load)
-
-            def call(
-                kind: str, names: Sequence[str], key: Record = key, folder: Path = folder
-            ) -> list[Record]:
-                arguments = [kind, key["case"], key["family"], str(folder), *names]
-                if options.quick:
-                    return work(arguments)
-                command = [sys.executable, __file__, "--worker", *arguments]
-                return launch(command, options.minutes, options.gib)
-
-            coarse = [[FILTERED, TWO_LEVEL], *([[LEARNED]] if torch else []), [SLEPC]]
-            left = options.without or []
-            todo = [n for n in coarse if n[0] not in left and results.missing(method=n[0], **key)]
-            fine = [m for m in SETTINGS if m not in left and results.missing(method=m, **key)]
-            if not todo and not fine:
-                continue
-            if not (folder / "system.json").exists() or results.missing(method="assembly", **key):
-                folder.mkdir(parents=True, exist_ok=True)
-                add(call("prepare", []))
-            for names in todo:
-                if names != [SLEPC]:
-                    add(call("ours", names), method=names[0])
-            made = list(select(results.records, method=FILTERED, **key))
-            targets = json.loads(made[0].get("targets") or "null") if made else None
-            for method in fine:
-                python: list[str] | None = [sys.executable]
-                if method == "BoomerAMG":
-                    python = shlex.split(os.environ.get("PETSC_PYTHON", "")) or None
-                if method == "PyAMG" and not importlib.util.find_spec("pyamg"):
-                    python = None
-                if python is None:
-                    continue
-                spec = {
-                    "solver": method,
-                    "settings": settings(results.records, case, family, method),
-                    "repeat": {**CASES, **QUICK}[case][4],
-                    "targets": targets,
-                }
-                if options.quick and method != "BoomerAMG":
-                    add(fine_solvers.run(str(folder), spec), method=method)
-                    continue
-                command = [*python, fine_solvers.__file__, str(folder), json.dumps(spec)]
-                add(launch(command, options.minutes, options.gib), method=method)
-            # The dearest comes last.
-            if [SLEPC] in todo:
-                add(call("ours", [SLEPC]), method=SLEPC)
-            # What was left out may be asked for later.
-            if not left:
-                shutil.rmtree(folder)
+def loads(problem: Diffusion, number: int) -> list[Any]:
+    """Linear forms of one, a smooth function, and blocks of either sign."""
+    msh, v = problem.V.mesh, ufl.TestFunction(problem.V)
+    x, dim = ufl.SpatialCoordinate(msh), msh.topology.dim
+    smooth = 4 * ufl.sin(2 * ufl.pi * x[0]) * ufl.cos(ufl.pi * x[1])
+    signs = np.random.default_rng(FIRST_SEED).choice([-4.0, 4.0], (5,) * dim)
+    blocks = fem.Function(fem.functionspace(msh, ("DG", 0)))
+    blocks.interpolate(lambda y: signs[tuple(np.minimum(5 * y[:dim], 4).astype(int))])
+    return [f * v * ufl.dx for f in (problem.f, smooth, blocks)][:number]
 
 
-def work(arguments: Sequence[str]) -> list[Record]:
+def prepare(case: str, family: str, folder: str) -> list[Record]:
+    """Write the system with its loads and their tight solutions; time the assembly of A."""
+    problem = pose(case, family)
+    dim, _, _, number, _ = {**CASES, **QUICK}[case]
+    form = fem.form(problem.a)
+    assemble_matrix(form, bcs=problem.bcs).destroy()
+    start = process_time()
+    A = assemble_matrix(form, bcs=problem.bcs)
+    A.assemble()
+    seconds = process_time() - start
+    A.destroy()
+    options = MUMPS if dim == 2 else GAMG | {"ksp_type": "cg", "ksp_rtol": 1e-12}
+    system = assemble(problem, loads(problem, number), options, spd=True)
+    system.write(folder)
+    size = system.A.getSize()[0]
+    return [{"method": "assembly", "setup_s": seconds, "N_f": size, "gib": peak_gib()}]
+
+
+def ours(case: str, family: str, folder: str, *names: str) -> list[Record]:
+    """Records of a coarse space: its own solve and, if asked for, the two-level preconditioner."""
+    problem, system = pose(case, family), System.read(folder)
+    repeat = {**CASES, **QUICK}[case][4]
+    kinds = {FILTERED: bases.FILTERED, SLEPC: bases.SLEPC, LEARNED: bases.LEARNED}
+    basis = bases.make(kinds[names[0]], problem.kappa)
+    if system.A.getSize()[0] < 10**5:
+        problem.space(basis).destroy()
+    start = process_time()
+    W = problem.space(basis)
+    space = process_time() - start
+    more = {"space_s": space, "N_c": W.num_dofs}
+    found, targets = solve_coarse(system, W, max(3, repeat))
+    found["setup_s"] += space
+    records = [more | found | {"method": names[0], "goal": "space", "gib": peak_gib()}]
+    records[0]["targets"] = json.dumps(targets)
+    if TWO_LEVEL in names:
+        found = solve_two_level(system, W, repeat)
+        found["setup_s"] += space
+        records.append(more | found | {"method": TWO_LEVEL, "goal": "solver", "gib": peak_gib()})
+    return records
+
+
+def work(what: str, *arguments: str) -> list[Record]:
     """What one process does."""
-    kind, case, family, folder, *names = arguments
-    if kind == "prepare":
-        return prepare(case, family, Path(folder))
-    return ours(case, family, Path(folder), names)
+    return (prepare if what == "prepare" else ours)(*arguments)
+
+
+def limited(
+    options: Any, program: str, *arguments: Any, python: Sequence[str] = (sys.executable,)
+) -> list[Record]:
+    """Run a worker within limits; what comes of it, or why nothing did."""
+    limits = {"minutes": options.minutes, "gib": options.gib}
+    try:
+        found: list[Record] = launch(program, *arguments, python=python, **limits)
+    except WorkerError as error:
+        if error.out_of_time:
+            return [{"over": f"{options.minutes:g} minutes"}]
+        memory = any("emory" in line for line in error.lines)
+        return [{"over": f"{options.gib:g} GiB" if memory else error.lines[-1][:200]}]
+    for record in found:
+        # MUMPS has said what it needs.
+        if "GiB" in record.get("over", ""):
+            record["over"] = f"{options.gib:g} GiB ({record['over']})"
+    return found
+
+
+def run(results: Results, options: Any) -> None:
+    """All that is missing, case by case."""
+    for case in options.cases:
+        few = case in ("3d-100", *QUICK)
+        for family in options.families or (CHOSEN[:1] if few else CHOSEN):
+            run_field(results, options, {"case": case, "family": family})
+
+
+def run_field(results: Results, options: Any, key: dict[str, str]) -> None:
+    """All solvers of one system."""
+    folder = WORK / "solvers" / "{case} {family}".format(**key).replace(" ", "-")
+    place = (key["case"], key["family"], str(folder))
+
+    def add(found: list[Record], **more: Any) -> None:
+        for record in found:
+            results.add(key | more | record | {"load": os.getloadavg()[0]})
+
+    def call(what: str, *names: str) -> list[Record]:
+        if options.quick:
+            return work(what, *place, *names)
+        return limited(options, __file__, what, *place, *names)
+
+    coarse = [[FILTERED, TWO_LEVEL], *([[LEARNED]] if installed("torch") else []), [SLEPC]]
+    left = options.without or []
+    todo = [n for n in coarse if n[0] not in left and results.missing(method=n[0], **key)]
+    fine = [m for m in SETTINGS if m not in left and results.missing(method=m, **key)]
+    if not todo and not fine:
+        return
+    if not (folder / "system.json").exists() or results.missing(method="assembly", **key):
+        folder.mkdir(parents=True, exist_ok=True)
+        add(call("prepare"))
+    for names in todo:
+        if names != [SLEPC]:
+            add(call("ours", *names), method=names[0])
+    made = next(select(results.records, method=FILTERED, **key), {})
+    for method in fine:
+        python: list[str] | None = [sys.executable]
+        if method == "BoomerAMG":
+            python = other_python()
+        if python is None or (method == "PyAMG" and not installed("pyamg")):
+            continue
+        spec = {
+            "solver": method,
+            "settings": settings(results.records, **key, method=method),
+            "repeat": {**CASES, **QUICK}[key["case"]][4],
+            "targets": json.loads(made.get("targets") or "null"),
+        }
+        if options.quick and method != "BoomerAMG":
+            found = fine_solvers.run(str(folder), spec)
+        else:
+            found = limited(options, "harness.fine_solvers", str(folder), spec, python=python)
+        add(found, method=method)
+    # The dearest comes last.
+    if [SLEPC] in todo:
+        add(call("ours", SLEPC), method=SLEPC)
+    # What was left out may be asked for later.
+    if not left:
+        shutil.rmtree(folder)
 
 
 def total(record: Record, number: Any) -> Any:
@@ -367,21 +411,18 @@ def draw(records: Sequence[Record], family: str, figure: Figure) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    if sys.argv[1:2] == ["--worker"]:
-        print(json.dumps(work(sys.argv[2:])))
+    if serve(work):
         return
-    arguments = parser(__doc__)
-    arguments.add_argument("--cases", nargs="+", choices=[*CASES, *QUICK], help="of the meshes")
-    arguments.add_argument("--families", nargs="+", choices=CHOSEN, help="of coefficients")
-    arguments.add_argument("--without", nargs="+", choices=[*SETTINGS, *OURS], help="left out")
-    arguments.add_argument("--minutes", type=float, default=20.0, help="of a process, at most")
-    arguments.add_argument("--gib", type=float, default=20.0, help="of a process, at most")
-    options = arguments.parse_args()
-    cases = options.cases or list(QUICK if options.quick else CASES)
+    parser = Parser(__doc__, CASES, QUICK)
+    parser.add_argument("--families", nargs="+", choices=CHOSEN, help="of coefficients")
+    parser.add_argument("--without", nargs="+", choices=[*SETTINGS, *OURS], help="left out")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of a process, at most")
+    parser.add_argument("--gib", type=float, default=20.0, help="of a process, at most")
+    options = parser.parse_args()
     chosen = {"rtol": RTOL, "modes": NUM_MODES, "minutes": options.minutes, "gib": options.gib}
     results = Results("solvers", options, chosen | {"settings": SETTINGS})
     if not options.show:
-        run(results, options, cases)
+        run(results, options)
     records = results.records
     tables = summary(records)
     tables += [case_table(records, case, family, rows) for case, family, rows in groups(records)]

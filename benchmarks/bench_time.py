@@ -20,23 +20,27 @@ data, measured on some fields and scaled to all of them.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness import bases, learning
+from harness.building import CASES, LARGE, QUICK, build, eigsh_loop
+from harness.launch import launch, serve
+from harness.machine import installed
+from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
+from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
 
 import numpy as np
-from bench_space import CASES, QUICK, launch, scipy_worker, worker
 from matplotlib.figure import Figure
-from tables import Record, Results, Shown, parser, ratios, select, spread, values
+
+import dolfinx_msnn as msnn
 
 FAMILY = "two-phase 1e3"
 SLEPC, SCIPY, FILTERED = "SLEPc", "scipy loop", "filtered"
@@ -56,134 +60,89 @@ PAPER = {
 }
 
 
-def field(seed: int) -> Any:
-    """The coefficient of a field's number, as a function of the mesh."""
-
-    def create(msh: Any) -> Any:
-        from common import FAMILIES, FIRST_SEED
-
-        return FAMILIES[FAMILY](msh, FIRST_SEED + seed)
-
-    return create
+def field(msh: Any, seed: int) -> Any:
+    """The coefficient of a field's number."""
+    return FAMILIES[FAMILY](msh, FIRST_SEED + seed)
 
 
-def basis(name: str) -> Any:
-    """One of :data:`BASES`, as a function of dimension and coefficient."""
-
-    def create(dim: int, kappa: Any) -> Any:
-        from common import NUM_MODES
-
-        import dolfinx_msnn as msnn
-
-        if name == SLEPC:
-            return msnn.SpectralBasis(NUM_MODES)
-        if name == FILTERED:
-            return msnn.FilteredBasis(NUM_MODES)
-        options: dict[str, Any] = {"sweeps": 0, "max_rounds": 1} if name == RAW else {}
-        return msnn.LearnedBasis.pretrained(f"diffusion-{dim}d", kappa, NUM_MODES, **options)
-
-    return create
+def basis(kappa: Any, name: str) -> Any:
+    """One of :data:`BASES` for a coefficient; the file of a model is read each time."""
+    if name in (SLEPC, FILTERED):
+        return bases.make(name, kappa)
+    dim = kappa.function_space.mesh.topology.dim
+    options = bases.UNFILTERED if name == RAW else {}
+    return msnn.LearnedBasis.pretrained(f"diffusion-{dim}d", kappa, NUM_MODES, **options)
 
 
-def construct(case: str, seed: int, names: Sequence[str]) -> list[Record]:
-    """Records of some bases on one field, on the ranks of this process."""
-    found = []
+def construct(case: str, seed: int, name: str) -> Record | None:
+    """A basis on one field, on the ranks of this process."""
     dim, cells = {**CASES, **QUICK}[case][:2]
-    for name in names:
-        if name in (RAW, LEARNED) and not importlib.util.find_spec("torch"):
-            continue
-        if cells**dim > 10**5:
-            # First use of libraries and compiled forms; smaller cases are built twice.
-            worker(f"{dim}d-quick", basis(name), field(seed), product=False)
-        made = worker(case, basis(name), field(seed), product=False)
-        if made is None:
-            continue
-        found.append(
-            {
-                "case": case,
-                "basis": name,
-                "ranks": made["ranks"],
-                "seed": seed,
-                "seconds": max(made["eigensolves_by_rank_cpu_s"]),
-                "wall_s": made["stages_s"]["basis"],
-                # A rank that waits for another one is busy, too.
-                "space_s": made["space_by_rank_cpu_s"][0] if made["ranks"] == 1 else None,
-                "load_s": made["stages_s"]["creation of the basis"],
-                "gib": sum(made["peak_gib_by_rank"]),
-                "N_f": made["N_f"],
-                "N_c": made["N_c"],
-                "neighbourhoods": sum(made["neighbourhoods"]),
-                "load": os.getloadavg()[0],
-            }
-        )
-    return found
+    arguments = partial(field, seed=seed), partial(basis, name=name)
+    if cells**dim > LARGE:
+        # First use of libraries and compiled forms; smaller cases are built twice.
+        build(f"{dim}d-quick", *arguments)
+    made = build(case, *arguments)
+    if made is None:
+        return None
+    return {
+        "case": case,
+        "basis": name,
+        "ranks": made["ranks"],
+        "seed": seed,
+        "seconds": max(made["eigensolves_by_rank_cpu_s"]),
+        "wall_s": made["s basis"],
+        # A rank that waits for another one is busy, too.
+        "space_s": made["space_by_rank_cpu_s"][0] if made["ranks"] == 1 else None,
+        "load_s": made["s creation of the basis"],
+        "gib": sum(made["peak_gib_by_rank"]),
+        "N_f": made["N_f"],
+        "N_c": made["N_c"],
+        "neighbourhoods": sum(made["neighbourhoods"]),
+        "load": os.getloadavg()[0],
+    }
 
 
 def scipy_loop(case: str, seed: int) -> Record:
     """The loop of eigsh, and SLEPc on the same pencils."""
-    made = scipy_worker(case, field(seed))
+    made = eigsh_loop(case, partial(field, seed=seed))[0]
     return {
         "case": case,
         "basis": SCIPY,
         "ranks": 1,
         "seed": seed,
-        "seconds": made["eigsh_s"],
+        "seconds": made["eigsh_in_all_s"],
         "same_pencils": made["ratio"],
         "timed": made["timed_neighbourhoods"],
-        "ordering": min(made["ordering_trials_s"], key=made["ordering_trials_s"].__getitem__),
+        "ordering": made["ordering"],
         "load": os.getloadavg()[0],
     }
 
 
 def accuracy(case: str) -> list[Record]:
     """Errors of the multiscale solution with each basis, on the first field."""
-    from common import box, multiscale_error, pose
-
-    import dolfinx_msnn as msnn
-
-    dim, cells, boxes = {**CASES, **QUICK}[case][:3]
-    msh = box(dim, cells)
-    kappa = field(0)(msh)
-    problem, grid = pose(msh, kappa, 0), msnn.CoarseGrid(msh, (boxes,) * dim)
+    dim, cells, boxes = {**CASES, **QUICK}[case]
+    problem = Diffusion(field(box(dim, cells), 0), boxes)
     found = []
     for name in BASES:
-        if name not in (RAW, LEARNED) or importlib.util.find_spec("torch"):
-            L2, energy, _ = multiscale_error(problem, grid, basis(name)(dim, kappa))
-            found.append({"case": case, "errors_of": name, "L2": L2, "energy": energy})
+        if name not in (RAW, LEARNED) or installed("torch"):
+            errors = problem.errors(basis(problem.kappa, name))
+            found.append({"case": case, "errors_of": name, **errors})
     return found
 
 
 def model_cost(dim: int, num_fields: int) -> Record:
     """Seconds of sampling, scaled to the whole set, and of training, of the pretrained model."""
-    from mpi4py import MPI
-
-    import dolfinx_msnn as msnn
-    from dolfinx import mesh
-    from dolfinx_msnn.nn import dataset
     from dolfinx_msnn.nn.config import Config
     from dolfinx_msnn.nn.model import read_card
     from dolfinx_msnn.pretrained import pretrained_models
 
     config = Config.read(Path(__file__).parent.parent / "configs" / f"diffusion-{dim}d.toml")
-    data, problem = config.data, config.problem
-    kind = mesh.CellType.quadrilateral if dim == 2 else mesh.CellType.hexahedron
-    create = mesh.create_unit_square if dim == 2 else mesh.create_unit_cube
-    grid = msnn.CoarseGrid(create(MPI.COMM_SELF, *problem.cells, kind), problem.coarse)
+    data = config.data
+    some = replace(config, data=replace(data, num_fields=num_fields))
     with tempfile.TemporaryDirectory() as folder:
-        start = time.process_time()
-        dataset.generate(
-            f"{folder}/set.h5",
-            grid,
-            config.families,
-            num_fields=num_fields,
-            per_field=data.per_field,
-            num_modes=data.num_modes,
-            lattice=data.lattice,
-            samples=data.samples,
-            seed=config.seed,
-            comm=MPI.COMM_SELF,
-        )
-        sampling = (time.process_time() - start) * data.num_fields / num_fields
+        start = process_time()
+        learning.generate(Path(folder) / "set.h5", some, data.num_modes)
+        sampling = (process_time() - start) * data.num_fields / num_fields
     card = read_card(pretrained_models()[f"diffusion-{dim}d"])
     return {
         "model": f"diffusion-{dim}d",
@@ -194,6 +153,20 @@ def model_cost(dim: int, num_fields: int) -> Record:
         "fields": data.num_fields,
         "load": os.getloadavg()[0],
     }
+
+
+#: What a process does, by name.
+WORK: dict[str, Callable[..., Any]] = {
+    "basis": construct,
+    "scipy": scipy_loop,
+    "errors": accuracy,
+    "model": model_cost,
+}
+
+
+def work(what: str, *arguments: Any) -> Any:
+    """The work of one process."""
+    return WORK[what](*arguments)
 
 
 def pays(cost: float, saved: np.ndarray) -> str:
@@ -327,22 +300,22 @@ def draw(records: list[Record], cases: Sequence[str], figure: Figure) -> None:
 def run(results: Results, options: Any, cases: Sequence[str]) -> None:
     """Make the records that are missing: one rank first, as that is what most columns need."""
 
-    def start(arguments: list[str], ranks: int) -> None:
+    def start(*arguments: Any, ranks: int = 1) -> None:
         # In a process each, for its peak memory, but for the quick check.
         alone = options.quick and ranks == 1
-        made: Any = make(arguments) if alone else launch(["--worker", *arguments], ranks, __file__)
-        for record in made:
+        made = work(*arguments) if alone else launch(__file__, *arguments, ranks=ranks)
+        for record in made if isinstance(made, list) else [made]:
             results.add(record)
 
-    torch = importlib.util.find_spec("torch") is not None
+    torch = installed("torch")
     for case in cases:
         if case != "3d-100" and results.missing(case=case, errors_of=SLEPC):
-            start(["errors", case], 1)
+            start("errors", case)
     names = [n for n in BASES if n in options.bases and (torch or n not in (RAW, LEARNED))]
     sampled = SAMPLED_QUICK if options.quick else SAMPLED
     for dim in {{**CASES, **QUICK}[case][0] for case in cases}:
         if torch and results.missing(model=f"diffusion-{dim}d"):
-            start(["model", str(dim), str(sampled[dim])], 1)
+            start("model", dim, sampled[dim])
     for case in cases:
         for seed in range(options.fields or FIELDS[case]):
             for name in names:
@@ -353,43 +326,27 @@ def run(results: Results, options: Any, cases: Sequence[str]) -> None:
                     twice = case == "2d-quick" and name == FILTERED
                     if (options.quick and ranks > 1 and not twice) or not results.missing(**key):
                         continue
-                    start(["basis", case, str(seed), name], ranks)
+                    start("basis", case, seed, name, ranks=ranks)
             # In 3D one field is sampled, and that takes long enough.
             once = case.startswith("2d") or seed == 0
             key = {"case": case, "ranks": 1, "seed": seed, "basis": SCIPY}
             if 1 in options.ranks and once and results.missing(**key):
-                start(["scipy", case, str(seed)], 1)
-
-
-def make(arguments: Sequence[str]) -> list[Record]:
-    """The work of one process of a run."""
-    kind, *rest = arguments
-    if kind == "basis":
-        return construct(rest[0], int(rest[1]), rest[2:])
-    if kind == "scipy":
-        return [scipy_loop(rest[0], int(rest[1]))]
-    if kind == "errors":
-        return accuracy(rest[0])
-    return [model_cost(int(rest[0]), int(rest[1]))]
+                start("scipy", case, seed)
 
 
 def main() -> None:
     """Run from the command line."""
-    if sys.argv[1:2] == ["--worker"]:
-        if found := make(sys.argv[2:]):
-            print(json.dumps(found))
+    if serve(work):
         return
-    arguments = parser(__doc__)
-    arguments.add_argument("--cases", nargs="+", choices=[*CASES, *QUICK], help="of the meshes")
-    arguments.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
-    arguments.add_argument("--fields", type=int, help="fields of each case")
-    arguments.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
-    options = arguments.parse_args()
-    cases = options.cases or list(QUICK if options.quick else CASES)
-    settings = {"family": FAMILY, "fields": FIELDS, "num_modes": 8}
+    parser = Parser(__doc__, CASES, QUICK)
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--fields", type=int, help="fields of each case")
+    parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
+    options = parser.parse_args()
+    settings = {"family": FAMILY, "fields": FIELDS, "num_modes": NUM_MODES}
     results = Results("time", options, settings)
     if not options.show:
-        run(results, options, cases)
+        run(results, options, options.cases)
     found = {r["case"] for r in results.records if "basis" in r}
     cases = [case for case in {**CASES, **QUICK} if case in found]
     shown = [main_table(results.records, cases), cost_table(results.records, cases)]

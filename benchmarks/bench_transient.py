@@ -10,37 +10,36 @@ solutions; to a residual of 1e-8, and of the largest of 1e-1, 1e-2, ... that mak
 in energy over time no larger than ours with the fewest modes. MUMPS is factored once for each
 matrix. Seconds of processor time of one process; a step: the median of all.
 
-    python benchmarks/bench_transient.py [--quick] [case ...]
+    python benchmarks/bench_transient.py [--quick] [--resume] [--show] [--cases 2d 3d]
+        [--families ...] [--modes 8 16] [--steps N] [--no-slepc]
 
 PETSC_PYTHON=command of another Python with petsc4py and hypre adds BoomerAMG, in a process of its
-own. Tables and JSON go to ``benchmarks/results/``.
+own.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
+import math
 import os
-import shlex
-import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.bases import FILTERED, SLEPC, make
+from harness.fine_solvers import boomer, write
+from harness.launch import WorkerError, launch, other_python
+from harness.problems import FAMILIES, FIRST_SEED, GAMG, Diffusion, box
+from harness.results import Parser, Record, Results, Shown, grouped
+from harness.time_loop import time_loop
+from harness.timing import Stopwatch
 
-from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-from common import FAMILIES, FIRST_SEED, box
-from tables import machine
 
-import dolfinx_msnn as msnn
-import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn.petsc import TransientProblem
@@ -49,193 +48,73 @@ from dolfinx_msnn.petsc import TransientProblem
 CASES = {"2d": (2, 250, 10, 100), "3d": (3, 50, 5, 100)}
 QUICK = {"2d": (2, 40, 4, 10), "3d": (3, 12, 2, 10)}
 CHOSEN = ("log-normal", "two-phase 1e3")
-MODES = (8, 16)
-GAMG = {"pc_type": "gamg", "pc_gamg_threshold": "0.02"}
 MUMPS = {"pc_type": "cholesky", "pc_factor_mat_solver_type": "mumps"}
 
-#: The time loop of the fine solvers, here and in the process of another PETSc: matrices for the
-#: first step and for the others, mass, load, 1/dt; solutions are kept as rows of an array.
-LOOP = '''
-import time
-import numpy as np
 
-
-def fine_loop(PETSc, Ks, M, b, rate, num, rtol):
-    """Set-up seconds, seconds of every step, iterations of every step, solutions."""
-    solvers, setup = [], []
-    for K in Ks:
-        start = time.process_time()
-        ksp = PETSc.KSP().create(K.comm)
-        ksp.setOperators(K)
-        ksp.setType("cg" if rtol else "preonly")
-        if rtol:
-            ksp.setTolerances(rtol=rtol, max_it=1000)
-            ksp.setInitialGuessNonzero(True)
-        ksp.setOptionsPrefix("fine_")
-        ksp.setFromOptions()
-        ksp.setUp()
-        setup.append(time.process_time() - start)
-        solvers.append(ksp)
-    seconds, iterations = [], []
-    x, r, last, before = (b.duplicate() for _ in range(4))
-    for vector in (x, r, last, before):
-        vector.set(0.0)
-    kept = np.empty((num, b.getLocalSize()))
-    history = b.duplicate()
-    for k in range(num):
-        start = time.process_time()
-        history.set(0.0)
-        if k == 0:
-            history.axpy(rate, last)
-        else:
-            history.axpy(2 * rate, last)
-            history.axpy(-0.5 * rate, before)
-        M.multAdd(history, b, r)
-        if rtol:
-            x.set(0.0)
-            x.axpy(2.0 if k > 1 else 1.0, last)
-            x.axpy(-1.0 if k > 1 else 0.0, before)
-        solvers[min(k, 1)].solve(r, x)
-        if solvers[min(k, 1)].getConvergedReason() < 0:
-            raise RuntimeError("the fine solver did not converge")
-        last.copy(before)
-        x.copy(last)
-        seconds.append(time.process_time() - start)
-        iterations.append(solvers[min(k, 1)].getIterationNumber())
-        kept[k] = x.getArray(readonly=True)
-    for ksp in solvers:
-        ksp.destroy()
-    return sum(setup), seconds, iterations, kept
-'''
-exec(LOOP)
-
-OTHER = (
-    LOOP
-    + """
-import json, sys
-import petsc4py
-petsc4py.init()
-from petsc4py import PETSc
-options = PETSc.Options()
-viewer = PETSc.Viewer().createBinary(sys.argv[1], "r")
-Ks = [PETSc.Mat().load(viewer) for _ in range(2)]
-M, b = PETSc.Mat().load(viewer), PETSc.Vec().load(viewer)
-rate, num = float(sys.argv[2]), int(sys.argv[3])
-options["fine_pc_type"] = "hypre"
-options["fine_pc_hypre_type"] = "boomeramg"
-if len(sys.argv) > 6:
-    options["fine_pc_hypre_boomeramg_strong_threshold"] = sys.argv[6]
-setup, seconds, iterations, kept = fine_loop(PETSc, Ks, M, b, rate, num, float(sys.argv[4]))
-np.save(sys.argv[5], kept)
-print(json.dumps({"setup": setup, "seconds": seconds, "iterations": iterations}))
-"""
-)
-
-
-class Problem:
+class Transient(Diffusion):
     """Forms and fine matrices of one coefficient."""
 
-    def __init__(self, dim: int, boxes: int, num: int, whole: int, kappa: Any) -> None:
-        msh = kappa.function_space.mesh
-        self.num, self.dim = num, dim
-        self.V = V = fem.functionspace(msh, ("Lagrange", 1))
-        u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    def __init__(self, kappa: Any, boxes: int, num: int, whole: int) -> None:
         scale = float(np.exp(np.log(kappa.x.array).mean()))
-        self.dt = 0.5 / scale / whole
-        self.a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-        self.m, self.s = u * v * ufl.dx, kappa * u * v * ufl.dx
-        self.f = fem.Constant(msh, scale)
-        self.L = self.f * v * ufl.dx
-        self.bcs = [
-            fem.dirichletbc(
-                1.0 - end,
-                fem.locate_dofs_geometrical(V, lambda x, end=end: np.isclose(x[0], end)),
-                V,
-            )
-            for end in (0.0, 1.0)
-        ]
-        self.coarse = msnn.CoarseGrid(msh, (boxes,) * dim)
-        self.g = fem.Function(V)
+        super().__init__(kappa, boxes, f=scale)
+        self.num, self.dt = num, 0.5 / scale / whole
+        self.g = fem.Function(self.V)
         for bc in self.bcs:
             bc.set(self.g.x.array)
         # As the fine solvers use them: Dirichlet rows and columns zero, the load with the lift.
-        A, M = (assemble_matrix(fem.form(form)) for form in (self.a, self.m))
-        A.assemble()
-        M.assemble()
-        self.A, self.M = A, M
-        b = assemble_vector(fem.form(self.L))
-        lift = b.duplicate()
+        self.A, self.M = (assemble_matrix(fem.form(form)) for form in (self.a, self.m))
+        self.A.assemble()
+        self.M.assemble()
+        self.b = assemble_vector(fem.form(self.L))
+        lift, b0 = self.b.duplicate(), self.b.duplicate()
         lift.array_w[:] = self.g.x.array
-        A.mult(lift, b0 := b.duplicate())
-        b.axpy(-1.0, b0)
+        self.A.mult(lift, b0)
+        self.b.axpy(-1.0, b0)
         dofs = np.unique(np.concatenate([bc.dof_indices()[0] for bc in self.bcs]))
-        b.array_w[dofs] = 0.0
-        self.b, self.Ks = b, []
+        self.b.array_w[dofs] = 0.0
+        self.Ks = []
         for c in (1.0, 1.5):
-            K = A.copy()
-            K.axpy(c / self.dt, M, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+            K = self.A.copy()
+            K.axpy(c / self.dt, self.M, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
             K.zeroRowsColumns(dofs.astype(PETSc.IntType), diag=1.0)
             K.setOption(PETSc.Mat.Option.SPD, True)
             self.Ks.append(K)
-        self.M_zero = M.copy()
+        self.M_zero = self.M.copy()
         self.M_zero.zeroRowsColumns(dofs.astype(PETSc.IntType), diag=0.0)
 
-    def fine(self, options: dict[str, str], rtol: float) -> dict[str, Any]:
-        """All steps by a fine solver in this process."""
-        database = PETSc.Options("fine_")
-        for name, value in options.items():
-            database[name] = value
-        found = fine_loop(PETSc, self.Ks, self.M_zero, self.b, 1 / self.dt, self.num, rtol)  # type: ignore[name-defined] # noqa: F821
-        for name in options:
-            database.delValue(name)
-        return self.record(*found)
+    def on_mesh(self, options: dict[str, Any], rtol: float) -> tuple[Record, np.ndarray]:
+        """All steps by a fine solver; what is kept of it, and the solutions, one a row."""
+        rate = 1 / self.dt
+        return self.record(time_loop(self.Ks, self.M_zero, self.b, rate, self.num, rtol, options))
 
-    def gamg(self, rtol: float) -> dict[str, Any]:
-        """All steps by CG with GAMG."""
-        return self.fine(GAMG, rtol)
-
-    def record(
-        self, setup: float, seconds: list[float], iterations: list[int], kept: Any
-    ) -> dict[str, Any]:
-        """What is kept of a run of a fine solver."""
-        kept += self.g.x.array
-        return {
-            "setup": setup,
-            "step": float(np.median(seconds)),
-            "steps": float(np.sum(seconds)),
-            "iterations": float(np.mean(iterations)),
-            "kept": kept,
-        }
-
-    def boomer(self, rtol: float) -> dict[str, Any] | None:
+    def boomer(self, rtol: float) -> tuple[Record, np.ndarray] | None:
         """All steps by BoomerAMG in a process of its own."""
-        command = os.environ.get("PETSC_PYTHON")
-        if not command:
+        python = other_python()
+        if python is None:
             return None
+        arguments = (1 / self.dt, self.num, rtol, boomer(self.V.mesh.topology.dim))
         with tempfile.TemporaryDirectory() as folder:
-            viewer = PETSc.Viewer().createBinary(f"{folder}/system", "w", comm=MPI.COMM_SELF)
-            for item in (*self.Ks, self.M_zero, self.b):
-                item.view(viewer)
-            viewer.destroy()
-            arguments = [f"{folder}/system", repr(1 / self.dt), str(self.num), repr(rtol)]
-            arguments += [f"{folder}/kept.npy", *(["0.5"] if self.dim == 3 else [])]
-            run = subprocess.run(
-                [*shlex.split(command), "-c", OTHER, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
-            if not lines:
-                print(run.stderr[-500:])
+            write(f"{folder}/system", *self.Ks, self.M_zero, self.b)
+            try:
+                found = launch("harness.time_loop", folder, *arguments, python=python)
+            except WorkerError as error:
+                print(error)
                 return None
-            found = json.loads(lines[-1])
-            kept = np.load(f"{folder}/kept.npy")
-        return self.record(found["setup"], found["seconds"], found["iterations"], kept)
+            return self.record(found | {"kept": np.load(f"{folder}/kept.npy")})
 
-    def errors(self, kept: Any, exact: Any) -> dict[str, Any]:
-        """Relative errors over time in L2 and energy, and their largest and last."""
-        found: dict[str, Any] = {}
+    def record(self, found: Record) -> tuple[Record, np.ndarray]:
+        """Figures of a run of a fine solver, and its solutions."""
+        record = {
+            "setup": found["setup"],
+            "step": float(np.median(found["seconds"])),
+            "all steps": float(np.sum(found["seconds"])),
+            "iterations": float(np.mean(found["iterations"])),
+        }
+        return record, found["kept"] + self.g.x.array
+
+    def errors_over_time(self, kept: Sequence[np.ndarray], exact: np.ndarray) -> Record:
+        """Relative errors in L2 and energy: largest, mean, last, and some in between."""
+        found: Record = {}
         x, y = self.b.duplicate(), self.b.duplicate()
 
         def norm(matrix: Any, values: Any) -> float:
@@ -245,45 +124,36 @@ class Problem:
 
         for name, matrix in (("L2", self.M), ("energy", self.A)):
             over = [norm(matrix, u - e) / norm(matrix, e) for u, e in zip(kept, exact, strict=True)]
-            found[name] = {"max": max(over), "mean": float(np.mean(over)), "last": over[-1]}
-            found[name]["over time"] = over[:: max(1, len(over) // 10)]
+            found |= {f"{name} max": max(over), f"{name} mean": float(np.mean(over))}
+            found |= {f"{name} last": over[-1]}
+            found |= {f"{name} over time": over[:: max(1, len(over) // 10)]}
         x.destroy()
         y.destroy()
         return found
 
-    def multiscale(self, basis: Any, exact: Any) -> dict[str, Any]:
+    def multiscale(self, basis: Any, exact: np.ndarray) -> Record:
         """All steps in a coarse space: times and errors."""
-        start = time.process_time()
-        W = msnn.multiscale_functionspace(self.V, self.coarse, basis, self.a, self.s, self.bcs)
-        record: dict[str, Any] = {"space": time.process_time() - start, "N_c": W.num_dofs}
+        watch = Stopwatch()
+        W = self.space(basis)
+        record: Record = {"space": watch.book("space"), "N_c": W.num_dofs}
 
         def run(step: Callable[[Any], Any]) -> tuple[float, list[float]]:
             u = fem.Function(self.V)
             u.x.array[:] = self.g.x.array
-            start = time.process_time()
-            problem = TransientProblem(
-                self.m,
-                self.a,
-                self.L,
-                u,
-                W,
-                dt=self.dt,
-                order=2,
-                bcs=self.bcs,
-                petsc_options_prefix="coarse_",
-            )
-            with problem:
+            watch, options = Stopwatch(), {"bcs": self.bcs, "petsc_options_prefix": "coarse_"}
+            forms = (self.m, self.a, self.L)
+            with TransientProblem(*forms, u, W, dt=self.dt, order=2, **options) as problem:
                 problem.assemble()
                 # The first two steps factor a matrix each.
-                setup, seconds = time.process_time() - start, []
+                setup, seconds = watch.book("set-up"), []
                 for _ in range(self.num):
-                    start = time.process_time()
+                    watch.start()
                     step(problem)
-                    seconds.append(time.process_time() - start)
+                    seconds.append(watch.book("step"))
             median = float(np.median(seconds))
             return setup + sum(seconds[:2]) - 2 * median, seconds
 
-        kept: list[Any] = []
+        kept: list[np.ndarray] = []
         setup, seconds = run(lambda problem: problem.step(prolong=False))
         _, prolonged = run(lambda problem: kept.append(problem.step().x.array.copy()))
         scale = float(self.f.value)
@@ -295,14 +165,24 @@ class Problem:
         _, loaded = run(changing)
         self.f.value = scale
         W.destroy()
-        return record | {
-            "setup": setup,
-            "step": float(np.median(seconds)),
-            "steps": float(np.median(seconds)) * self.num,
-            "step with u": float(np.median(prolonged)),
-            "step with new load": float(np.median(loaded)),
-            "errors": self.errors(kept, exact),
-        }
+        record |= {"setup": setup, "step": float(np.median(seconds))}
+        record |= {"all steps": record["step"] * self.num}
+        record |= {"step with u": float(np.median(prolonged))}
+        record |= {"step with new load": float(np.median(loaded))}
+        return record | self.errors_over_time(kept, exact)
+
+    def as_good(
+        self, solve: Callable[[float], tuple[Record, np.ndarray] | None], exact: Any, target: float
+    ) -> Record | None:
+        """The run with the largest tolerance that is as good as ours."""
+        for rtol in 10.0 ** -np.arange(1, 8):
+            made = solve(float(rtol))
+            if made is None:
+                return None
+            errors = self.errors_over_time(made[1], exact)
+            if errors["energy max"] <= target:
+                return made[0] | {"rtol": float(rtol)} | errors
+        return None
 
     def destroy(self) -> None:
         """Free the PETSc objects."""
@@ -310,155 +190,109 @@ class Problem:
             item.destroy()
 
 
-def matched(
-    problem: Problem,
-    solve: Callable[[float], dict[str, Any] | None],
-    exact: Any,
-    target: float,
-) -> dict[str, Any] | None:
-    """The run with the largest tolerance that is as good as ours."""
-    for rtol in 10.0 ** -np.arange(1, 8):
-        found = solve(float(rtol))
-        if found is None:
-            return None
-        errors = problem.errors(found.pop("kept"), exact)
-        if errors["energy"]["max"] <= target:
-            return found | {"rtol": float(rtol), "errors": errors}
-    return None
+def run_field(problem: Transient, options: Namespace) -> dict[str, Record]:
+    """All methods for one coefficient."""
+    gamg = partial(problem.on_mesh, GAMG)
+    rows: dict[str, Record | None] = {}
+    by_gamg, exact = gamg(1e-8)
+    if problem.V.mesh.topology.dim == 2:
+        kept = exact
+        rows["MUMPS"], exact = problem.on_mesh(MUMPS, 0.0)
+        by_gamg |= problem.errors_over_time(kept, exact)
+    rows["GAMG 1e-8"] = by_gamg
+    if made := problem.boomer(1e-8):
+        rows["BoomerAMG 1e-8"] = made[0] | problem.errors_over_time(made[1], exact)
+    for modes in options.modes:
+        for kind in (FILTERED,) if options.no_slepc else (FILTERED, SLEPC):
+            basis = make(kind, problem.kappa, num_modes=modes)
+            rows[f"{kind}, {modes} modes"] = found = problem.multiscale(basis, exact)
+            if kind == FILTERED and modes == options.modes[0]:
+                target = found["energy max"]
+    rows["GAMG as good as ours"] = problem.as_good(gamg, exact, target)
+    rows["BoomerAMG as good as ours"] = problem.as_good(problem.boomer, exact, target)
+    return {name: row for name, row in rows.items() if row is not None}
 
 
-def run_case(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All families of a case, one by one."""
-    dim, cells, boxes, whole = (QUICK if options.quick else CASES)[name]
-    num = options.steps or whole
-    for family in options.families:
-        kappa = FAMILIES[family](box(dim, cells), FIRST_SEED)
-        problem = Problem(dim, boxes, num, whole, kappa)
-        rows: dict[str, Any] = {}
-        if dim == 2:
-            rows["MUMPS"] = problem.fine(MUMPS, 0.0)
-            exact = rows["MUMPS"].pop("kept")
-            rows["GAMG 1e-8"] = problem.fine(GAMG, 1e-8)
-            kept = rows["GAMG 1e-8"].pop("kept")
-            rows["GAMG 1e-8"]["errors"] = problem.errors(kept, exact)
-        else:
-            rows["GAMG 1e-8"] = problem.fine(GAMG, 1e-8)
-            exact = rows["GAMG 1e-8"].pop("kept")
-        boomer = problem.boomer(1e-8)
-        if boomer is not None:
-            boomer["errors"] = problem.errors(boomer.pop("kept"), exact)
-            rows["BoomerAMG 1e-8"] = boomer
-        for modes in options.modes:
-            rows[f"filtered, {modes} modes"] = problem.multiscale(msnn.FilteredBasis(modes), exact)
-            if options.no_slepc:
+def run(results: Results, options: Namespace) -> None:
+    """All families of all cases."""
+    for case in options.cases:
+        dim, cells, boxes, whole = (QUICK if options.quick else CASES)[case]
+        num = options.steps or whole
+        for family in options.families:
+            key = {"case": case, "family": family}
+            if not results.missing(**key):
                 continue
-            rows[f"SLEPc, {modes} modes"] = problem.multiscale(msnn.SpectralBasis(modes), exact)
-        target = rows[f"filtered, {options.modes[0]} modes"]["errors"]["energy"]["max"]
-        rows["GAMG as good as ours"] = matched(problem, problem.gamg, exact, target)
-        rows["BoomerAMG as good as ours"] = matched(problem, problem.boomer, exact, target)
-        rows = {key: row for key, row in rows.items() if row is not None}
-        record = {
-            "case": name,
-            "family": family,
-            "N_f": problem.A.getSize()[0],
-            "cells": cells,
-            "boxes": boxes,
-            "steps": num,
-            "of": whole,
-            "load": os.getloadavg(),
-            "rows": rows,
-        }
-        problem.destroy()
-        gc.collect()
-        print(table(record), flush=True)
-        yield record
+            problem = Transient(FAMILIES[family](box(dim, cells), FIRST_SEED), boxes, num, whole)
+            size = {"N_f": problem.A.getSize()[0], "cells": cells, "boxes": boxes}
+            size |= {"steps": num, "of": whole, "load": os.getloadavg()}
+            for method, found in run_field(problem, options).items():
+                results.add(key | size | {"method": method} | found)
+            problem.destroy()
+            gc.collect()
 
 
-def breaks_even(ours: dict[str, Any], other: dict[str, Any]) -> str:
+def breaks_even(ours: Record, other: Record) -> str:
     """From how many steps on we take less time in all."""
     gain = other["step"] - ours["step"]
     lost = ours["space"] + ours["setup"] - other["setup"]
-    if gain <= 0:
-        return "never"
-    return f"{max(1, int(np.ceil(lost / gain)))}"
+    return "never" if gain <= 0 else f"{max(1, math.ceil(lost / gain))}"
 
 
-def table(record: dict[str, Any]) -> str:
-    """One record as Markdown."""
-    rows = record["rows"]
-    fine = [name for name in rows if "space" not in rows[name]]
-    ours = [name for name in rows if "space" in rows[name]]
-    shape = "x".join([str(record["cells"])] * int(record["case"][0]))
-    lines = [
-        f"## {record['case']}, {record['family']}",
-        "",
-        f"{shape} cells, {record['N_f']} dofs, {record['boxes']} boxes a side, the first "
-        f"{record['steps']} of {record['of']} steps; load of the machine {record['load'][0]:.1f}.",
-        "",
-        "| | N_c | L2 max | L2 last | energy max | energy last | space | set-up | a step | with u |"
-        " with new load | all steps |",
-        "|" + " --- |" * 12,
+def shown(case: str, family: str, records: Sequence[Record]) -> list[Shown]:
+    """Errors and times of all methods for one coefficient, and how they compare."""
+    fine = [r for r in records if "space" not in r]
+    ours = [r for r in records if "space" in r]
+    first = records[0]
+    head = ["", "N_c", "L2 max", "L2 last", "energy max", "energy last", "space", "set-up"]
+    head += ["a step, ms", "with u, ms", "with new load, ms", "all steps"]
+    rows = []
+    for r in (*ours, *fine):
+        name = f"{r['method']} (rtol {r['rtol']:.0e})" if "rtol" in r else r["method"]
+        name += f", {r['iterations']:.1f} iterations" if r.get("iterations", 0) > 1 else ""
+        row = [name, f"{r.get('N_c', '')}"]
+        row += [f"{r[e]:.2g}" if e in r else "" for e in head[2:6]]
+        row += [f"{r['space']:.2f}" if "space" in r else "", f"{r['setup']:.2f}"]
+        steps = ("step", "step with u", "step with new load")
+        row += [f"{1e3 * r[k]:.2f}" if k in r else "" for k in steps]
+        rows.append([*row, f"{r.get('space', 0.0) + r['setup'] + r['steps'] * r['step']:.2f}"])
+    shape = " x ".join([str(first["cells"])] * int(case[0]))
+    notes = (
+        f"{shape} cells, {first['N_f']} dofs, {first['boxes']} boxes a side, the first "
+        f"{first['steps']} of {first['of']} steps; load of the machine {first['load'][0]:.1f}. "
+        "Seconds, where nothing else is said."
+    )
+    faster = [
+        [
+            mine["method"],
+            *(f"{r['step'] / mine['step']:.1f} ({breaks_even(mine, r)})" for r in fine),
+        ]
+        for mine in ours
     ]
-    for name in (*ours, *fine):
-        row = rows[name]
-        found = row.get("errors")
-        errors = [
-            "" if found is None else f"{found[kind][when]:.2g}"
-            for kind in ("L2", "energy")
-            for when in ("max", "last")
-        ]
-        title = f"{name} (rtol {row['rtol']:.0e})" if "rtol" in row else name
-        title += f", {row['iterations']:.1f} iterations" if row.get("iterations", 0) > 1 else ""
-        extra = [row.get(key) for key in ("step with u", "step with new load")]
-        total = row.get("space", 0.0) + row["setup"] + record["steps"] * row["step"]
-        lines.append(
-            f"| {title} | {row.get('N_c', '')} | {' | '.join(errors)} | "
-            + (f"{row['space']:.2f}" if "space" in row else "")
-            + f" | {row['setup']:.2f} | {1e3 * row['step']:.2f} ms | "
-            + " | ".join("" if x is None else f"{1e3 * x:.2f} ms" for x in extra)
-            + f" | {total:.2f} |"
-        )
-    lines += ["", "A step is faster by (and breaks even after so many steps):", ""]
-    lines += ["| | " + " | ".join(fine) + " |", "|" + " --- |" * (len(fine) + 1)]
-    for name in ours:
-        cells = [
-            f"{rows[other]['step'] / rows[name]['step']:.1f} "
-            f"({breaks_even(rows[name], rows[other])})"
-            for other in fine
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return [
+        Shown(f"{case}, {family}", head, rows, notes),
+        Shown(
+            f"{case}, {family}: a step is faster by",
+            ["", *(r["method"] for r in fine)],
+            faster,
+            "In brackets: breaks even after so many steps.",
+        ),
+    ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the cases and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("case", nargs="*", help=f"of {', '.join(CASES)}; default all")
-    parser.add_argument("--families", nargs="+", default=CHOSEN, help="some of those; default all")
-    parser.add_argument("--modes", nargs="+", type=int, default=MODES, help="default 8 16")
+    parser = Parser(__doc__, CASES)
+    parser.add_argument("--families", nargs="+", default=CHOSEN, choices=list(FAMILIES))
+    parser.add_argument("--modes", nargs="+", type=int, default=(8, 16))
     parser.add_argument("--steps", type=int, help="only the first steps; default all")
     parser.add_argument("--no-slepc", action="store_true", help="filtered bases only")
-    parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--output", default=str(Path(__file__).parent / "results"))
-    options = parser.parse_args(arguments)
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    stem = "transient-quick" if options.quick else "transient"
-    records: list[dict[str, Any]] = []
-    if options.case and (output / f"{stem}.json").exists():
-        # What is not run again stays.
-        records = json.loads((output / f"{stem}.json").read_text())["records"]
-    for name in options.case or CASES:
-        if name not in CASES:
-            raise SystemExit(f"Unknown case {name!r}; expected of {', '.join(CASES)}.")
-        for found in run_case(name, options):
-            same = [(r["case"], r["family"]) == (name, found["family"]) for r in records]
-            records = [r for r, old in zip(records, same, strict=True) if not old] + [found]
-            # After each: a long run that is stopped leaves what it has.
-            text = "\n".join([__doc__.split("    python")[0], *map(table, records)])
-            (output / f"{stem}.md").write_text(text)
-            data = {"machine": machine(), "gamg": GAMG, "records": records}
-            (output / f"{stem}.json").write_text(json.dumps(data, indent=1) + "\n")
+    options = parser.parse_args()
+    settings = {"gamg": GAMG, "modes": options.modes, "seed": FIRST_SEED}
+    results = Results("transient", options, settings)
+    if not options.show:
+        run(results, options)
+    groups = grouped(results.records, "case", "family")
+    results.finish([t for key, group in groups.items() for t in shown(*key, group)])
 
 
 if __name__ == "__main__":

@@ -14,23 +14,21 @@ solution the script computes
 
 Then adaptive enrichment is compared with uniform spaces on three fields.
 
-    python benchmarks/bench_trust.py [--quick] [--cases N] [--output FOLDER]
+    python benchmarks/bench_trust.py [--quick] [--resume] [--show] [--fields N]
 
-A report goes to ``benchmarks/results/trust.md``, with JSON beside it (``--quick`` only prints). The
-exit status is 1 if any bound is below the true error.
+The exit status is 1 if any bound is below the true error.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from harness.problems import MUMPS, Problem
+from harness.results import Parser, Record, Results, Shown, select, tabulate, values
 
 from mpi4py import MPI
 
@@ -40,27 +38,82 @@ from scipy.stats import spearmanr
 import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem, mesh
-from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import estimate
-from dolfinx_msnn.petsc import LinearProblem
 from dolfinx_msnn.space.enrichment import position_in_vertex
 
-DIRECT = {"ksp_type": "preonly", "pc_type": "cholesky", "pc_factor_mat_solver_type": "mumps"}
 #: What rounding errors may do to a comparison of two energies.
 SLACK = 1e-6
 CELLS = {2: ("quadrilateral", "triangle"), 3: ("hexahedron", "tetrahedron")}
+#: Fields of the comparison of adaptive spaces.
+ADAPTIVE, ADAPTIVE_QUICK = (
+    (("log_normal", 1e3), ("two_phase", 1e4), ("channels", 1e6)),
+    (("channels", 1e4),),
+)
+#: Ways to adapt.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "modes": {"kind": "modes", "marking": 0.5, "initial_modes": 1},
+    "both": {"kind": "both", "marking": 0.7, "initial_modes": 2, "max_rounds": 60},
+    "online": {},
+    "online, fewest": {"marking": 0.6, "initial_modes": 1, "max_rounds": 40},
+    "online, all at once": {"colours": False, "marking": 1.0, "initial_modes": 4},
+}
 
 
-def field(name: str, dim: int, contrast: float, seed: int) -> Any:
-    if name == "channels":
-        return msnn.fields.Channels(dim, contrast=contrast, seed=seed)
-    if name == "two_phase":
-        return msnn.fields.TwoPhase(dim, contrast=contrast, seed=seed)
-    # Six standard deviations span the contrast.
-    return msnn.fields.LogNormal(dim, variance=max((np.log(contrast) / 6) ** 2, 1e-9), seed=seed)
+class Posed(Problem):
+    """A diffusion problem on one mesh.
+
+    Attributes:
+        f: Right-hand side, constant on cells.
+        g: Flux through the boundary without Dirichlet conditions.
+    """
+
+    def __init__(self, random: Random, refine: int) -> None:
+        d, n = random.dim, random.n * refine
+        create = mesh.create_unit_square if d == 2 else mesh.create_unit_cube
+        msh = create(MPI.COMM_SELF, *[n] * d, mesh.CellType[random.cell])
+        V = fem.functionspace(msh, ("Lagrange", 1))
+        kappa, self.f = (fem.Function(fem.functionspace(msh, ("DG", 0))) for _ in range(2))
+        num = msh.topology.index_map(d).size_local
+        middle = mesh.compute_midpoints(msh, d, np.arange(num, dtype=np.int32))[:, :d]
+        # Constant on the cells of an n-grid, whatever the mesh.
+        place = (np.floor(middle * random.n) + 0.5) / random.n
+        kappa.x.array[:] = random.field(place)
+        self.f.x.array[:] = random.source(place.T)
+        g = fem.Function(V)
+        g.interpolate(lambda x: random.boundary[0] + random.boundary[1:] @ x[:d])
+
+        def where(x: np.ndarray) -> np.ndarray:
+            inside = x[:d] * (1 - x[:d])
+            if random.sides == 0:
+                return np.isclose(inside, 0).any(axis=0)
+            return np.isclose(x[0], 0) if random.sides == 1 else np.isclose(inside[0], 0)
+
+        bcs = [fem.dirichletbc(g, fem.locate_dofs_geometrical(V, where))]
+        u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+        a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
+        self.g = fem.Constant(msh, random.flux)
+        super().__init__(kappa, a, self.f * v * ufl.dx + self.g * v * ufl.ds, bcs, random.boxes)
+
+    def solve(self) -> fem.Function:
+        """The fine solution."""
+        return self.fine_problem(MUMPS).solve()
+
+    def energy(self, u: fem.Function) -> float:
+        """a(u, u)/2 - L(u)."""
+        L = ufl.replace(self.L, {self.L.arguments()[0]: u})
+        return 0.5 * self.norm(u) ** 2 - float(fem.assemble_scalar(fem.form(L)))
+
+    def norm(self, u: fem.Function) -> float:
+        """The energy norm of a function."""
+        a = ufl.replace(self.a, dict.fromkeys(self.a.arguments(), u))
+        return float(np.sqrt(fem.assemble_scalar(fem.form(a))))
+
+    def error(self, u: fem.Function, v: fem.Function) -> float:
+        """The energy norm of a difference."""
+        return self.norm(difference(u, v))
 
 
-class Problem:
+class Random:
     """A random diffusion problem that can be put on meshes of several sizes."""
 
     def __init__(self, seed: int, dim: int) -> None:
@@ -72,7 +125,6 @@ class Problem:
         self.refine = 4 if dim == 2 else 2
         self.kind = str(rng.choice(["log_normal", "two_phase", "channels"]))
         self.contrast = float(10 ** rng.uniform(0, 6)) if seed % 8 else 1.0
-        self.field = field(self.kind, dim, max(self.contrast, 1.0), seed)
         self.waves = rng.standard_normal((3, dim)) * 4
         self.amplitudes = rng.standard_normal(4)
         self.flux = float(rng.standard_normal())
@@ -81,57 +133,25 @@ class Problem:
         self.modes = int(rng.integers(1, 9))
         self.basis = str(rng.choice(["SpectralBasis", "FilteredBasis"]))
 
+    @property
+    def field(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The coefficient at points, shape ``(num, dim)``."""
+        contrast = max(self.contrast, 1.0)
+        if self.kind == "channels":
+            return msnn.fields.Channels(self.dim, contrast=contrast, seed=self.seed)
+        if self.kind == "two_phase":
+            return msnn.fields.TwoPhase(self.dim, contrast=contrast, seed=self.seed)
+        # Six standard deviations span the contrast.
+        variance = max((np.log(contrast) / 6) ** 2, 1e-9)
+        return msnn.fields.LogNormal(self.dim, variance=variance, seed=self.seed)
+
     def source(self, x: np.ndarray) -> np.ndarray:
         """Right-hand side at points, shape ``(dim, num)``."""
         return self.amplitudes[0] + self.amplitudes[1:] @ np.cos(self.waves @ x)
 
-    def on(self, refine: int) -> dict[str, Any]:
-        """Mesh, space, forms and conditions; the data are constant on the cells of an n-grid."""
-        d, n = self.dim, self.n * refine
-        kind = mesh.CellType[self.cell]
-        create = mesh.create_unit_square if d == 2 else mesh.create_unit_cube
-        msh = create(MPI.COMM_SELF, *[n] * d, kind)
-        V = fem.functionspace(msh, ("Lagrange", 1))
-        kappa, f = (fem.Function(fem.functionspace(msh, ("DG", 0))) for _ in range(2))
-        num = msh.topology.index_map(d).size_local
-        middle = mesh.compute_midpoints(msh, d, np.arange(num, dtype=np.int32))[:, :d]
-        place = (np.floor(middle * self.n) + 0.5) / self.n
-        kappa.x.array[:] = self.field(place)
-        f.x.array[:] = self.source(place.T)
-        g = fem.Function(V)
-        g.interpolate(lambda x: self.boundary[0] + self.boundary[1:] @ x[:d])
-
-        def where(x: np.ndarray) -> np.ndarray:
-            inside = x[:d] * (1 - x[:d])
-            if self.sides == 0:
-                return np.isclose(inside, 0).any(axis=0)
-            return np.isclose(x[0], 0) if self.sides == 1 else np.isclose(inside[0], 0)
-
-        bcs = [fem.dirichletbc(g, fem.locate_dofs_geometrical(V, where))]
-        u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-        a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-        flux = fem.Constant(msh, self.flux)
-        L = f * v * ufl.dx + flux * v * ufl.ds
-        return {"V": V, "kappa": kappa, "f": f, "g": flux, "a": a, "L": L, "bcs": bcs}
-
-
-def solve_fine(p: dict[str, Any]) -> fem.Function:
-    problem = FineProblem(
-        p["a"], p["L"], bcs=p["bcs"], petsc_options=DIRECT, petsc_options_prefix="trust_fine_"
-    )
-    return problem.solve()
-
-
-def energy(p: dict[str, Any], u: fem.Function) -> float:
-    """a(u, u)/2 - L(u)."""
-    a = ufl.replace(p["a"], dict.fromkeys(p["a"].arguments(), u))
-    L = ufl.replace(p["L"], {p["L"].arguments()[0]: u})
-    return float(fem.assemble_scalar(fem.form(0.5 * a - L)))
-
-
-def norm(p: dict[str, Any], u: fem.Function) -> float:
-    a = ufl.replace(p["a"], dict.fromkeys(p["a"].arguments(), u))
-    return float(np.sqrt(fem.assemble_scalar(fem.form(a))))
+    def space(self, problem: Posed) -> msnn.MultiscaleFunctionSpace:
+        """The multiscale space."""
+        return problem.space(getattr(msnn, self.basis)(num_modes=self.modes))
 
 
 def difference(u: fem.Function, v: fem.Function) -> fem.Function:
@@ -140,309 +160,239 @@ def difference(u: fem.Function, v: fem.Function) -> fem.Function:
     return e
 
 
-def local_errors(p: dict[str, Any], e: fem.Function, coarse: msnn.CoarseGrid) -> np.ndarray:
+def local_errors(problem: Posed, e: fem.Function) -> np.ndarray:
     """Energy norms of e on the cells of each neighbourhood."""
-    V = p["V"]
-    w = ufl.TestFunction(p["kappa"].function_space)
-    density = p["kappa"] * ufl.inner(ufl.grad(e), ufl.grad(e)) * w * ufl.dx
+    V, kappa = problem.V, problem.kappa
+    w = ufl.TestFunction(kappa.function_space)
+    density = kappa * ufl.inner(ufl.grad(e), ufl.grad(e)) * w * ufl.dx
     cells = fem.assemble_vector(fem.form(density)).array
-    hats = coarse.hats(V.tabulate_dof_coordinates())
-    sums = np.zeros(coarse.num_vertices)
+    hats = problem.grid.hats(V.tabulate_dof_coordinates())
+    sums = np.zeros(problem.grid.num_vertices)
     for cell, dofs in enumerate(V.dofmap.list):
         sums[np.unique(hats.vertices[dofs][hats.values[dofs] > 0])] += cells[cell]
     return np.sqrt(sums)
 
 
-def space(problem: Problem, p: dict[str, Any], coarse: msnn.CoarseGrid) -> Any:
-    u, v = ufl.TrialFunction(p["V"]), ufl.TestFunction(p["V"])
-    basis = getattr(msnn, problem.basis)(num_modes=problem.modes)
-    s = p["kappa"] * u * v * ufl.dx
-    return msnn.multiscale_functionspace(p["V"], coarse, basis, p["a"], s, p["bcs"])
-
-
-def run_case(seed: int, dim: int) -> dict[str, Any]:
+def run_case(seed: int, dim: int) -> Record:
     """Everything about one random problem."""
-    problem = Problem(seed, dim)
-    p = problem.on(1)
-    coarse = msnn.CoarseGrid(p["V"].mesh, [problem.boxes] * dim)
-    fine, finer = solve_fine(p), problem.on(problem.refine)
-    least = energy(finer, solve_fine(finer))
-    times = {}
-    with (
-        space(problem, p, coarse) as W,
-        LinearProblem(
-            p["a"], p["L"], W, bcs=p["bcs"], petsc_options_prefix="trust_"
-        ) as coarse_problem,
-    ):
-        u = coarse_problem.solve()
-        e = difference(fine, u)
-        true = norm(p, e)
-        start = time.perf_counter()
-        constants = estimate.stability_constants(W, coarse, p["a"], p["bcs"])
-        lambda_min = estimate.schwarz_lambda_min(W, coarse, constants)
-        times["constants"] = time.perf_counter() - start
-        start = time.perf_counter()
-        found = estimate.local_indicators(coarse_problem)
-        weighted = estimate.local_indicators(coarse_problem, constants=constants)
-        times["indicators"] = (time.perf_counter() - start) / 2
-        errors = local_errors(p, e, coarse)[found.vertex]
-        start = time.perf_counter()
-        with estimate.SchwarzPreconditioner(coarse_problem) as pc:
-            # No bound where a basis misses its constant; λ_min = 1 is a guess, and not reported.
-            guess = lambda_min or 1.0
-            fine_bound = estimate.bound_fine_error(coarse_problem, pc, guess, steps=10)
-            times["cg"] = time.perf_counter() - start
-            step = fem.Function(p["V"])
-            estimate.bound_fine_error(coarse_problem, pc, guess, steps=2, error=step)
-        stepped = estimate.local_energies(p["a"], step, coarse)[found.vertex]
+    random = Random(seed, dim)
+    p, finer = Posed(random, 1), Posed(random, random.refine)
+    fine, least, times = p.solve(), finer.energy(finer.solve()), {}
+
+    def timed(name: str, action: Callable[[], Any]) -> Any:
+        start = perf_counter()
+        made = action()
+        times[f"s {name}"] = perf_counter() - start
+        return made
+
+    with random.space(p) as W, p.coarse_problem(W) as coarse:
+        u = coarse.solve()
+        true = p.error(fine, u)
+
+        def stability() -> tuple[Any, float]:
+            constants = estimate.stability_constants(W, p.grid, p.a, p.bcs)
+            return constants, estimate.schwarz_lambda_min(W, p.grid, constants)
+
+        constants, lambda_min = timed("constants", stability)
+        found = timed("indicators", lambda: estimate.local_indicators(coarse))
+        weighted = estimate.local_indicators(coarse, constants=constants)
+        errors = local_errors(p, difference(fine, u))[found.vertex]
+        # No bound where a basis misses its constant; λ_min = 1 is a guess, and not reported.
+        guess = lambda_min or 1.0
+        start = perf_counter()
+        with estimate.SchwarzPreconditioner(coarse) as pc:
+            fine_bound = estimate.bound_fine_error(coarse, pc, guess, steps=10)
+            times["s cg"] = perf_counter() - start
+            step = fem.Function(p.V)
+            estimate.bound_fine_error(coarse, pc, guess, steps=2, error=step)
+        stepped = estimate.local_energies(p.a, step, p.grid)[found.vertex]
         num_dofs = W.num_dofs
-    exact = float(np.sqrt(max(2 * (energy(p, u) - least), 0.0)))
-    data = (u, p["kappa"], p["f"])
-    start = time.perf_counter()
-    bound = estimate.bound_error(*data, coarse, bcs=p["bcs"], g=p["g"])
-    times["patches"] = time.perf_counter() - start
-    start = time.perf_counter()
-    sharpest = estimate.bound_error(*data, None, bcs=p["bcs"], g=p["g"])
-    times["global"] = time.perf_counter() - start
-    shared = 2**dim
+    exact = float(np.sqrt(max(2 * (p.energy(u) - least), 0.0)))
+    bounds = {
+        name: timed(
+            name,
+            lambda grid=grid: estimate.bound_error(u, p.kappa, p.f, grid, bcs=p.bcs, g=p.g),
+        )
+        for name, grid in (("patches", p.grid), ("global", None))
+    }
+    correlations = (("", found.values), (", weighted", weighted.values), (", two steps", stepped))
     return {
-        "seed": seed,
-        "dim": dim,
-        "cell": problem.cell,
-        "n": problem.n,
-        "boxes": problem.boxes,
-        "field": problem.kind,
-        "contrast": problem.contrast,
-        "basis": problem.basis,
-        "modes": problem.modes,
-        "sides": problem.sides,
+        **{k: getattr(random, k) for k in ("seed", "dim", "cell", "n", "boxes")},
+        "field": random.kind,
+        **{k: getattr(random, k) for k in ("contrast", "basis", "modes", "sides")},
         "num_dofs": num_dofs,
-        "relative error": true / norm(p, fine),
+        "relative error": true / p.norm(fine),
         "error (fine)": true,
         "lambda_min": lambda_min,
         "cg steps": fine_bound.steps,
         "cg lower": fine_bound.lower / true,
-        "cg": fine_bound.upper / true if lambda_min > 0 else float("inf"),
-        "indicators, guaranteed": float(np.sqrt(shared)) * weighted.total / true,
+        "cg": fine_bound.upper / true if lambda_min > 0 else None,
+        "indicators, guaranteed": float(np.sqrt(2**dim)) * weighted.total / true,
         "indicators": found.total / true,
         "error (exact)": exact,
-        "patches": bound.upper / exact,
-        "global": sharpest.upper / exact,
-        "correction": bound.correction / exact,
-        "rank correlation": float(spearmanr(found.values, errors).statistic),
-        "rank correlation, weighted": float(spearmanr(weighted.values, errors).statistic),
-        "rank correlation, two steps": float(spearmanr(stepped, errors).statistic),
-        "seconds": times,
+        **{name: bound.upper / exact for name, bound in bounds.items()},
+        "correction": bounds["patches"].correction / exact,
+        **{
+            f"rank correlation{name}": float(spearmanr(local, errors).statistic)
+            for name, local in correlations
+        },
+        **times,
     }
 
 
-def first(rounds: list[tuple[int, float]], level: float) -> int | None:
-    """The fewest dofs whose error is at most ``level``."""
-    return min((n for n, e in rounds if e <= level), default=None)
-
-
-def run_adaptive(kind: str, contrast: float, quick: bool) -> dict[str, Any]:
+def run_adaptive(results: Results, kind: str, contrast: float, quick: bool) -> None:
     """Uniform and adaptive spaces on one field."""
-    problem = Problem(3, 2)
-    problem.cell, problem.n, problem.boxes = "quadrilateral", 32 if quick else 64, 8
-    problem.kind, problem.contrast = kind, contrast
-    problem.field = field(kind, 2, contrast, 3)
-    problem.modes, problem.basis = 12 if quick else 24, "SpectralBasis"
-    p = problem.on(1)
-    coarse = msnn.CoarseGrid(p["V"].mesh, (8, 8))
-    fine = solve_fine(p)
-    size = norm(p, fine)
-    record: dict[str, Any] = {"field": kind, "contrast": contrast, "N_f": len(fine.x.array)}
-    with space(problem, p, coarse) as W:
+    random = Random(3, 2)
+    random.cell, random.n, random.boxes = "quadrilateral", 32 if quick else 64, 8
+    random.kind, random.contrast = kind, contrast
+    random.modes, random.basis = 12 if quick else 24, "SpectralBasis"
+    p = Posed(random, 1)
+    fine = p.solve()
+    size = p.norm(fine)
+    key = {"part": "adaptive", "field": kind, "contrast": contrast, "N_f": len(fine.x.array)}
+    with random.space(p) as W:
         rounds = []
-        for num in range(1, problem.modes + 1):
+        for num in range(1, random.modes + 1):
             with (
                 estimate.enrich(W, keep=position_in_vertex(W.vertex) < num) as smaller,
-                LinearProblem(
-                    p["a"], p["L"], smaller, bcs=p["bcs"], petsc_options_prefix="trust_u_"
-                ) as uniform,
+                p.coarse_problem(smaller) as uniform,
             ):
-                error = norm(p, difference(fine, uniform.solve())) / size
-                rounds.append((smaller.num_dofs, error))
-        record["uniform"] = rounds
-        variants: dict[str, dict[str, Any]] = {
-            "modes": {"kind": "modes", "marking": 0.5, "initial_modes": 1},
-            "both": {"kind": "both", "marking": 0.7, "initial_modes": 2, "max_rounds": 60},
-            "online": {},
-            "online, fewest": {"marking": 0.6, "initial_modes": 1, "max_rounds": 40},
-            "online, all at once": {"colours": False, "marking": 1.0, "initial_modes": 4},
-        }
-        for name, options in variants.items():
-            options = {"max_rounds": 20, "tol": 1e-3} | options
-            start = time.perf_counter()
-            with estimate.adapt(
-                p["a"],
-                p["L"],
-                W,
-                coarse,
-                bcs=p["bcs"],
-                petsc_options_prefix="trust_a_",
-                **options,
-            ) as result:
-                last = result.rounds[-1]
-                true = norm(p, difference(fine, result.u))
-                reductions = [
-                    r.lower / s.lower
-                    for r, s in zip(result.rounds, result.rounds[1:], strict=False)
-                ]
-                record[name] = {
-                    "rounds": [(r.num_dofs, r.upper / size) for r in result.rounds],
-                    "effectivity": last.upper / true,
-                    "reductions": reductions,
-                    "seconds": time.perf_counter() - start,
+                rounds.append((smaller.num_dofs, p.error(fine, uniform.solve()) / size))
+        results.add(key | {"space": "uniform", "rounds": rounds})
+        for name, options in VARIANTS.items():
+            options = {"max_rounds": 20, "tol": 1e-3, "petsc_options_prefix": "trust_a_"} | options
+            start = perf_counter()
+            with estimate.adapt(p.a, p.L, W, p.grid, bcs=p.bcs, **options) as made:
+                lower = [r.lower for r in made.rounds]
+                found = {
+                    "rounds": [(r.num_dofs, r.upper / size) for r in made.rounds],
+                    "effectivity": made.rounds[-1].upper / p.error(fine, made.u),
+                    "reductions": [a / b for a, b in pairwise(lower)],
+                    "seconds": perf_counter() - start,
                 }
-    return record
+            results.add(key | {"space": name} | found)
 
 
-def quantiles(values: list[float]) -> str:
-    values = [v for v in values if np.isfinite(v)]
-    low, middle, high = (float(q) for q in np.quantile(values, [0.0, 0.5, 1.0]))
-    return f"{low:.3f} | {middle:.3f} | {high:.3f}"
+def quantiles(numbers: Iterable[float]) -> list[str]:
+    """Least, median and largest."""
+    return [f"{q:.3f}" for q in np.quantile(list(numbers), [0.0, 0.5, 1.0])]
 
 
-def report(cases: list[dict[str, Any]], adaptive: list[dict[str, Any]]) -> tuple[str, int]:
-    """The Markdown report and the number of violations."""
-    lines = [
-        "# Error control on random problems",
-        "",
-        "Written by `python benchmarks/bench_trust.py`; nothing here is typed by hand.",
-        "",
-        f"{len(cases)} cases, {sum(c['dim'] == 3 for c in cases)} of them in 3D; contrasts from "
-        f"{min(c['contrast'] for c in cases):.3g} to {max(c['contrast'] for c in cases):.3g}; "
-        f"relative errors from {min(c['relative error'] for c in cases):.2%} to "
-        f"{max(c['relative error'] for c in cases):.2%}.",
-        "",
-        "## Bounds",
-        "",
-        "Effectivity: bound over true error; a value below one (less rounding errors) is a "
-        "violation. The true error against the exact solution is bounded from below by energies "
-        "on a finer mesh, so those effectivities are bounds from above.",
-        "",
-        "| bound | of the error against | violations | least | median | largest |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    violations = 0
-    rows = [
-        ("cg", "fine solution"),
-        ("indicators, guaranteed", "fine solution"),
-        ("patches", "exact solution"),
-        ("global", "exact solution"),
-    ]
-    for key, what in rows:
-        values = [c[key] for c in cases]
-        bad = sum(v < 1 - SLACK for v in values)
+def shown_bounds(cases: Sequence[Record]) -> tuple[Shown, int]:
+    """Effectivities, and how many are below one."""
+    rows, violations = [], 0
+    of = {"cg": "fine", "indicators, guaranteed": "fine", "patches": "exact", "global": "exact"}
+    for key, what in of.items():
+        found = values(cases, key)
+        bad = int(np.sum(found < 1 - SLACK))
         violations += bad
-        lines.append(f"| {key} | {what} | {bad} | {quantiles(values)} |")
-    above = sum(c["cg lower"] > 1 + SLACK for c in cases)
-    violations += above
+        rows.append([key, f"{what} solution", f"{bad}", *quantiles(found)])
     for dim in (2, 3):
         for key in ("cg", "patches", "global"):
-            values = [c[key] for c in cases if c["dim"] == dim]
-            if values:
-                lines.append(f"| {key}, {dim}D only | | | {quantiles(values)} |")
-    lines += [
-        "",
-        f"Cases without a bound against the fine solution (λ_min bound of zero): "
-        f"{sum(not np.isfinite(c['cg']) for c in cases)}.",
-        f"Lower bound by conjugate gradients: {above} violations; over the true error "
-        f"{quantiles([c['cg lower'] for c in cases])} (least, median, largest).",
-        f"Conjugate gradient steps: {quantiles([c['cg steps'] for c in cases])}; "
-        f"λ_min bound: {quantiles([c['lambda_min'] for c in cases])}.",
-        "",
-        "## Indicators",
-        "",
-        "Spearman's rank correlation with the true local errors, over the neighbourhoods of one "
-        "case (2D, where there are at least 49).",
-        "",
-        "| indicator | least | median | largest | cases with at least 0.8 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    plane = [c for c in cases if c["dim"] == 2]
+            if len(found := values(cases, key, dim=dim)):
+                rows.append([f"{key}, {dim}D only", "", "", *quantiles(found)])
+    lower, errors = values(cases, "cg lower"), values(cases, "relative error")
+    contrasts = values(cases, "contrast")
+    above = int(np.sum(lower > 1 + SLACK))
+    without = len(cases) - len(values(cases, "cg"))
+
+    def three(key: str) -> str:
+        return ", ".join(quantiles(values(cases, key)))
+
+    notes = (
+        f"{len(cases)} cases, {len(list(select(cases, dim=3)))} of them in 3D; contrasts from "
+        f"{contrasts.min():.3g} to {contrasts.max():.3g}; relative errors from {errors.min():.2%} "
+        f"to {errors.max():.2%}. Effectivity: bound over true error; a value below one (less "
+        "rounding errors) is a violation. The true error against the exact solution is bounded "
+        "from below by energies on a finer mesh, so those effectivities are bounds from above. "
+        f"Cases without a bound against the fine solution (λ_min bound of zero): {without}. Lower "
+        f"bound by conjugate gradients: {above} violations; over the true error {three('cg lower')}"
+        f" (least, median, largest). Conjugate gradient steps: {three('cg steps')}; λ_min bound: "
+        f"{three('lambda_min')}."
+    )
+    head = ["bound", "of the error against", "violations", "least", "median", "largest"]
+    return Shown("Bounds", head, rows, notes), violations + above
+
+
+def shown_indicators(cases: Sequence[Record]) -> Shown:
+    """Rank correlations."""
+    plane = list(select(cases, dim=2))
     names = {
         "rank correlation": "η_i (`local_indicators`)",
         "rank correlation, weighted": "√τ_i η_i",
         "rank correlation, two steps": "`local_energies` after two CG steps",
     }
+    rows = []
     for key, name in names.items():
-        values = [c[key] for c in plane]
-        good = sum(v >= 0.8 for v in values)
-        lines.append(f"| {name} | {quantiles(values)} | {good} of {len(values)} |")
-    lines += [
-        "",
-        f"√(Σ η_i²) over the true error: {quantiles([c['indicators'] for c in cases])}.",
-        "",
-        "## Seconds (median over 2D cases, one core)",
-        "",
-        "| " + " | ".join(plane[0]["seconds"]) + " |",
-        "| " + " | ".join("---" for _ in plane[0]["seconds"]) + " |",
-        "| "
-        + " | ".join(
-            f"{np.median([c['seconds'][k] for c in plane]):.2f}" for k in plane[0]["seconds"]
-        )
-        + " |",
-        "",
-        "## Adaptive enrichment",
-        "",
+        found = values(plane, key)
+        good = f"{np.sum(found >= 0.8)} of {len(found)}"
+        rows.append([name, *quantiles(found), good])
+    head = ["indicator", "least", "median", "largest", "cases with at least 0.8"]
+    notes = (
+        "Spearman's rank correlation with the true local errors, over the neighbourhoods of one "
+        "case (2D, where there are at least 49). √(Σ η_i²) over the true error: "
+        f"{', '.join(quantiles(values(cases, 'indicators')))}."
+    )
+    return Shown("Indicators", head, rows, notes)
+
+
+def shown_seconds(cases: Sequence[Record]) -> Shown:
+    """Times."""
+    names = [key for key in cases[0] if key.startswith("s ")]
+    medians = [f"{np.median(values(cases, key, dim=2)):.2f}" for key in names]
+    head = [key.removeprefix("s ") for key in names]
+    return Shown("Seconds (median over 2D cases, one core)", head, [medians])
+
+
+def shown_adaptive(records: Sequence[Record]) -> tuple[Shown, int]:
+    """Coarse dofs for an error, and how many bounds are below it."""
+
+    def name(r: Record) -> str:
+        best, most = min(e for _, e in r["rounds"]), max(n for n, _ in r["rounds"])
+        uniform = f"uniform (to {most} dofs: {best:.1%})"
+        return uniform if r["space"] == "uniform" else str(r["space"])
+
+    def first(level: float) -> Callable[[Record], str]:
+        return lambda r: str(min((n for n, e in r["rounds"] if e <= level), default="–"))
+
+    def reduction(r: Record) -> str:
+        found = r.get("reductions")
+        return f"{min(found):.1f}, {np.median(found):.1f}" if found else ""
+
+    columns: dict[str, Callable[[Record], str]] = {
+        "field": lambda r: str(r["field"]),
+        "contrast": lambda r: f"{r['contrast']:.0e}",
+        "space": name,
+        **{f"{100 * level:g} %": first(level) for level in (0.05, 0.01, 0.001)},
+        "error divided by, per round (least, median)": reduction,
+        "seconds": lambda r: f"{r['seconds']:.1f}" if "seconds" in r else "",
+    }
+    notes = (
         "Coarse dofs needed for a relative energy error (uniform: true error; adaptive: guaranteed "
-        "bound). A dash: not reached with all the modes or rounds allowed.",
-        "",
-        "| field | contrast | space | 5 % | 1 % | 0.1 % | error divided by, per round "
-        "(least, median) | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in adaptive:
-        for name in ("uniform", *(k for k in r if isinstance(r[k], dict))):
-            rounds = r["uniform"] if name == "uniform" else r[name]["rounds"]
-            reached = " | ".join(str(first(rounds, t) or "–") for t in (0.05, 0.01, 0.001))
-            extra = "| |"
-            if name != "uniform":
-                factors = r[name]["reductions"]
-                extra = (
-                    f"| {min(factors):.1f}, {np.median(factors):.1f} | {r[name]['seconds']:.1f} |"
-                )
-                violations += r[name]["effectivity"] < 1 - SLACK
-            else:
-                best = min(e for _, e in rounds)
-                name = f"uniform (to {max(n for n, _ in rounds)} dofs: {best:.1%})"
-            lines.append(f"| {r['field']} | {r['contrast']:.0e} | {name} | {reached} {extra}")
-    lines += ["", f"Violations in all: {violations}.", ""]
-    return "\n".join(lines), violations
+        "bound). A dash: not reached with all the modes or rounds allowed."
+    )
+    violations = int(np.sum(values(records, "effectivity") < 1 - SLACK))
+    return tabulate("Adaptive enrichment", records, columns, notes), violations
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few cases, print only")
-    parser.add_argument("--cases", type=int, help="number of random cases")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser = Parser(__doc__)
+    parser.depends("--fields", 102, 6, type=int, help="number of random problems")
     options = parser.parse_args()
-    count = options.cases or (6 if options.quick else 102)
-    cases = []
-    for k in range(count):
-        start = time.perf_counter()
-        case = run_case(k, 3 if k % 6 == 5 else 2)
-        cases.append(case)
-        print(
-            f"{k:4d} {case['field']:10s} {case['contrast']:8.1e} cg {case['cg']:.3f} "
-            f"patches {case['patches']:.3f} rank {case['rank correlation']:.2f} "
-            f"{time.perf_counter() - start:.1f} s",
-            flush=True,
-        )
-    fields = [("channels", 1e4)] if options.quick else []
-    fields = fields or [("log_normal", 1e3), ("two_phase", 1e4), ("channels", 1e6)]
-    adaptive = [run_adaptive(kind, contrast, options.quick) for kind, contrast in fields]
-    text, violations = report(cases, adaptive)
-    print(text)
-    if not options.quick:
-        options.output.mkdir(exist_ok=True)
-        (options.output / "trust.md").write_text(text)
-        (options.output / "trust.json").write_text(
-            json.dumps({"cases": cases, "adaptive": adaptive}, indent=1)
-        )
+    results = Results("trust", options, {"slack": SLACK, "variants": VARIANTS})
+    for k in [] if options.show else range(options.fields):
+        key = {"part": "bounds", "seed": k}
+        if results.missing(**key):
+            results.add(key | run_case(k, 3 if k % 6 == 5 else 2))
+    for kind, contrast in [] if options.show else ADAPTIVE_QUICK if options.quick else ADAPTIVE:
+        if results.missing(part="adaptive", field=kind, contrast=contrast):
+            run_adaptive(results, kind, contrast, options.quick)
+    cases = list(select(results.records, part="bounds"))
+    bounds, below = shown_bounds(cases)
+    adaptive, less = shown_adaptive(list(select(results.records, part="adaptive")))
+    violations = below + less
+    adaptive = adaptive._replace(notes=f"{adaptive.notes} Violations in all: {violations}.")
+    results.finish([bounds, shown_indicators(cases), shown_seconds(cases), adaptive])
     return int(violations > 0)
 
 

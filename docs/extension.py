@@ -98,12 +98,12 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
 TITLES = {
     "accuracy": "Accuracy",
     "bases": "Bases",
-    "bases-map": "Sweeps and time at equal error, over the width of a neighbourhood",
     "contrast": "Contrast",
     "data": "Fields of training",
     "growth": "Growth",
     "guard": "Guard",
     "losses": "Losses",
+    "map": "Sweeps and time at equal error, over the width of a neighbourhood",
     "operators": "Networks in place of a solver",
     "parametric": "Many coefficients on one space",
     "resolution": "Meshes and coarse grids",
@@ -118,12 +118,6 @@ TITLES = {
 }
 
 
-def result_title(stem: str) -> str:
-    """A title for a file of results: of its name, or of the name's beginning and the rest."""
-    kind, _, case = stem.partition("-")
-    return TITLES.get(stem) or f"{TITLES.get(kind, kind.capitalize())}: {case}".rstrip(": ")
-
-
 def result_sections() -> Iterator[str]:
     """A section for each file of results, in MyST."""
     for path in sorted(RESULTS.glob("*.md")):
@@ -131,7 +125,8 @@ def result_sections() -> Iterator[str]:
         # Their headings, if any, come below the section's.
         text = re.sub(r"^# .*\n+", "", text)
         text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
-        yield f"\n\n(results-{path.stem})=\n## {result_title(path.stem)}\n\n{text}\n"
+        title = TITLES.get(path.stem, path.stem.capitalize())
+        yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n"
 
 
 def demos(env: Any) -> list[Path]:

@@ -27,33 +27,36 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def groups(records: list[Any], *names: str) -> dict[tuple[Any, ...], list[Any]]:
+    """Records by some of their entries, in the order in which they come."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for record in records:
+        found.setdefault(tuple(record[name] for name in names), []).append(record)
+    return found
+
+
 def bases_table() -> Iterator[list[str]]:
     """Energy error, and time a neighbourhood, of each basis for each kind of field."""
     columns = ("SLEPc", "filtered cosines", "learned + filter", "learned raw")
+    meshes = {"2d-100": "100²", "2d-250": "250²", "3d-50": "50³", "spe10": "60 x 220"}
     yield ["mesh", "coefficient", *columns]
-    for name, mesh in (
-        ("bases-2d-100", "100²"),
-        ("bases-2d-250", "250²"),
-        ("bases-3d-50", "50³"),
-        ("bases-spe10", "60 x 220"),
-    ):
-        for record in load(name)["records"]:
-            row = [mesh, "SPE10" if name == "bases-spe10" else record["family"]]
-            for column in columns:
-                runs = [field[column] for field in record["fields"] if column in field]
-                if not runs:
-                    row.append("–")
-                    continue
-                error = 100 * statistics.mean(run["energy"] for run in runs)
-                time = statistics.median(run["ms"] for run in runs)
-                row.append(f"{error:.3g} %, {time:.3g} ms")
-            yield row
+    for (case, family), records in groups(load("bases")["records"], "case", "family").items():
+        row = [meshes[case], "SPE10" if case == "spe10" else family]
+        for column in columns:
+            runs = [record for record in records if record["basis"] == column]
+            if not runs:
+                row.append("–")
+                continue
+            error = 100 * statistics.mean(run["energy"] for run in runs)
+            time = statistics.median(run["basis_ms"] for run in runs)
+            row.append(f"{error:.3g} %, {time:.3g} ms")
+        yield row
 
 
 def map_table() -> Iterator[list[str]]:
     """Time to equal error over the width of a neighbourhood."""
     yield ["dimension", "cells across", "contrast", "computed", "filtered", "learned"]
-    for record in load("bases-map")["records"]:
+    for record in load("map")["records"]:
         wide = record["width"] >= (40 if record["dim"] == 2 else 16)
         if wide and record["contrast"] in (1e3, 1e6):
             times = [record[f"{key}_ms"] for key in ("SLEPc", "cosine", "learned")]
@@ -65,22 +68,27 @@ def map_table() -> Iterator[list[str]]:
 def space_table() -> Iterator[list[str]]:
     """Time and memory of a space with computed modes."""
     yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "eigensolves", "PᵀAP", "memory"]
-    for record in load("space")["summary"]:
-        stage = record["stages_s"]
+    records = [record for record in load("space")["records"] if record["part"] == "space"]
+    for (case, ranks), runs in groups(records, "case", "ranks").items():
+        stages = [
+            f"{statistics.median(run[f's {stage}'] for run in runs):.3g} s"
+            for stage in ("space", "basis", "PtAP, first")
+        ]
+        memory = statistics.median(sum(run["peak_gib_by_rank"]) for run in runs)
         yield [
-            record["case"].replace("2d-", "2D, ").replace("3d-", "3D, "),
-            str(record["ranks"]),
-            f"{record['N_f']:,}",
-            f"{record['N_c']:,}",
-            *(f"{stage[key]:.3g} s" for key in ("space", "basis", "PtAP, first")),
-            f"{record['peak_gib']:.2f} GiB",
+            case.replace("2d-", "2D, ").replace("3d-", "3D, "),
+            str(ranks),
+            f"{runs[0]['N_f']:,}",
+            f"{runs[0]['N_c']:,}",
+            *stages,
+            f"{memory:.2f} GiB",
         ]
 
 
-TABLES: dict[str, tuple[Callable[[], Iterator[list[str]]], tuple[str, ...]]] = {
-    "bases": (bases_table, ("bases-2d-100", "bases-2d-250", "bases-3d-50", "bases-spe10")),
-    "map": (map_table, ("bases-map",)),
-    "space": (space_table, ("space",)),
+TABLES: dict[str, Callable[[], Iterator[list[str]]]] = {
+    "bases": bases_table,
+    "map": map_table,
+    "space": space_table,
 }
 
 
@@ -119,7 +127,7 @@ class Result(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """``{measured} NAME``: one of :data:`TABLES`."""
+    """``{measured} NAME``: one of :data:`TABLES`, from the results of that name."""
 
     required_arguments = 1
 
@@ -128,10 +136,8 @@ class Measured(SphinxDirective):
         name = self.arguments[0]
         if name not in TABLES:
             raise self.error(f"no table {name!r}, expected one of {', '.join(TABLES)}")
-        make, files = TABLES[name]
-        for file in files:
-            self.env.note_dependency(str(RESULTS / f"{file}.json"))
-        head, *rows = make()
+        self.env.note_dependency(str(RESULTS / f"{name}.json"))
+        head, *rows = TABLES[name]()
         return [table(head, rows)]
 
 

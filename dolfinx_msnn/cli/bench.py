@@ -16,7 +16,9 @@ import dolfinx_msnn
 from dolfinx_msnn.cli.common import AsJson, errors, examples, print_json, rows
 
 EXAMPLES = examples(
-    "msnn bench", "msnn bench bases --quick", "msnn bench guard --fields 2 2d-100 --output results"
+    "msnn bench",
+    "msnn bench bases --quick",
+    "msnn bench guard --cases 2d-100 --fields 2 --output results",
 )
 
 

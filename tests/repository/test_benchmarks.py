@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -23,14 +25,13 @@ pytestmark = [
 def tables(monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(str(FOLDER))
-    import tables
-
-    yield tables
-    sys.modules.pop("tables")
+    yield importlib.import_module("harness.results")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "harness"]:
+        sys.modules.pop(name)
 
 
 def options(tables, tmp_path, *arguments):
-    return tables.parser("Doc.").parse_args(["--output", str(tmp_path), *arguments])
+    return tables.Parser("Doc.").parse_args(["--output", str(tmp_path), *arguments])
 
 
 def records():
@@ -39,6 +40,64 @@ def records():
         for k in range(3)
         for basis, scale in (("SLEPc", 1.0), ("filtered", 2.0))
     ]
+
+
+def imported(path):
+    """Modules that a file imports, wherever it does, as far as they are in the benchmarks."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name} has a relative import"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if (FOLDER / name.partition(".")[0]).is_dir()} | {
+        name for name in found if (FOLDER / f"{name}.py").exists()
+    }
+
+
+def test_no_program_imports_another():
+    programs = {path.stem for path in FOLDER.glob("*.py")}
+    assert all(name.startswith("bench_") for name in programs)
+    # What is shared, and the parts of one program.
+    packages = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+    assert packages == {"harness", "growth"}
+    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*/*.py")]:
+        found = {name.partition(".")[0] for name in imported(path)}
+        assert not found & programs, path.name
+        inside = path.parent.name
+        allowed = {"harness": {"harness"}, "growth": {"harness", "growth"}}
+        alone = {"harness", "growth"} if path.name == "bench_growth.py" else {"harness"}
+        assert found <= allowed.get(inside, alone), path.name
+
+
+def test_harness_is_imported_by_itself(tables):
+    # Without a circle, in any order.
+    for path in sorted((FOLDER / "harness").glob("*.py"), reverse=True):
+        if path.stem != "networks" or importlib.util.find_spec("torch"):
+            importlib.import_module(f"harness.{path.stem}".removesuffix(".__init__"))
+
+
+def test_every_program_is_made_by_make():
+    text = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    listed = {
+        name
+        for line in text.splitlines()
+        if line.startswith(("TABLES ?=", "DETAILS ?="))
+        for name in line.partition("=")[2].split()
+    }
+    assert listed == {p.stem.removeprefix("bench_") for p in FOLDER.glob("bench_*.py")}
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(f"`bench_{name}.py`" in readme for name in listed)
+
+
+def test_results_have_the_form_of_all_programs():
+    for name in {p.stem.removeprefix("bench_") for p in FOLDER.glob("bench_*.py")}:
+        found = json.loads((FOLDER / "results" / f"{name.replace('_', '-')}.json").read_text())
+        assert set(found) == {"quick", "settings", "machine", "tables", "figures", "records"}
+        assert found["records"] and found["tables"] and not found["quick"]
+        for kind in ("md", "csv"):
+            assert (FOLDER / "results" / f"{name.replace('_', '-')}.{kind}").exists()
 
 
 def test_every_form_says_the_same(tables, tmp_path):
@@ -88,6 +147,23 @@ def test_shows_without_running(tables, tmp_path):
     assert shown.records == records()[:1]
     assert shown.head == first.head
     assert not shown.missing(case="b")
+
+
+def test_options_depend_on_quick(tables):
+    parser = tables.Parser("Doc.", ["a", "b"], ["small"])
+    parser.depends("--steps", 600, 3, type=int)
+    full, quick = parser.parse_args([]), parser.parse_args(["--quick"])
+    assert (full.cases, full.steps) == (["a", "b"], 600)
+    assert (quick.cases, quick.steps) == (["small"], 3)
+    assert parser.parse_args(["--quick", "--steps", "9", "--cases", "b"]).steps == 9
+
+
+def test_groups(tables):
+    groups = tables.grouped([*records(), {"case": "training"}], "case", "basis")
+    assert list(groups) == [("a", "SLEPc"), ("a", "filtered")]
+    assert [r["seed"] for r in groups["a", "filtered"]] == [0, 1, 2]
+    shown = tables.tabulate("T", groups, {"basis": lambda key: key[1]}, "N")
+    assert shown == ("T", ["basis"], [["SLEPc"], ["filtered"]], "N")
 
 
 def test_numbers(tables):
