@@ -6,18 +6,25 @@
 
 - No link within the site leads nowhere, no anchor is missing, and nothing is fetched from
   elsewhere: scripts, styles, fonts, pictures.
-- In headless Chromium, at the width of a phone and of a desktop: no error in the console, no
-  request to another host, no page wider than the window, no formula that MathJax refuses.
-  Pictures of the pages are written to ``docs/_build/screenshots``. Without Chromium this part is
-  left out, and said to be.
+- In headless Chromium, at the width of a phone and of a desktop: nothing in the console, no
+  request that fails or goes to another host, no page wider than the window, no formula that
+  MathJax refuses (``look.html``). Without Chromium this part is left out, and said to be; CHROMIUM
+  names another program.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import http.server
+import json
+import os
+import queue
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -90,6 +97,54 @@ def check_files(site: Path) -> list[str]:
     return problems
 
 
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and takes one message."""
+
+    told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def do_POST(self) -> None:
+        """Take the message."""
+        self.told.put(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def check_pages(site: Path, pages: list[str], chromium: str) -> list[str]:
+    """Problems that Chromium has with the pages."""
+    handler = functools.partial(Server, directory=str(site))
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        tempfile.NamedTemporaryFile("w", dir=site, suffix=".html") as look,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        tempfile.TemporaryFile("w+") as log,
+    ):
+        look.write((DOCS / "look.html").read_text().replace("PAGES", json.dumps(pages)))
+        look.flush()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        command += ["--disable-dev-shm-usage", "--enable-logging=stderr"]
+        # As without a network: no other host has an address.
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
+        command += [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+        command += [f"http://127.0.0.1:{server.server_address[1]}/{Path(look.name).name}"]
+        process = subprocess.Popen(command, stderr=log, stdout=log)
+
+        def ended() -> None:
+            text = f"{chromium} ended early, with status {process.wait()}"
+            Server.told.put(json.dumps([text]).encode())
+
+        threading.Thread(target=ended).start()
+        try:
+            problems: list[str] = json.loads(Server.told.get(timeout=500))
+        except queue.Empty:
+            problems = [f"{chromium} was not through with the pages after 500 s"]
+        process.terminate()
+        server.shutdown()
+        log.seek(0)
+        return problems + re.findall(r"CONSOLE.*", log.read())
+
+
 def main() -> int:
     """Check, print what is wrong, and return the exit code."""
     site = Path(sys.argv[1] if len(sys.argv) > 1 else DOCS / "_build" / "html").resolve()
@@ -98,24 +153,19 @@ def main() -> int:
         return 2
     problems = check_files(site)
     pages = sorted(
-        str(path.relative_to(site).with_suffix(""))
+        str(path.relative_to(site))
         for path in site.rglob("*.html")
         if "_static" not in path.relative_to(site).parts
     )
     print(f"{len(pages)} pages: {len(problems)} problems with links and files")
-    # Beside this file; not needed to check links.
-    import browser
-
-    program = browser.find_chromium()
-    if program is None:
+    named = os.environ.get("CHROMIUM")
+    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
         print("Chromium is not there (on Debian: apt-get install chromium): pages not looked at.")
     else:
-        folder = DOCS / "_build" / "screenshots"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        with browser.serve(site) as home, browser.start(program) as address:
-            seen = asyncio.run(browser.look(address, home, pages, folder))
-        print(f"{len(pages)} pages in Chromium: {len(seen)} problems; pictures in {folder}")
+        seen = check_pages(site, pages, chromium)
+        print(f"{len(pages)} pages in Chromium: {len(seen)} problems")
         problems += seen
     print("\n".join(problems))
     return 1 if problems else 0
