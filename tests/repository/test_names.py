@@ -25,7 +25,7 @@ DOCUMENTED = {
         multiscale_functionspace
     """,
     "bases": """
-        FilterReport FilteredBasis GuardReport GuardedBasis LocalBasis LocalModes SpectralBasis
+        BasisNeeds FilterReport FilteredBasis GuardReport GuardedBasis LocalBasis LocalModes SpectralBasis
         guard_table
     """,
     "bases.lattice": "Pose interpolation network_input",
