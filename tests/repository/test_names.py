@@ -25,8 +25,8 @@ DOCUMENTED = {
         multiscale_functionspace
     """,
     "bases": """
-        BasisNeeds FilterReport FilteredBasis GuardReport GuardedBasis LocalBasis LocalModes SpectralBasis
-        guard_table
+        BasisNeeds FilterReport FilteredBasis GuardReport GuardedBasis LocalBasis LocalModes
+        SpectralBasis guard_table
     """,
     "bases.lattice": "Pose interpolation network_input",
     "bases.learned": "LearnedBasis LearnedReport",
