@@ -10,19 +10,6 @@ from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.local.problem import LocalProblem
 
 
-def check_size(problem: LocalProblem, num_modes: int) -> None:
-    """Refuse to look for more modes than there are dofs.
-
-    Raises:
-        ValueError: Naming the neighbourhood.
-    """
-    if num_modes > problem.num_dofs:
-        raise ValueError(
-            f"num_modes={num_modes} is larger than {problem.name}, which has {problem.num_dofs} "
-            "degrees of freedom."
-        )
-
-
 def check_energies(
     problem: LocalProblem, energy: FloatArray, size: FloatArray, diagonal: FloatArray
 ) -> None:

@@ -55,7 +55,10 @@ def cosines(pencil: Pencil, num: int) -> tuple[FloatArray, float]:
 def cosine_end(pencil: Pencil, num: int) -> float:
     """The (A, D) Rayleigh quotient of the first product of cosines that ``num`` leave out."""
     each = _per_component(pencil, num)
-    return _quotient(pencil, _lowest_waves(pencil, each + 1)[each])
+    waves = _lowest_waves(pencil, each + 1)
+    if len(waves) <= each:
+        return 0.5 * pencil.upper
+    return float(pencil.symbol((np.pi * waves[each] / pencil.geometry.length) ** 2))
 
 
 def _per_component(pencil: Pencil, num: int) -> int:
@@ -65,31 +68,39 @@ def _per_component(pencil: Pencil, num: int) -> int:
     return max(1, -(-(num - rotations) // bs))
 
 
-def _quotient(pencil: Pencil, wave: npt.NDArray[np.int64]) -> float:
-    return float(pencil.symbol((np.pi * wave / pencil.geometry.length) ** 2))
-
-
 def _lowest_waves(pencil: Pencil, num: int) -> npt.NDArray[np.int64]:
+    """Wave numbers of least energy that the mesh resolves, shape ``(num, gdim)`` or fewer."""
+    geometry = pencil.geometry
+
+    def count_nodes() -> tuple[int, ...]:
+        steps = np.rint(geometry.offsets / geometry.length * 1e6)
+        return tuple(len(np.unique(column)) for column in steps.T)
+
+    limits = geometry.once("nodes in each direction", count_nodes)
     longest, stiffest = pencil.geometry.length.max(), pencil.stiffness.max()
     length = tuple(round(k, 9) for k in (pencil.geometry.length / longest).tolist())
     # Powers of two, so that rounding errors do not decide between waves of equal energy.
     ratios = (pencil.stiffness / stiffest).tolist()
-    return _waves(length, tuple(2.0 ** round(math.log2(k)) for k in ratios), num)
+    return _waves(length, tuple(2.0 ** round(math.log2(k)) for k in ratios), limits, num)
 
 
 @lru_cache(maxsize=64)
 def _waves(
-    length: tuple[float, ...], stiffness: tuple[float, ...], num: int
+    length: tuple[float, ...], stiffness: tuple[float, ...], limits: tuple[int, ...], num: int
 ) -> npt.NDArray[np.int64]:
-    """Wave numbers (half waves along the box) of least energy, shape ``(num, gdim)``."""
+    """Wave numbers (half waves along the box, below ``limits``) of least energy."""
     gdim = len(length)
     count = 4
     while True:
-        grid = np.indices((count,) * gdim).reshape(gdim, -1).T
+        shape = tuple(min(count, limit) for limit in limits)
+        grid = np.indices(shape).reshape(gdim, -1).T
         energy = np.round(((grid / length) ** 2) @ np.array(stiffness), 9)
         order = np.argsort(energy, kind="stable")[:num]
         # Nothing outside the table may have less energy than what is taken.
-        outside = min((count / length[k]) ** 2 * stiffness[k] for k in range(gdim))
-        if len(order) == num and energy[order[-1]] < outside:
+        outside = min(
+            [(count / length[k]) ** 2 * stiffness[k] for k in range(gdim) if count < limits[k]],
+            default=np.inf,
+        )
+        if np.isinf(outside) or (len(order) == num and energy[order[-1]] < outside):
             return np.asarray(grid[order])
         count *= 2

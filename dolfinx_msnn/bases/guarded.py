@@ -13,10 +13,11 @@ import numpy as np
 from dolfinx_msnn._utils.checks import is_number, positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
-from dolfinx_msnn.bases.checks import check_signs, check_size
+from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosine_end
 from dolfinx_msnn.bases.filtered import default_threads, in_threads
 from dolfinx_msnn.bases.inertia import can_count, count_below
+from dolfinx_msnn.bases.nullspace import piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
 from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
@@ -154,8 +155,6 @@ class GuardedBasis:
             ValueError: If the primary basis gives another number of results than asked for.
             RuntimeError: If ``inertia`` was asked for and PETSc has no MUMPS.
         """
-        for problem in problems:
-            check_size(problem, self.num_modes)
         given = self.primary.modes(list(problems))
         if not isinstance(given, Sequence) or len(given) != len(problems):
             count = len(given) if isinstance(given, Sequence) else type(given).__name__
@@ -196,7 +195,8 @@ class GuardedBasis:
         pencil = Pencil.create(problem, self.precision)
         size = np.abs(given.vectors).max(axis=1)
         old = rayleigh_ritz(pencil, (given.vectors / size[:, None]).T, 0)
-        if len(old.values) < self.num_modes:
+        num = self._num(problem)
+        if len(old.values) < num:
             return None, _rejected(report, "the modes depend on each other")
         deficiencies, sweeps = [], 0
         for attempt in range(1 + self.max_repairs):
@@ -208,7 +208,7 @@ class GuardedBasis:
             if deficiencies[-1] <= bound:
                 break
         first, last = deficiencies[0], deficiencies[-1]
-        values = old.values[: self.num_modes]
+        values = old.values[:num]
         check_signs(problem, values, pencil.shift)
         outcome = "accepted" if len(deficiencies) == 1 else "repaired"
         reason = "" if outcome == "accepted" else "the modes could be improved"
@@ -217,8 +217,11 @@ class GuardedBasis:
         )
         if last > bound:
             return None, _rejected(report, "filtering did not end")
-        vectors = np.ascontiguousarray(old.functions(self.num_modes).T)
-        return LocalModes(values, vectors), report
+        vectors = np.ascontiguousarray(old.functions(num).T)
+        return with_exact_null_space(problem, LocalModes(values, vectors)), report
+
+    def _num(self, problem: LocalProblem) -> int:
+        return min(self.num_modes, problem.num_dofs)
 
     def _unusable(self, problem: LocalProblem, given: LocalModes) -> str:
         """Why the modes cannot even be looked at, or nothing."""
@@ -227,8 +230,8 @@ class GuardedBasis:
             return "no modes were given"
         if vectors.ndim != 2 or vectors.shape[1] != problem.num_dofs:
             return "the modes are of another shape"
-        if len(vectors) < self.num_modes:
-            return f"{len(vectors)} of {self.num_modes} modes were given"
+        if len(vectors) < self._num(problem):
+            return f"{len(vectors)} of {self._num(problem)} modes were given"
         if not np.isfinite(vectors).all():
             return "the modes are not finite"
         if np.count_nonzero(np.abs(vectors).max(axis=1)) < len(vectors):
@@ -237,16 +240,15 @@ class GuardedBasis:
 
     def _improve(self, pencil: Pencil, old: Ritz, attempt: int) -> tuple[Ritz, int]:
         """Ritz pairs of the modes, and of the filtered modes and random vectors."""
-        num, n = self.num_modes, pencil.problem.num_dofs
+        num, n = self._num(pencil.problem), pencil.problem.num_dofs
         start = np.asarray(old.functions(num))
         total = 8 * -(-3 * num // 8)
         if 6 * total >= n:
             return rayleigh_ritz(pencil, np.eye(n), num), 0
         size = np.abs(start).max(axis=0)
         random = np.random.default_rng([self.seed, pencil.problem.vertex, attempt])
-        # Constants are known, and their energy is the first that noise spoils.
-        bs = pencil.problem.block_size
-        constants = np.tile(np.eye(bs), (n // bs, 1))
+        # Rigid motions are known, and their energy is the first that noise spoils.
+        motions = piece_motions(pencil.problem)[: total - num]
         # White in the inner product of D, the filter's own: soft regions count as stiff ones do.
         weight = np.sqrt(pencil.diagonal.min() / pencil.diagonal)
         probes = random.uniform(-1.0, 1.0, (n, total - num)) * weight[:, None]
@@ -260,7 +262,7 @@ class GuardedBasis:
         degree = degree_for(gain, lower, pencil.upper)
         start = start / size
         filtered = chebyshev_filter(pencil, np.hstack([start, probes]), degree, lower)
-        filtered[:, num : num + bs] = constants
+        filtered[:, num : num + len(motions)] = motions.T
         both = np.hstack([start, filtered])
         return rayleigh_ritz(pencil, both, num, lower=lower), degree
 

@@ -84,8 +84,12 @@ class Pencil:
 
     @cached_property
     def shift(self) -> float:
-        """Scale of the wanted λ: Rayleigh quotient of a coordinate, with the diagonal of S."""
-        return float((self.stiffness / self._mean(self._energies[2])).min())
+        """Scale of the wanted λ: least Rayleigh quotient of a coordinate, with the diagonal of S.
+
+        Coordinates without energy do not count.
+        """
+        quotients = self.stiffness / self._mean(self._energies[2])
+        return float(quotients[quotients > 1e-12 * quotients.max()].min())
 
     @cached_property
     def _energies(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -98,9 +102,10 @@ class Pencil:
 
     @cached_property
     def _working(self) -> tuple[Block, Block]:
-        """Entries of A and 1/D in the filter's precision."""
-        data = self.problem.A.data.astype(self.dtype, copy=False)
-        return data, (1.0 / self.diagonal).astype(self.dtype)
+        """Entries of A and 1/D in the filter's precision, in units of the largest entry of D."""
+        unit = self.diagonal.max()
+        data = (self.problem.A.data / unit).astype(self.dtype, copy=False)
+        return data, (unit / self.diagonal).astype(self.dtype)
 
     def symbol(self, squared: FloatArray) -> FloatArray:
         """Rayleigh quotients in (A, D) of waves cos(k·x), estimated from smooth functions.

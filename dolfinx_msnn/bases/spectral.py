@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -16,7 +17,6 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from dolfinx_msnn._utils.checks import is_number, positive_integer
-from dolfinx_msnn._utils.linalg import rigid_motions
 from dolfinx_msnn._utils.petsc import (
     check_options,
     check_prefix,
@@ -24,7 +24,9 @@ from dolfinx_msnn._utils.petsc import (
     temporary_options,
 )
 from dolfinx_msnn._utils.typing import FloatArray
-from dolfinx_msnn.bases.checks import check_energies, check_signs, check_size
+from dolfinx_msnn.bases.checks import check_signs
+from dolfinx_msnn.bases.nullspace import null_space
+from dolfinx_msnn.bases.pencil import Pencil
 from dolfinx_msnn.bases.protocol import LocalModes
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -38,7 +40,8 @@ class SpectralBasis:
     coordinate functions.
 
     Args:
-        num_modes: Number of modes in each neighbourhood. Default 8, unless ``threshold`` is given.
+        num_modes: Number of modes in each neighbourhood; all of them where it has fewer dofs.
+            Default 8, unless ``threshold`` is given.
         threshold: Keep the modes with λ < ``threshold`` (at least one) instead of a fixed number.
         max_modes: With ``threshold``: keep at most this many. Default 32.
         tol: Relative residual at which an eigenpair counts as converged.
@@ -90,8 +93,7 @@ class SpectralBasis:
         Not collective.
 
         Raises:
-            ValueError: If a neighbourhood has fewer dofs than modes are asked for, if A_i is not
-                positive semi-definite, or if S_i is zero.
+            ValueError: If A_i is not positive semi-definite, or if S_i is zero.
             RuntimeError: If SLEPc converged fewer eigenpairs than asked for.
         """
         results: list[LocalModes | None] = [None] * len(problems)
@@ -99,45 +101,58 @@ class SpectralBasis:
         try:
             # Equal sparsity patterns share PETSc's and SLEPc's objects.
             for k in sorted(range(len(problems)), key=lambda k: problems[k].pattern):
-                problem = problems[k]
-                if self.threshold is None:
-                    check_size(problem, self.num_modes)
-                _check_pencil(problem)
+                problem, unit, size = _in_own_units(problems[k])
+                pencil = Pencil.create(problem, "double")
                 if solver is None or solver.pattern != problem.pattern:
                     if solver is not None:
                         solver.destroy()
-                    solver = _Eigensolver(problem, self)
+                    solver = _Eigensolver(pencil, self)
                 try:
-                    results[k] = modes = self._solve(solver, problem)
+                    modes = self._solve(solver, pencil, unit)
                 except np.linalg.LinAlgError:
                     raise ValueError(
                         f"The form a is not positive semi-definite on {problem.name}; expected a "
                         "coercive form."
                     ) from None
-                check_signs(problem, modes.values, _rayleigh_scale(problem))
+                check_signs(problem, modes.values, pencil.shift)
+                results[k] = LocalModes(unit * modes.values, modes.vectors / np.sqrt(size))
         finally:
             if solver is not None:
                 solver.destroy()
         return [result for result in results if result is not None]
 
-    def _solve(self, solver: _Eigensolver, problem: LocalProblem) -> LocalModes:
-        if self.threshold is None:
-            return solver.solve(problem, self.num_modes)
+    def _solve(self, solver: _Eigensolver, pencil: Pencil, unit: float) -> LocalModes:
         # Where S_i is zero, as D_i A_i D_i is on the rim, eigenvalues are infinite.
-        top = min(self.num_modes, int(np.count_nonzero(problem.S.diagonal())))
+        top = min(self.num_modes, int(np.count_nonzero(pencil.problem.S.diagonal())))
+        if self.threshold is None:
+            return solver.solve(pencil, top)
         num = min(8, top)
         while True:
-            modes = solver.solve(problem, num)
-            if modes.values[-1] >= self.threshold or num == top:
-                keep = max(1, int(np.count_nonzero(modes.values < self.threshold)))
+            modes = solver.solve(pencil, num)
+            if unit * modes.values[-1] >= self.threshold or num == top:
+                keep = max(1, int(np.count_nonzero(unit * modes.values < self.threshold)))
                 return LocalModes(modes.values[:keep], modes.vectors[:keep])
             num = min(2 * num, top)
+
+
+def _in_own_units(problem: LocalProblem) -> tuple[LocalProblem, float, float]:
+    """The problem with matrices of size one, for the absolute tolerances of PETSc and SLEPc.
+
+    Returns:
+        The problem, the unit of its eigenvalues, and that of S.
+    """
+    unit = float(problem.A.diagonal().max())
+    if problem.s is None:
+        return replace(problem, A=problem.A / unit), 1.0, unit
+    size = float(problem.s.diagonal().max()) or 1.0
+    return replace(problem, A=problem.A / unit, s=problem.s / size), unit / size, size
 
 
 class _Eigensolver:
     """SLEPc and PETSc objects for problems of one sparsity pattern."""
 
-    def __init__(self, problem: LocalProblem, basis: SpectralBasis) -> None:
+    def __init__(self, pencil: Pencil, basis: SpectralBasis) -> None:
+        problem = pencil.problem
         self.pattern = problem.pattern
         self._A, self._a = _shared_matrix(problem.A)
         self._S, self._s = _shared_matrix(problem.S)
@@ -176,23 +191,23 @@ class _Eigensolver:
             self._tol = options.getReal("eps_tol", basis.tol)
             self._max_it = options.getInt("eps_max_it", 200)
             # The factor's options are read when it is first made.
-            self._shift(problem, -1e-2 * _rayleigh_scale(problem))
+            self._shift(problem, -1e-2 * pencil.shift)
             with readable_errors(f"SLEPc failed on {problem.name}"):
                 eps.setUp()
         self._vector = self._A.createVecRight()
         self._taken = 0
 
-    def solve(self, problem: LocalProblem, num: int) -> LocalModes:
+    def solve(self, pencil: Pencil, num: int) -> LocalModes:
         """Eigenpairs of smallest eigenvalue, S-orthonormal vectors.
 
         A Krylov space started with one vector holds one copy of a multiple eigenvalue; rounding
-        errors may or may not bring the others. So the rigid motions in the kernel are taken out
+        errors may or may not bring the others. So the motions without energy are taken out
         first, and afterwards a short run in the complement of what was found looks for missed
         copies, until there are none.
         """
+        problem, scale = pencil.problem, pencil.shift
         if 2 * num + 15 >= problem.num_dofs:
-            return _dense(problem, num)
-        scale = _rayleigh_scale(problem)
+            return _dense(pencil, num)
         if not self._fresh:
             self._a[:] = problem.A.data
             self._s[:] = problem.S.data
@@ -200,7 +215,7 @@ class _Eigensolver:
             self._S.assemble()
             self._shift(problem, -1e-2 * scale)
         self._fresh = False
-        vectors = kernel(problem)
+        vectors = null_space(problem)
         values = np.zeros(len(vectors))
         missing = num - len(values)
         if missing <= 0:
@@ -290,27 +305,6 @@ def _shared_matrix(matrix: sp.csr_matrix) -> tuple[PETSc.Mat, FloatArray]:
     return mat, data
 
 
-def kernel(problem: LocalProblem) -> FloatArray:
-    """Rigid motions that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``.
-
-    Each candidate is tested against A_i itself.
-    """
-    x = problem.x[:: problem.block_size]
-    candidates = rigid_motions(x - x.mean(axis=0), problem.block_size)
-    size = abs(problem.A)
-    found: list[FloatArray] = []
-    for z in candidates:
-        if np.any(np.abs(problem.A @ z) > 1e-12 * (size @ np.abs(z))):
-            continue
-        for _ in range(2):
-            for q in found:
-                z = z - (q @ (problem.S @ z)) * q
-        norm = np.sqrt(z @ (problem.S @ z))
-        if norm > 0:
-            found.append(z / norm)
-    return np.array(found).reshape(-1, problem.num_dofs)
-
-
 def _merge(
     values: FloatArray, vectors: FloatArray, new: LocalModes
 ) -> tuple[FloatArray, FloatArray]:
@@ -320,43 +314,19 @@ def _merge(
     return values[order], np.concatenate([vectors, new.vectors])[order]
 
 
-def _rayleigh_scale(problem: LocalProblem) -> float:
-    """Smallest Rayleigh quotient of the coordinate functions: the scale of the wanted λ."""
-    x = problem.x - problem.x.mean(axis=0)
-    energy = np.einsum("ik,ik->k", x, problem.A @ x)
-    mass = np.einsum("ik,ik->k", x, problem.S @ x)
-    quotients = energy[mass > 0] / mass[mass > 0]
-    scale = float(quotients[quotients > 0].min(initial=np.inf))
-    if not np.isfinite(scale):
-        scale = float(problem.A.diagonal().sum() / problem.S.diagonal().sum()) * 1e-6
-    return scale
-
-
-def _dense(problem: LocalProblem, num: int) -> LocalModes:
+def _dense(pencil: Pencil, num: int) -> LocalModes:
     """Small problems, where a Krylov space would be the whole space: LAPACK.
 
     The pencil (S, A + S) is definite even if S is singular; its eigenvalues are 1/(λ + 1).
     """
-    A, S = problem.A.toarray(), problem.S.toarray()
-    scale = _rayleigh_scale(problem)
+    A, S, scale = pencil.problem.A.toarray(), pencil.problem.S.toarray(), pencil.shift
     n = len(A)
     theta, vectors = scipy.linalg.eigh(scale * S, A + scale * S, subset_by_index=[n - num, n - 1])
     theta, vectors = theta[::-1], vectors[:, ::-1]
-    if theta[-1] <= 1e-14:
-        finite = int(np.count_nonzero(theta > 1e-14))
-        raise RuntimeError(
-            f"{problem.name} has {finite} finite eigenvalues, {num} modes were asked for."
-        )
+    finite = theta > 1e-14
+    theta, vectors = theta[finite], vectors[:, finite]
     norms = np.sqrt(np.einsum("ik,ik->k", vectors, S @ vectors))
     return LocalModes(scale * (1 / theta - 1), _fix_signs((vectors / norms).T.copy()))
-
-
-def _check_pencil(problem: LocalProblem) -> None:
-    """Refuse S_i = 0, and A_i if it gives constants or coordinates a negative energy."""
-    z = np.column_stack([np.ones(problem.num_dofs), problem.x])
-    energy = np.einsum("ik,ik->k", z, problem.A @ z)
-    size = np.einsum("ik,ik->k", abs(z), abs(problem.A) @ abs(z))
-    check_energies(problem, energy, size, problem.S.diagonal())
 
 
 def _fix_signs(vectors: FloatArray) -> FloatArray:

@@ -18,13 +18,12 @@ from dolfinx_msnn._utils.checks import positive_integer
 from dolfinx_msnn._utils.linalg import RANK_TOLERANCE
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.chebyshev import smoothing_end
-from dolfinx_msnn.bases.checks import check_size
 from dolfinx_msnn.bases.cosines import HIGH_JUMP, cosine_end, cosines, num_start
 from dolfinx_msnn.bases.filtered import (
-    Dependent,
     FilteredBasis,
     FilterReport,
     FilterSettings,
+    Unfit,
     default_threads,
     in_threads,
 )
@@ -186,8 +185,7 @@ class LearnedBasis:
         Not collective.
 
         Raises:
-            ValueError: If the model is for another dimension or the problem is not scalar, or if a
-                neighbourhood has fewer dofs than modes are asked for.
+            ValueError: If the model is for another dimension or the problem is not scalar.
         """
         poses = [self._check(problem) for problem in problems]
         reasons = {
@@ -233,7 +231,6 @@ class LearnedBasis:
                 f"The model is for scalar problems, {problem.name} has {problem.block_size} "
                 "components; use FilteredBasis or SpectralBasis."
             )
-        check_size(problem, self.num_modes)
         return Pose.of(problem)
 
     def _predict(self, problems: list[LocalProblem], poses: list[Pose]) -> Block:
@@ -257,7 +254,7 @@ class LearnedBasis:
         size = np.abs(prediction).max(axis=1)
         functions = np.ascontiguousarray((prediction[size > 0] / size[size > 0, None]).T)
         predicted = functions.shape[1]
-        if predicted < self.num_modes or _rank(functions) < 0.5 * predicted:
+        if predicted < min(self.num_modes, problem.num_dofs) or _rank(functions) < 0.5 * predicted:
             return None, None
         weights = problem.geometry.once(
             ("single interpolation", pose.axes, pose.reflected, self.lattice),
@@ -279,7 +276,7 @@ class LearnedBasis:
         gain = 10.0 * pencil.jump if rough else max(10.0 * np.sqrt(pencil.jump), 50.0)
         try:
             return self.settings.run(pencil, start, lower, gain, first_degree=self.sweeps)
-        except Dependent:
+        except Unfit:
             return None, None
 
     def _report(

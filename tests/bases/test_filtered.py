@@ -719,15 +719,6 @@ def test_bad_arguments(arguments, told):
         FilteredBasis(**arguments)
 
 
-def test_more_modes_than_dofs():
-    """Found on the ranks that have the small neighbourhoods, told on all."""
-    sample = Sample()
-    with expect_error(
-        ValueError, r"num_modes=50 is larger than neighbourhood [0-9] at .* has (27|47) degrees"
-    ):
-        sample.space(basis=FilteredBasis(50))
-
-
 # ---- solutions ----
 
 

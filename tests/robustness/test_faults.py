@@ -500,21 +500,6 @@ def test_wrong_keyword(sample, space):
         sample.problem(space, options={})
 
 
-def test_more_modes_than_dofs(sample):
-    """Names a neighbourhood and its size."""
-    with expect_error(
-        ValueError,
-        r"num_modes=48 is larger than neighbourhood [0-9] at \(.*\), which has [0-9]+ degrees of",
-    ):
-        sample.space(basis=SpectralBasis(48))
-
-
-def test_fewer_finite_eigenvalues_than_modes(sample):
-    """Without s the pencil has no more finite eigenvalues than dofs with positive χ."""
-    with expect_error(RuntimeError, r"neighbourhood [0-9] at \(.*\) has [0-9]+ finite eigenvalues"):
-        sample.space(basis=SpectralBasis(14))
-
-
 @pytest.mark.parametrize("how", ["argument", "database"])
 def test_slepc_does_not_converge(how):
     p = Sample(n=24)

@@ -1,0 +1,93 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Functions without energy, known beforehand: rigid motions of the pieces of a neighbourhood."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from dolfinx_msnn._utils.linalg import rigid_motions
+from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.local.problem import LocalProblem
+
+#: A motion z has no energy if no entry of A z is larger than this fraction of |A| |z|.
+NULL_TOLERANCE = 1e-12
+
+
+def piece_motions(problem: LocalProblem) -> FloatArray:
+    """Constants, and in elasticity rotations, of each connected piece, zero on the others.
+
+    A fault or a thin gap can cut a neighbourhood into pieces that no cell connects.
+
+    Returns:
+        One motion a row, shape ``(num, n_i)``; not orthonormal.
+    """
+    bs, offsets = problem.block_size, problem.geometry.offsets
+
+    def make() -> FloatArray:
+        count, label = connected_components(problem.A, directed=False)
+        found = []
+        for piece in range(count):
+            inside = label == piece
+            x = offsets[inside][::bs]
+            motions = rigid_motions(x - x.mean(axis=0), bs)
+            found.append(np.zeros((len(motions), len(label))))
+            found[-1][:, inside] = motions
+        return np.concatenate(found)
+
+    return problem.geometry.once("motions of pieces", make)
+
+
+def is_connected(problem: LocalProblem) -> bool:
+    """Whether the cells of a neighbourhood are connected."""
+    one = rigid_motions(problem.x[:1], problem.block_size)
+    return len(piece_motions(problem)) == len(one)
+
+
+def null_space(problem: LocalProblem) -> FloatArray:
+    """Motions of pieces that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``.
+
+    Each is tested against A_i itself: a Robin condition may resist it.
+    """
+    size = abs(problem.A)
+    found: list[FloatArray] = []
+    for z in piece_motions(problem):
+        if np.any(np.abs(problem.A @ z) > NULL_TOLERANCE * (size @ np.abs(z))):
+            continue
+        whole = z @ (problem.S @ z)
+        for _ in range(2):
+            for q in found:
+                z = z - (q @ (problem.S @ z)) * q
+        square = z @ (problem.S @ z)
+        if square > 1e-20 * whole:
+            found.append(z / np.sqrt(square))
+    return np.array(found).reshape(-1, problem.num_dofs)
+
+
+def with_exact_null_space(problem: LocalProblem, modes: LocalModes) -> LocalModes:
+    """Put the known functions without energy in place of their approximations.
+
+    A filter in single precision holds them to 1e-7 only, and the null space of a coarse matrix
+    needs them to rounding.
+
+    Args:
+        problem: The local problem.
+        modes: S-orthonormal.
+
+    Returns:
+        As many modes, S-orthonormal, the null space first.
+    """
+    null = null_space(problem)[: len(modes.values)]
+    if len(null) == 0:
+        return modes
+    # What is left of the modes beside the null space: of so many functions as many are independent.
+    share = (modes.vectors @ problem.S) @ null.T
+    left, directions = np.linalg.eigh(np.eye(len(share)) - share @ share.T)
+    kept = directions[:, len(null) :] / np.sqrt(left[len(null) :])
+    rest = kept.T @ (modes.vectors - share @ null)
+    values, turn = np.linalg.eigh(rest @ (problem.A @ rest.T))
+    return LocalModes(
+        np.concatenate([np.zeros(len(null)), values]), np.concatenate([null, turn.T @ rest])
+    )
