@@ -23,10 +23,8 @@ from dolfinx_msnn.bases import (  # noqa: E402
 )
 from dolfinx_msnn.local.grid import CoarseGrid  # noqa: E402
 from dolfinx_msnn.local.problem import LocalProblem  # noqa: E402
-from dolfinx_msnn.space.functionspace import (  # noqa: E402
-    MultiscaleFunctionSpace,
-    multiscale_functionspace,
-)
+from dolfinx_msnn.space.build import multiscale_functionspace  # noqa: E402
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace  # noqa: E402
 
 __all__ = [
     "CoarseGrid",

@@ -35,7 +35,6 @@ from utils import (
 import ufl
 from dolfinx import fem
 from dolfinx_msnn import CoarseGrid, multiscale_functionspace
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.petsc import LinearProblem
 
@@ -55,7 +54,7 @@ def neighbourhood(msh, n, vertex, value=one, *, degree=1, shape=None, s=mass):
     kappa = cell_field(msh, value)
     a = (diffusion if shape is None else elasticity)(V, kappa)
     right = None if s is None else s(V, kappa)
-    found = LocalProblems(V, CoarseGrid(msh, n), a, right, [], Timings())
+    found = LocalProblems(V, CoarseGrid(msh, n), a, right, [])
     return next(p for p in found if p.vertex == vertex)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import ufl
 from dolfinx import fem, mesh
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.nn.lattice import CLASSES
 from dolfinx_msnn.nn.model import ModelCard
@@ -119,7 +118,7 @@ def local_problems(n, a, s=None, coefficient=None):
     """Those of a grid of n boxes, without conditions, in the order in which they come."""
     V = a.arguments()[0].ufl_function_space()
     grid = CoarseGrid(V.mesh, n)
-    return list(LocalProblems(V, grid, a, s, [], Timings(), coefficient=coefficient))
+    return list(LocalProblems(V, grid, a, s, [], coefficient=coefficient))
 
 
 # ---- models ----

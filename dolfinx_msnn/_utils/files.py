@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Files that are never half written, and HDF5 files of whatever origin. Nothing is collective."""
+"""Files that are never half written, and HDF5 files of whatever origin."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from mpi4py import MPI
+
 import h5py
+
+from dolfinx_msnn._utils.mpi import collective_errors
 
 #: The version of the HDF5 format that is written.
 LIBVER = ("v110", "v110")
+
+
+class UnfitFile(Exception):
+    """A file can be read and is not what is wanted; the message is a whole sentence."""
 
 
 def reason(error: BaseException) -> str:
@@ -29,26 +37,46 @@ def draft_of(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make one sentence of what goes wrong in writing a file.
+
+    Raises:
+        OSError: With the name of the file.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF) -> Iterator[str]:
     """Write a file under another name; it gets its own when the body is through.
 
     What was there before stays until then, and if the body fails. Links are followed.
 
     Args:
         path: The file to write.
+        comm: The ranks that write it. Collective; so must be errors of the body.
 
     Yields:
-        The name to write to, in the same folder.
+        The name to write to, in the same folder; the same on all ranks.
+
+    Raises:
+        OSError: If the file does not get its name.
     """
-    draft, target = draft_of(path)
+    draft, target = comm.bcast(draft_of(path))
     try:
         yield draft
-        with open(draft, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(draft, target)
+        with collective_errors(comm), writing(path):
+            if comm.rank == 0:
+                with open(draft, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(draft, target)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
+        if comm.rank == 0:
+            with suppress(OSError):
+                os.unlink(draft)
         raise
 
 
@@ -62,13 +90,19 @@ def open_hdf5(path: str, what: str) -> Iterator[h5py.File]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If HDF5 cannot read it, or the body does not find what it looks for.
+        ValueError: If HDF5 cannot read it, or the body does not find what it looks for. The
+            message is that of the body if it raises :class:`UnfitFile`.
+
+    Note:
+        Not collective.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path} with {what}.")
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except UnfitFile as error:
+        raise ValueError(str(error)) from None
     except Exception as error:
         raise ValueError(
             f"{path} is not a readable HDF5 file with {what}: {reason(error)}."

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 
 import basix
@@ -28,15 +30,26 @@ _ALLOWED_INTEGRALS = ("cell", "exterior_facet")
 _linear_forms: set[str] = set()
 
 
-def check_space(V: FunctionSpace) -> None:
-    """Refuse spaces that the multiscale construction does not cover.
+def communicator(V: FunctionSpace) -> MPI.Intracomm:
+    """The communicator that a space lives on. Not collective.
 
     Raises:
-        ValueError: Unless ``V`` is a continuous scalar or vector Lagrange space. Not collective;
-            the outcome is the same on every rank.
+        ValueError: If ``V`` is no function space; what was given as one on some ranks only cannot
+            be told to the others.
     """
     if not isinstance(V, fem.FunctionSpace):
         raise ValueError(f"Expected a dolfinx.fem.FunctionSpace, got {type(V).__name__}.")
+    comm: MPI.Intracomm = V.mesh.comm
+    return comm
+
+
+def check_space(V: FunctionSpace) -> None:
+    """Refuse function spaces other than continuous scalar or vector Lagrange spaces.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective; the outcome is the
+            same on every rank.
+    """
     element = V.ufl_element()
     scalar = scalar_element(element)
     name = getattr(scalar, "element_family", None)

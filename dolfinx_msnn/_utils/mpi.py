@@ -119,13 +119,6 @@ def abort(comm: MPI.Intracomm, text: str, code: int) -> None:
     comm.Abort(code)
 
 
-def mpi_type(array: npt.NDArray[np.generic]) -> MPI.Datatype:
-    """A committed contiguous MPI type for one row of ``array``; the caller frees it."""
-    width = int(np.prod(array.shape[1:], dtype=np.int64))
-    base = MPI.BYTE if array.dtype == np.bool_ else MPI._typedict[array.dtype.char]
-    return base.Create_contiguous(width).Commit()
-
-
 def route(
     comm: MPI.Comm, dest: npt.NDArray[np.integer], *arrays: npt.NDArray[np.generic]
 ) -> tuple[IntArray, list[npt.NDArray[Any]]]:
@@ -141,20 +134,60 @@ def route(
         rank and, within one source, as they were sent.
     """
     order = np.argsort(dest, kind="stable")
-    send = np.bincount(dest, minlength=comm.size).astype(np.int64)
+    send = np.bincount(dest, minlength=comm.size)
     recv = np.empty_like(send)
     comm.Alltoall(send, recv)
     received: list[npt.NDArray[Any]] = []
     for array in arrays:
-        out = np.ascontiguousarray(array[order])
         into = np.empty((int(recv.sum()), *array.shape[1:]), dtype=array.dtype)
-        row = mpi_type(out)
-        try:
-            comm.Alltoallv(
-                [out, (send, np.cumsum(send) - send), row],
-                [into, (recv, np.cumsum(recv) - recv), row],
-            )
-        finally:
-            row.Free()
+        _exchange(comm, array[order], send, into, recv)
         received.append(into)
     return np.repeat(np.arange(comm.size, dtype=np.int32), recv), received
+
+
+class RemoteRows:
+    """Rows of other ranks' arrays: named once, fetched as often as wanted.
+
+    Args:
+        comm: Communicator. Creation is collective.
+        owner: Ranks that hold the rows, ascending, shape ``(n,)``.
+        index: Numbers of the rows there, shape ``(n,)``.
+    """
+
+    def __init__(self, comm: MPI.Comm, owner: IntArray, index: npt.NDArray[np.integer]) -> None:
+        self._comm = comm
+        asker, (self._asked,) = route(comm, owner, index)
+        self._send = np.bincount(asker, minlength=comm.size)
+        self._recv = np.bincount(owner, minlength=comm.size)
+
+    def fetch(self, data: npt.NDArray[np.generic], into: npt.NDArray[np.generic]) -> None:
+        """Fetch the rows.
+
+        Args:
+            data: What this rank holds, shape ``(num, ...)``.
+            into: Filled; shape ``(n, ...)``, of the same type, contiguous.
+
+        Note:
+            Collective.
+        """
+        _exchange(self._comm, data[self._asked], self._send, into, self._recv)
+
+
+def _exchange(
+    comm: MPI.Comm,
+    out: npt.NDArray[np.generic],
+    send: npt.NDArray[np.integer],
+    into: npt.NDArray[np.generic],
+    recv: npt.NDArray[np.integer],
+) -> None:
+    """Send and receive rows, sorted by rank; ``send`` and ``recv`` count those of each rank."""
+    width = int(np.prod(out.shape[1:], dtype=np.int64))
+    base = MPI.BYTE if out.dtype == np.bool_ else MPI._typedict[out.dtype.char]
+    row = base.Create_contiguous(width).Commit()
+    try:
+        comm.Alltoallv(
+            [np.ascontiguousarray(out), (send, np.cumsum(send) - send), row],
+            [into, (recv, np.cumsum(recv) - recv), row],
+        )
+    finally:
+        row.Free()

@@ -4,18 +4,29 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dolfinx.common import Timer
 
 
-@dataclass
-class Timings:
-    """Wall-clock seconds of the stages of building a space, on this rank."""
+class Timings(dict[str, float]):
+    """Wall-clock seconds of the stages of one computation, on this rank.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    DOLFINx's own timers only add up over the whole run; they are fed too, so that
+    ``dolfinx.common.list_timings`` shows the stages of all computations together.
 
-    def add(self, stage: str, start: float) -> float:
-        """Book the time since ``start`` on ``stage``; returns the time now."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - start
-        return now
+    Args:
+        title: What the computation is called there.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time that the body takes to a stage."""
+        with Timer(f"{self._title}: {name}") as timer:
+            yield
+        self[name] = self.get(name, 0.0) + timer.elapsed().total_seconds()

@@ -19,7 +19,6 @@ import ufl
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.linalg import rigid_motions, whiten
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
 from dolfinx_msnn.algebra.local_solvers import factorise
 from dolfinx_msnn.bases.inertia import can_count, inertia
@@ -86,7 +85,7 @@ def stability_constants(
     check_same(W.comm, a=forms.identify(a))
     grid = copy.copy(coarse)
     grid.oversampling = 0
-    problems = LocalProblems(W.V, grid, a, None, bcs, Timings())
+    problems = LocalProblems(W.V, grid, a, None, bcs)
     R, first = W.R, W.dof_range[0]
     wanted = None if vertices is None else set(vertices)
     constants: dict[int, float] = {}

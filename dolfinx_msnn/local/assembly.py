@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,13 @@ from dolfinx_msnn._utils.typing import (
     IntArray,
     LongArray,
 )
-from dolfinx_msnn.local import element_matrices
 from dolfinx_msnn.local.coefficient import cell_values
-from dolfinx_msnn.local.ghosts import Halo
+from dolfinx_msnn.local.element_matrices import (
+    ElementMatrices,
+    broken_space,
+    check_element_matrices,
+)
+from dolfinx_msnn.local.ghosts import GhostCells
 from dolfinx_msnn.local.grid import CoarseGrid, Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
 from dolfinx_msnn.local.problem import CellSample, LocalProblem
@@ -80,7 +83,7 @@ class LocalProblems:
         a: Bilinear form of the problem.
         s: Bilinear form of the right-hand matrix, or ``None``.
         bcs: Dirichlet conditions.
-        timings: Stage times are booked here.
+        timings: Seconds of the stages are added here.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
         keep: Keep what :meth:`assemble` needs to be called again.
         form_compiler_options: Passed to DOLFINx.
@@ -100,51 +103,48 @@ class LocalProblems:
         a: ufl.Form,
         s: ufl.Form | None,
         bcs: Sequence[DirichletBC],
-        timings: Timings,
         *,
+        timings: Timings | None = None,
         coefficient: object = None,
         keep: bool = False,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        start = time.perf_counter()
-        self.timings = timings
-        self._bs: int = V.dofmap.index_map_bs
-        x = V.tabulate_dof_coordinates()
-        hats = coarse.hats(x)
-        self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
+        self.timings = Timings("Local problems") if timings is None else timings
+        self._mesh, self._bs = V.mesh, V.dofmap.index_map_bs
+        self._keep, self._coefficient = keep, coefficient
+        with self.timings.stage("neighbourhoods"):
+            x = V.tabulate_dof_coordinates()
+            hats = coarse.hats(x)
+            self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
         self.num_total = self._neighbourhoods.num_total
-        start = timings.add("neighbourhoods", start)
+        with self.timings.stage("exchange"):
+            self._ghosts = ghosts = GhostCells(V, self._neighbourhoods)
+            self._x = ghosts.extend_dofs(np.ascontiguousarray(x[:, : V.mesh.geometry.dim]))
+            self._hats = Hats(*(ghosts.extend_dofs(part) for part in hats))
+            self._dirichlet = ghosts.extend_dofs(dirichlet_mask(V, bcs))
+            self._dofs, self._cell_dofs = ghosts.dofs, ghosts.cell_dofs
+            self._sort(V, ghosts.cells)
 
-        halo = Halo(V, self._neighbourhoods)
-        gdim = V.mesh.geometry.dim
-        self._x = halo.extend_dofs(np.ascontiguousarray(x[:, :gdim]))
-        self._hats = Hats(*(halo.extend_dofs(part) for part in hats))
-        self._dirichlet = halo.extend_dofs(dirichlet_mask(V, bcs))
-        self._dofs, self._cell_dofs = halo.dofs, halo.cell_dofs
-        self._sort(V, halo.cells)
-        start = timings.add("exchange", start)
-
-        self._halo, self._keep, self._coefficient, self._mesh = halo, keep, coefficient, V.mesh
-        self._broken = element_matrices.broken_space(V)
-        self._forms = [
-            element_matrices.ElementMatrices(
-                form,
-                self._broken,
-                form_compiler_options=form_compiler_options,
-                jit_options=jit_options,
-            )
-            for form in ([a] if s is None else [a, s])
-        ]
-        width = self._cell_dofs.shape[1] * self._bs
-        self._blocks = [np.empty((halo.num_cells, width, width)) for _ in self._forms]
-        self._samples = None if coefficient is None else np.empty((halo.num_cells, 1 + gdim))
+        with self.timings.stage("element matrices"):
+            broken = broken_space(V)
+            self._forms = [
+                ElementMatrices(
+                    form,
+                    broken,
+                    form_compiler_options=form_compiler_options,
+                    jit_options=jit_options,
+                )
+                for form in ([a] if s is None else [a, s])
+            ]
+        num_cells, width = ghosts.num_cells, self._cell_dofs.shape[1] * self._bs
+        self._blocks = [np.empty((num_cells, width, width)) for _ in self._forms]
+        self._samples = np.empty((num_cells, 1 + self._x.shape[1]))
         # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
         self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
         self._lookup = np.empty(len(self._dofs), dtype=np.int32)
         self._patterns: dict[bytes, _Pattern] = {}
         self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
-        timings.add("exchange", start)
         self.assemble()
 
     def assemble(self) -> None:
@@ -156,28 +156,18 @@ class LocalProblems:
         Note:
             Collective.
         """
-        start = time.perf_counter()
-        halo = self._halo
-        own = [blocks[: halo.num_own_cells] for blocks in self._blocks]
-        for form, blocks in zip(self._forms, own, strict=True):
-            form.assemble(blocks, keep=self._keep)
-        element_matrices.check_element_matrices(
-            self._broken, own[0], own[1] if len(own) > 1 else None
-        )
-        start = self.timings.add("element matrices", start)
-        for blocks in self._blocks:
-            halo.extend_cells(blocks)
-        if self._samples is not None:
-            cell_values(self._coefficient, self._mesh, self._samples[: halo.num_own_cells])
-            halo.extend_cells(self._samples)
-        if not self._keep:
-            halo.destroy()
-        self.timings.add("exchange", start)
-
-    def destroy(self) -> None:
-        """Free the star forests, if they were kept. Collective."""
-        if self._keep:
-            self._halo.destroy()
+        num = self._ghosts.num_own_cells
+        with self.timings.stage("element matrices"):
+            own = [blocks[:num] for blocks in self._blocks]
+            for form, blocks in zip(self._forms, own, strict=True):
+                form.assemble(blocks, keep=self._keep)
+            check_element_matrices(self._mesh, *own)
+        with self.timings.stage("exchange"):
+            for blocks in self._blocks:
+                self._ghosts.extend_cells(blocks)
+            if self._coefficient is not None:
+                cell_values(self._coefficient, self._mesh, self._samples[:num])
+                self._ghosts.extend_cells(self._samples)
 
     def scales(self) -> dict[int, FloatArray]:
         """How large the element matrices are: their traces, for each neighbourhood by vertex.
@@ -202,9 +192,8 @@ class LocalProblems:
         """Local problems, large ones first; those of some coarse vertices if given."""
         for k in self._order:
             if only is None or int(self._neighbourhoods.vertices[k]) in only:
-                start = time.perf_counter()
-                problem = self._create(int(k))
-                self.timings.add("local matrices", start)
+                with self.timings.stage("local matrices"):
+                    problem = self._create(int(k))
                 yield problem
 
     def batches(
@@ -249,7 +238,7 @@ class LocalProblems:
         mine = self._hats.vertices.take(dofs, axis=0) == vertex
         chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
         sample = None
-        if self._samples is not None:
+        if self._coefficient is not None:
             rows = self._samples.take(cells, axis=0)
             sample = CellSample(rows[:, 0], rows[:, 1:])
         return LocalProblem(

@@ -24,6 +24,7 @@ from dolfinx_msnn._utils.typing import (
     CompilerOptions,
     FloatArray,
     FunctionSpace,
+    Mesh,
 )
 
 
@@ -114,7 +115,7 @@ def _extract_blocks(
     out[~covered] = 0.0
     dofs = dofs[covered]
     position = np.argsort(np.argsort(dofs, axis=1), axis=1)
-    blocks = matrix.data.reshape(-1, bs, bs) if bs > 1 else matrix.data.reshape(-1, 1, 1)
+    blocks = matrix.data.reshape(-1, bs, bs)
     view = out.reshape(num_cells, width, bs, width, bs)
     start = matrix.indptr[dofs]
     for i in range(width):
@@ -122,8 +123,13 @@ def _extract_blocks(
             view[covered, i, :, j, :] = blocks[start[:, i] + position[:, j]]
 
 
-def check_element_matrices(broken: FunctionSpace, A: FloatArray, S: FloatArray | None) -> None:
+def check_element_matrices(msh: Mesh, A: FloatArray, S: FloatArray | None = None) -> None:
     """Refuse element matrices that cannot come from a coercive symmetric form.
+
+    Args:
+        msh: Mesh.
+        A: Element matrices of ``a`` on the owned cells, shape ``(num_owned_cells, n_e, n_e)``.
+        S: Those of ``s``, if there is one.
 
     Raises:
         ValueError: If an entry is not finite, the matrices of ``a`` are not symmetric or have a
@@ -133,48 +139,38 @@ def check_element_matrices(broken: FunctionSpace, A: FloatArray, S: FloatArray |
     Note:
         Collective; the same exception on every rank.
     """
-    with collective_errors(broken.mesh.comm):
-        _check_blocks(A, broken, "a", strict=True)
-        if S is not None:
-            _check_blocks(S, broken, "s", strict=False)
+    with collective_errors(msh.comm):
+        if len(A):
+            _check_blocks(A, msh, "a", strict=True)
+            if S is not None:
+                _check_blocks(S, msh, "s", strict=False)
 
 
-def _check_blocks(blocks: FloatArray, broken: FunctionSpace, name: str, *, strict: bool) -> None:
-    def where(bad: BoolArray) -> str:
-        cell = int(np.argmax(bad))
-        msh = broken.mesh
-        x = msh.geometry.x[msh.geometry.dofmaps[0][cell]].mean(axis=0)[: msh.geometry.dim]
-        place = ", ".join(f"{v:.4g}" for v in x)
-        return f"in the cell at ({place}) and {int(bad.sum()) - 1} others of its rank"
+def _check_blocks(blocks: FloatArray, msh: Mesh, name: str, *, strict: bool) -> None:
+    """The same for one form, shape ``(num_owned_cells, n_e, n_e)``. Not collective."""
 
-    if len(blocks) == 0:
-        return
-    size = np.einsum("cii->ci", blocks)
+    def refuse(bad: BoolArray, what: str, wanted: str) -> None:
+        if bad.any():
+            x = msh.geometry.x[msh.geometry.dofmaps[0][np.argmax(bad)]].mean(axis=0)
+            place = ", ".join(f"{v:.4g}" for v in x[: msh.geometry.dim])
+            raise ValueError(
+                f"The form {name} {what} in the cell at ({place}) and {int(bad.sum()) - 1} others "
+                f"of its rank; {wanted}."
+            )
+
     magnitude, asymmetry = _measure(blocks)
-    bad = ~np.isfinite(magnitude)
-    if bad.any():
-        raise ValueError(
-            f"The form {name} has a NaN or infinite element matrix {where(bad)}; expected finite "
-            "coefficients."
-        )
-    bad = (size <= 0).any(axis=1) if strict else (size < 0).any(axis=1)
-    if bad.any():
-        wanted = "positive" if strict else "non-negative"
-        raise ValueError(
-            f"The form {name} is not coercive: its element matrix has a diagonal entry "
-            f"{size[bad].min():.4g} {where(bad)}; expected {wanted} coefficients."
-        )
-    bad = asymmetry > 1e-10 * magnitude
-    if bad.any():
-        raise ValueError(
-            f"The form {name} is not symmetric {where(bad)}; non-symmetric forms are not supported."
-        )
+    wanted = "expected finite coefficients"
+    refuse(~np.isfinite(magnitude), "has a NaN or infinite element matrix", wanted)
+    least = np.einsum("cii->ci", blocks).min(axis=1)
+    wanted = f"expected {'positive' if strict else 'non-negative'} coefficients"
+    entry = f"its element matrix has a diagonal entry {least.min():.4g}"
+    refuse(least <= 0 if strict else least < 0, f"is not coercive: {entry}", wanted)
+    wanted = "non-symmetric forms are not supported"
+    refuse(asymmetry > 1e-10 * magnitude, "is not symmetric", wanted)
 
 
-def _measure(
-    blocks: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """Sum of |K| (NaN or inf if an entry is) and largest entry of |K - K^T|, for each block."""
+def _measure(blocks: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sum of |K| (NaN or inf if an entry is) and largest entry of |K - Kᵀ|, for each block K."""
     magnitude, asymmetry = np.empty(len(blocks)), np.empty(len(blocks))
     # Pieces that stay in cache.
     step = max(1, 2**16 // blocks[0].size)

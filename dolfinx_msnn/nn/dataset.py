@@ -50,7 +50,6 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn import fields as generators
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import FloatArray, Function, FunctionSpace, LongArray
 from dolfinx_msnn._version import __version__
 from dolfinx_msnn.bases.spectral import SpectralBasis
@@ -376,7 +375,7 @@ def _choose(
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
     s = kappa * ufl.inner(u, v) * ufl.dx
-    local = LocalProblems(V, coarse, a, s, [], Timings(), coefficient=kappa)
+    local = LocalProblems(V, coarse, a, s, [], coefficient=kappa)
     chosen = np.arange(len(local))
     if per_field and per_field < len(local):
         rng = np.random.default_rng([seed, number, 1])

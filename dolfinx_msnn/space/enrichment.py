@@ -12,7 +12,6 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import BoolArray, FloatArray, IntArray, LongArray
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 from dolfinx_msnn.space.prolongation import CoarseDofs, create_coo_matrix
@@ -84,7 +83,7 @@ def enrich(
         dict(W.eigenvalues),
         0,
     )
-    return MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet, Timings())
+    return MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet)
 
 
 def colour(W: MultiscaleFunctionSpace, A0: PETSc.Mat) -> dict[int, int]:

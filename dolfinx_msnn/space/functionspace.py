@@ -1,11 +1,10 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""The multiscale function space: what is left when the local problems have been solved."""
+"""The multiscale function space: prolongation matrix P and coarse dof data."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -16,33 +15,16 @@ import numpy as np
 
 import ufl
 from dolfinx import fem
+from dolfinx.fem.petsc import assemble_matrix
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.compat import require_real
 from dolfinx_msnn._utils.functions import set_function
-from dolfinx_msnn._utils.mesh import dirichlet_mask
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_mat_type, is_aij, sweep
-from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
-from dolfinx_msnn._utils.timings import Timings
-from dolfinx_msnn._utils.typing import (
-    BoolArray,
-    CompilerOptions,
-    DirichletBC,
-    Function,
-    FunctionSpace,
-    LongArray,
-)
-from dolfinx_msnn.bases.filtered import FilteredBasis
-from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, is_local_basis
-from dolfinx_msnn.local.assembly import LocalProblems
-from dolfinx_msnn.local.coefficient import check_coefficient
-from dolfinx_msnn.local.grid import CoarseGrid
-from dolfinx_msnn.space.prolongation import (
-    CoarseDofs,
-    compute_columns,
-    create_prolongation,
-    number_dofs,
-)
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.petsc import Owner, is_aij, sweep
+from dolfinx_msnn._utils.typing import BoolArray, DirichletBC, Function, FunctionSpace, LongArray
+from dolfinx_msnn.space import storage
+from dolfinx_msnn.space.projection import least_squares
+from dolfinx_msnn.space.prolongation import CoarseDofs
 from dolfinx_msnn.space.update import Source
 
 
@@ -75,7 +57,8 @@ class MultiscaleFunctionSpace(Owner):
         P: PETSc.Mat,
         dofs: CoarseDofs,
         dirichlet: BoolArray,
-        timings: Timings,
+        *,
+        timings: dict[str, float] | None = None,
         source: Source | None = None,
     ) -> None:
         super().__init__(V.mesh.comm)
@@ -83,15 +66,14 @@ class MultiscaleFunctionSpace(Owner):
         self._P: PETSc.Mat = self._own(P)
         self._R: PETSc.Mat | None = None
         self._source = source
-        if source is not None:
-            self._own(source)
         self.dirichlet = dirichlet
-        self.timings = timings.seconds
+        self.timings: dict[str, float] = {} if timings is None else timings
         self.revision = self.layout = 0
         self._set_dofs(dofs)
         self.num_neighbourhoods: int = V.mesh.comm.allreduce(len(dofs.eigenvalues))
 
     def _set_dofs(self, dofs: CoarseDofs) -> None:
+        self._dofs = dofs
         self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
         self.num_dropped: int = self.comm.allreduce(dofs.num_dropped)
 
@@ -212,7 +194,7 @@ class MultiscaleFunctionSpace(Owner):
         Note:
             Collective.
         """
-        return self._updatable.changes(Timings())
+        return self._updatable.changes()
 
     def update(self, tolerance: float = 0.0) -> LongArray:
         """Compute the modes anew where coefficients have changed.
@@ -238,11 +220,8 @@ class MultiscaleFunctionSpace(Owner):
         """
         source, P = self._updatable, self.P
         sweep(self.comm)
-        timings = Timings()
-        begin = time.perf_counter()
-        rebuilt, replaced, dofs = source.update(P, tolerance, timings)
-        timings.add("total", begin)
-        self.timings = timings.seconds
+        rebuilt, replaced, dofs = source.update(P, tolerance)
+        self.timings = source.timings
         if dofs is None:
             return rebuilt
         self._set_dofs(dofs)
@@ -285,25 +264,7 @@ class MultiscaleFunctionSpace(Owner):
         P = self.P
         with collective_errors(self.comm):
             self.check_member(f)
-        gram = P.transposeMatMult(P) if M is None else M.ptap(P)
-        fine, image = P.createVecLeft(), P.createVecLeft()
-        right, c = P.createVecRight(), P.createVecRight()
-        solver: PETSc.KSP = None
-        try:
-            solver = create_coarse_solver(gram, "msnn_projection_")
-            fine.array_w[:] = f.x.array[: fine.getLocalSize()]
-            if M is not None:
-                M.mult(fine, image)
-            P.multTranspose(fine if M is None else image, right)
-            solve_coarse(solver, right, c)
-        except BaseException:
-            c.destroy()
-            raise
-        finally:
-            for item in (solver, gram, fine, image, right):
-                if item is not None:
-                    item.destroy()
-        return c
+        return least_squares(P, f, M)
 
     def interpolate(self, f: Function) -> Function:
         """The member of the space that is closest to ``f`` at the fine nodes (least squares).
@@ -319,11 +280,7 @@ class MultiscaleFunctionSpace(Owner):
         Note:
             Collective.
         """
-        coefficients = self.coefficients(f)
-        try:
-            return self.prolong(coefficients)
-        finally:
-            coefficients.destroy()
+        return self._closest(f, None)
 
     def project(self, f: Function, m: ufl.Form | None = None) -> Function:
         """The orthogonal projection of ``f`` onto the space.
@@ -344,14 +301,16 @@ class MultiscaleFunctionSpace(Owner):
             if m is None:
                 m = ufl.inner(ufl.TrialFunction(self.V), ufl.TestFunction(self.V)) * ufl.dx
             forms.check_form(m, self.V, "m")
-        from dolfinx.fem.petsc import assemble_matrix
-
         M = assemble_matrix(fem.form(m), kind=self.P.getType())
         try:
             M.assemble()
-            coefficients = self.coefficients(f, M)
+            return self._closest(f, M)
         finally:
             M.destroy()
+
+    def _closest(self, f: Function, M: PETSc.Mat | None) -> Function:
+        """P c with the coefficients c of ``f``. Collective."""
+        coefficients = self.coefficients(f, M)
         try:
             return self.prolong(coefficients)
         finally:
@@ -377,9 +336,8 @@ class MultiscaleFunctionSpace(Owner):
         Note:
             Collective; the ranks write in turn, each its own part.
         """
-        from dolfinx_msnn.space.storage import save
-
-        save(self, path, a, s)
+        P = self.P
+        storage.save(path, a, s, V=self.V, P=P, dofs=self._dofs, dirichlet=self.dirichlet)
 
     @classmethod
     def load(
@@ -410,116 +368,11 @@ class MultiscaleFunctionSpace(Owner):
         Note:
             Collective.
         """
-        from dolfinx_msnn.space.storage import load
-
-        comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
-        sweep(comm)
-        with collective_errors(comm):
-            forms.check_space(V)
-        return cls(*load(path, V, a, s, bcs, mat_type))
+        require_real()
+        sweep(forms.communicator(V))
+        return cls(V, *storage.load(path, V, a, s, bcs, mat_type))
 
     def destroy(self) -> None:
         """Free the PETSc matrices. Collective; calling it again does nothing."""
         super().destroy()
         self._R = self._source = None
-
-
-def multiscale_functionspace(
-    V: FunctionSpace,
-    coarse: CoarseGrid,
-    basis: LocalBasis | None,
-    a: ufl.Form,
-    s: ufl.Form | None = None,
-    bcs: Sequence[DirichletBC] = (),
-    *,
-    updatable: bool = False,
-    mat_type: str | None = None,
-    form_compiler_options: CompilerOptions | None = None,
-    jit_options: CompilerOptions | None = None,
-) -> MultiscaleFunctionSpace:
-    """Build a multiscale coarse space of ``V``.
-
-    Args:
-        V: Fine space: continuous Lagrange, scalar or vector, any degree.
-        coarse: Coarse grid on the mesh of ``V``.
-        basis: Where the local modes come from, e.g. :class:`SpectralBasis`. With ``None`` it is
-            ``FilteredBasis()``: as accurate as computed modes in our benchmarks, and faster.
-        a: Symmetric coercive bilinear form of the problem, by cell (``dx``) and exterior-facet
-            (``ds``) integrals, with coefficients of any kind.
-        s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
-            ``kappa*u*v*dx``. Without it D_i A_i D_i with D_i = diag(χ_i) is used.
-        bcs: Dirichlet conditions (their dofs matter here, their values do not).
-        updatable: Keep what :meth:`MultiscaleFunctionSpace.update` needs: the element matrices and
-            a second copy of the basis functions.
-        mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
-        form_compiler_options: Passed to DOLFINx.
-        jit_options: Passed to DOLFINx.
-
-    Returns:
-        The space. The caller destroys it.
-
-    Raises:
-        ValueError: With one sentence that says what was given and what was expected; the same on
-            every rank.
-        RuntimeError: If a local eigenproblem did not converge, or PETSc is a complex build.
-
-    Note:
-        Collective on the communicator of the mesh.
-    """
-    require_real()
-    comm = V.mesh.comm if isinstance(V, fem.FunctionSpace) else MPI.COMM_SELF
-    sweep(comm)
-    with collective_errors(comm):
-        forms.check_space(V)
-        if not isinstance(coarse, CoarseGrid):
-            raise ValueError(f"Expected a CoarseGrid, got {type(coarse).__name__}.")
-        if coarse.fine is not V.mesh and coarse.fine._cpp_object is not V.mesh._cpp_object:
-            raise ValueError(
-                "The coarse grid was made for another mesh than that of V; expected the same mesh."
-            )
-        basis = FilteredBasis() if basis is None else basis
-        if not is_local_basis(basis):
-            raise ValueError(
-                f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
-            )
-        forms.check_form(a, V, "a")
-        if s is not None:
-            forms.check_form(s, V, "s")
-        forms.check_bcs(bcs, V)
-        check_mat_type(mat_type)
-        coefficient = BasisNeeds.of(basis).coefficient
-        if coefficient is not None:
-            check_coefficient(coefficient, V.mesh)
-    check_same(
-        comm,
-        a=forms.identify(a),
-        s=forms.identify(s),
-        updatable=bool(updatable),
-        mat_type=mat_type,
-    )
-
-    timings = Timings()
-    begin = time.perf_counter()
-    problems = LocalProblems(
-        V,
-        coarse,
-        a,
-        s,
-        bcs,
-        timings,
-        coefficient=coefficient,
-        keep=updatable,
-        form_compiler_options=form_compiler_options,
-        jit_options=jit_options,
-    )
-    with collective_errors(comm):
-        columns = compute_columns(problems, basis)
-    start = time.perf_counter()
-    dofs = number_dofs(comm, columns)
-    P = create_prolongation(V, columns, mat_type=mat_type, keep=updatable)
-    timings.add("prolongation", start)
-    timings.add("total", begin)
-    source = Source(V, problems, basis, columns, P.getType()) if updatable else None
-    owned = V.dofmap.index_map.size_local
-    mask = dirichlet_mask(V, bcs)[:owned].reshape(-1)
-    return MultiscaleFunctionSpace(V, P, dofs, mask, timings, source)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -111,11 +110,13 @@ def compute_columns(
         The basis functions of each neighbourhood, by coarse vertex. Not collective.
     """
     columns: dict[int, Columns] = {}
+    # On every rank the same stages, also where there are no neighbourhoods.
+    for stage in ("local matrices", "basis", "prolongation"):
+        problems.timings.setdefault(stage, 0.0)
     for batch in problems.batches(BATCH_BYTES, only):
-        start = time.perf_counter()
-        # A copy: what the basis does to its list is no business of ours.
-        results = basis.modes(list(batch))
-        start = problems.timings.add("basis", start)
+        with problems.timings.stage("basis"):
+            # A copy: the basis may change its list.
+            results = basis.modes(list(batch))
         if not isinstance(results, Sequence):
             raise ValueError(
                 f"The basis gave {type(results).__name__}; expected a list of LocalModes."
@@ -124,10 +125,10 @@ def compute_columns(
             raise ValueError(
                 f"The basis gave modes for {len(results)} neighbourhoods, expected {len(batch)}."
             )
-        for problem, modes in zip(batch, results, strict=True):
-            check_modes(problem, modes)
-            columns[problem.vertex] = Columns.create(problem, modes)
-        problems.timings.add("prolongation", start)
+        with problems.timings.stage("prolongation"):
+            for problem, modes in zip(batch, results, strict=True):
+                check_modes(problem, modes)
+                columns[problem.vertex] = Columns.create(problem, modes)
     return columns
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import numbers
-import time
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -35,7 +34,7 @@ class Source:
         problems: Local problems of this rank, kept.
         basis: Where the modes come from.
         columns: The basis functions of this rank, by coarse vertex.
-        kind: PETSc type of the P that was assembled from them.
+        mat_type: PETSc type of the P that was assembled from them.
     """
 
     def __init__(
@@ -44,19 +43,24 @@ class Source:
         problems: LocalProblems,
         basis: LocalBasis,
         columns: dict[int, Columns],
-        kind: str,
+        mat_type: str,
     ) -> None:
         self._V, self._problems, self._basis = V, problems, basis
-        self._columns, self._kind = columns, kind
+        self._columns, self._mat_type = columns, mat_type
         self._reference = problems.scales()
 
-    def changes(self, timings: Timings) -> dict[int, float]:
-        """See :meth:`MultiscaleFunctionSpace.changes`. Collective."""
-        return self._changes(self._assemble(timings))
+    @property
+    def timings(self) -> Timings:
+        """Seconds of the stages of the last update."""
+        return self._problems.timings
 
-    def _assemble(self, timings: Timings) -> dict[int, FloatArray]:
+    def changes(self) -> dict[int, float]:
+        """See :meth:`MultiscaleFunctionSpace.changes`. Collective."""
+        self._problems.timings = Timings("Changes of a multiscale space")
+        return self._changes(self._assemble())
+
+    def _assemble(self) -> dict[int, FloatArray]:
         """Element matrices of the present coefficients, and their traces. Collective."""
-        self._problems.timings = timings
         self._problems.assemble()
         return self._problems.scales()
 
@@ -64,14 +68,13 @@ class Source:
         return {v: change(scales[v], old) for v, old in self._reference.items()}
 
     def update(
-        self, P: PETSc.Mat, tolerance: float, timings: Timings
+        self, P: PETSc.Mat, tolerance: float
     ) -> tuple[LongArray, PETSc.Mat | None, CoarseDofs | None]:
         """Compute what has changed anew, and refill P if it keeps its pattern.
 
         Args:
             P: Prolongation.
             tolerance: Change that is let pass.
-            timings: Stage times are booked here.
 
         Returns:
             Coarse vertices of this rank with new modes; a new P, or ``None`` if it was refilled;
@@ -85,7 +88,15 @@ class Source:
             number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
             if not number or not tolerance >= 0:
                 raise ValueError(f"tolerance must be a number not below zero, got {tolerance!r}.")
-        scales = self._assemble(timings)
+        self._problems.timings = timings = Timings("Multiscale space")
+        with timings.stage("total"):
+            return self._update(P, tolerance)
+
+    def _update(
+        self, P: PETSc.Mat, tolerance: float
+    ) -> tuple[LongArray, PETSc.Mat | None, CoarseDofs | None]:
+        comm: MPI.Intracomm = self._V.mesh.comm
+        scales = self._assemble()
         chosen = {vertex for vertex, size in self._changes(scales).items() if size > tolerance}
         rebuilt = np.array(sorted(chosen), dtype=np.int64)
         if not comm.allreduce(len(chosen)):
@@ -94,24 +105,19 @@ class Source:
             new = compute_columns(self._problems, self._basis, chosen)
         columns = self._columns | new
         dofs = number_dofs(comm, columns)
-        fits = P.getType() == self._kind and all(
+        fits = P.getType() == self._mat_type and all(
             len(part.mode) == len(self._columns[vertex].mode) for vertex, part in new.items()
         )
         result = None
-        start = time.perf_counter()
-        if comm.allreduce(fits, op=MPI.LAND):
-            refill_prolongation(comm, P, columns)
-        else:
-            result = create_prolongation(self._V, columns, mat_type=P.getType(), keep=True)
-            self._kind = result.getType()
-        timings.add("prolongation", start)
+        with self.timings.stage("prolongation"):
+            if comm.allreduce(fits, op=MPI.LAND):
+                refill_prolongation(comm, P, columns)
+            else:
+                result = create_prolongation(self._V, columns, mat_type=P.getType(), keep=True)
+                self._mat_type = result.getType()
         self._columns = columns
         self._reference |= {vertex: scales[vertex] for vertex in chosen}
         return rebuilt, result, dofs
-
-    def destroy(self) -> None:
-        """Free what the local problems hold of PETSc. Collective."""
-        self._problems.destroy()
 
 
 def change(new: FloatArray, old: FloatArray) -> float:

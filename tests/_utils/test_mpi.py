@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: MIT
 """Errors that reach every rank, arguments that must agree, and records that travel."""
 
-from mpi4py import MPI
-
 import numpy as np
 import pytest
 from sample import COMM, HERE
 
-from dolfinx_msnn._utils.mpi import check_same, collective_errors, mpi_type, route
+from dolfinx_msnn._utils.mpi import RemoteRows, check_same, collective_errors, route
 
 
 class Local(Exception):
@@ -145,10 +143,20 @@ def test_route_of_rows_that_are_not_contiguous():
     assert np.array_equal(received, data)
 
 
-def test_mpi_type():
-    row = mpi_type(np.zeros((5, 2, 3)))
-    try:
-        assert row.Get_size() == 48
-    finally:
-        row.Free()
-    assert row == MPI.DATATYPE_NULL
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float64])
+@pytest.mark.parametrize("shape", [(), (3, 3)])
+def test_remote_rows(dtype, shape):
+    """Rows of all ranks, some more than once and some of one's own; again after they changed."""
+    rng = np.random.default_rng(COMM.rank)
+    sizes = 3 + np.arange(COMM.size)
+    num = 0 if COMM.rank == 0 and COMM.size > 1 else 12
+    owner = np.sort(rng.integers(0, COMM.size, num)).astype(np.int32)
+    index = rng.integers(0, sizes[owner])
+    rows = RemoteRows(COMM, owner, index)
+    for _ in range(2):
+        data = rng.integers(0, 2, (sizes[COMM.rank], *shape)).astype(dtype)
+        into = np.empty((num, *shape), dtype=dtype)
+        rows.fetch(data, into)
+        everything = COMM.allgather(data)
+        for k in range(num):
+            assert np.array_equal(into[k], everything[owner[k]][index[k]])

@@ -27,7 +27,6 @@ from utils import (
 from dolfinx import fem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, LocalBasis, SpectralBasis
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.local.assembly import LocalProblems
 
 pytestmark = pytest.mark.serial
@@ -49,7 +48,6 @@ def problems(msh, n, value, a=diffusion, s=mass, degree=1, shape=None, bcs=None)
         a(V, kappa),
         None if s is None else s(V, kappa),
         conditions,
-        Timings(),
     )
     return {p.vertex: p for p in found}
 

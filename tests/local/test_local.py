@@ -29,7 +29,6 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.local.assembly import LocalProblems
 
 
@@ -79,7 +78,7 @@ def set_up(comm, make, element):
 
 def local_problems(V, n, layers, a, s, kappa, bcs=()):
     coarse = CoarseGrid(V.mesh, n, oversampling=layers)
-    return LocalProblems(V, coarse, a(V, kappa), None if s is None else s(V, kappa), bcs, Timings())
+    return LocalProblems(V, coarse, a(V, kappa), None if s is None else s(V, kappa), bcs)
 
 
 def as_sorted(points, *arrays):

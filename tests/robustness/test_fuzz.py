@@ -31,7 +31,8 @@ import pytest
 from sample import Sample, is_sentence, model_card, network
 
 from dolfinx_msnn import MultiscaleFunctionSpace
-from dolfinx_msnn.space import storage
+from dolfinx_msnn._utils.files import LIBVER
+from dolfinx_msnn.space.file_tables import DTYPES
 
 torch = pytest.importorskip("torch")
 
@@ -227,14 +228,14 @@ def forge_space(data, rng, other):
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "x.h5"
         path.write_bytes(data)
-        with h5py.File(path, "r+", libver=storage._LIBVER) as file:
+        with h5py.File(path, "r+", libver=LIBVER) as file:
             for _ in range(rng.integers(1, 3)):
                 forge_table(file, rng)
         return path.read_bytes()
 
 
 def forge_table(file, rng):
-    keys = [key for key in storage._DTYPES if key in file]
+    keys = [key for key in DTYPES if key in file]
     key, second = rng.choice(keys, 2)
     how = rng.integers(9)
     if file[key].size > 2**20:

@@ -23,7 +23,8 @@ from dolfinx_msnn import (
     SpectralBasis,
     multiscale_functionspace,
 )
-from dolfinx_msnn.space import storage
+from dolfinx_msnn._utils.files import LIBVER
+from dolfinx_msnn.space.file_tables import DTYPES
 
 
 @pytest.fixture
@@ -664,7 +665,7 @@ def test_flipped_bits_in_tables(p, good, folder):
     path, saved = good
     rng = np.random.default_rng(1)
     with h5py.File(path) as file:
-        assert set(file) == set(storage._DTYPES)
+        assert set(file) == set(DTYPES)
         chunks = {
             key: [data.id.get_chunk_info(k) for k in range(data.id.get_num_chunks())]
             for key, data in file.items()
@@ -684,7 +685,7 @@ def test_flipped_bit_that_only_one_rank_reads(p, good, folder):
     copy = f"{folder}/copy.h5"
     if COMM.rank == 0:
         shutil.copyfile(good[0], copy)
-        with h5py.File(copy, "r+", libver=storage._LIBVER) as file:
+        with h5py.File(copy, "r+", libver=LIBVER) as file:
             values = file["values"][:]
             del file["values"]
             n = len(values)
@@ -702,7 +703,7 @@ def forge(p, good, folder, change, match):
     copy = f"{folder}/copy.h5"
     if COMM.rank == 0:
         shutil.copyfile(good[0], copy)
-        with h5py.File(copy, "r+", libver=storage._LIBVER) as file:
+        with h5py.File(copy, "r+", libver=LIBVER) as file:
             change(file)
     COMM.barrier()
     tracemalloc.start()
@@ -772,7 +773,7 @@ CHECKED = {"fletcher32": True}
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("key", storage._DTYPES)
+@pytest.mark.parametrize("key", DTYPES)
 def test_missing_table(p, good, folder, key):
     forge(p, good, folder, lambda file: file.__delitem__(key), f"damaged: the table '{key}'")
 
