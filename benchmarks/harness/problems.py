@@ -17,7 +17,6 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import fields
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.petsc import LinearProblem
 
@@ -94,9 +93,7 @@ class Problem:
     def local_problems(self, coefficient: Any = None) -> Iterator[msnn.LocalProblem]:
         """The local problems of this rank, as a basis is given them, large ones first."""
         return iter(
-            LocalProblems(
-                self.V, self.grid, self.a, self.s, self.bcs, Timings(), coefficient=coefficient
-            )
+            LocalProblems(self.V, self.grid, self.a, self.s, self.bcs, coefficient=coefficient)
         )
 
 
