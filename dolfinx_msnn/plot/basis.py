@@ -7,11 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 
+from dolfinx_msnn._utils.checks import is_integer
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function
-from dolfinx_msnn.plot.functions import check_axes, draw_function, on_root
+from dolfinx_msnn.plot.axes import on_root
+from dolfinx_msnn.plot.functions import draw_function
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
@@ -38,12 +42,11 @@ def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> 
     check_same(W.comm, vertex=vertex, number=number)
     dofs = W.neighbourhood_dofs(vertex)
     count = int(W.comm.allreduce(len(dofs)))
-    with collective_errors(W.comm):
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
-            raise ValueError(
-                f"Coarse vertex {vertex!r} has {count} basis functions, number {number!r} was "
-                "asked for; expected one of them, counted from 0."
-            )
+    if not (is_integer(number) and number < count):
+        raise ValueError(
+            f"Coarse vertex {vertex!r} has {count} basis functions, number {number!r} was asked "
+            "for; expected one of them, counted from 0."
+        )
     c = W.P.createVecRight()
     try:
         # The vertex's dofs are on one rank.
@@ -53,10 +56,8 @@ def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> 
         psi = W.prolong(c)
     finally:
         c.destroy()
-    ends = W.comm.allgather(
-        (float(psi.x.array.min(initial=0.0)), float(psi.x.array.max(initial=0.0)))
-    )
-    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    low = W.comm.allreduce(float(psi.x.array.min(initial=0.0)), MPI.MIN)
+    high = W.comm.allreduce(float(psi.x.array.max(initial=0.0)), MPI.MAX)
     # Up to rounding, so that the sign does not depend on the number of ranks.
     psi.x.array[:] /= high if high >= -low * (1 - 1e-9) else low
     return psi
@@ -92,19 +93,15 @@ def draw_basis_functions(
     Note:
         Collective.
     """
-    check_same(W.comm, num=num)
     given: list[Any] = [None] * num
-    with collective_errors(W.comm):
+    with collective_errors(W.comm) as checks:
         if W.comm.rank == 0:
             given = list(np.ravel(np.asarray(axes, dtype=object)))
             if len(given) < num:
                 raise ValueError(f"Got {len(given)} axes for {num} basis functions.")
-    artists = []
-    for k in range(num):
-        psi = basis_function(W, vertex, k)
-        artists.append(
-            draw_function(given[k], psi, plane=plane, limits=(-1.0, 1.0), cmap=cmap, bar=bar)
-        )
+        checks.agree(num=num)
+    look: dict[str, Any] = {"plane": plane, "limits": (-1.0, 1.0), "cmap": cmap, "bar": bar}
+    artists = [draw_function(given[k], basis_function(W, vertex, k), **look) for k in range(num)]
     return artists if W.comm.rank == 0 else None
 
 
@@ -146,16 +143,13 @@ def draw_spectra(
     Note:
         Collective.
     """
-    check_axes(W.comm, axes)
-    spectra = gather_spectra(W)
-    with collective_errors(W.comm):
-        if highlight is not None and highlight not in spectra:
-            raise ValueError(f"There is no neighbourhood of coarse vertex {highlight!r}.")
 
-    def draw() -> Any:
+    def draw(axes: Any, spectra: dict[int, FloatArray]) -> Any:
         from matplotlib.collections import LineCollection
         from matplotlib.ticker import MaxNLocator
 
+        if highlight is not None and highlight not in spectra:
+            raise ValueError(f"There is no neighbourhood of coarse vertex {highlight!r}.")
         largest = max(values[-1] for values in spectra.values())
         modes = max(map(len, spectra.values()))
         table = np.full((len(spectra), modes), np.nan)
@@ -178,4 +172,5 @@ def draw_spectra(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return artist
 
-    return on_root(W.comm, draw)
+    spectra = gather_spectra(W)
+    return on_root(W.comm, axes, spectra if W.comm.rank == 0 else None, draw)

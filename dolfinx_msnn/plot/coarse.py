@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.checks import is_integer, require
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.neighbourhoods import cell_membership
-from dolfinx_msnn.plot.functions import check_axes, on_root
-from dolfinx_msnn.plot.gather import gather_cells
+from dolfinx_msnn.plot.axes import on_root, show_all
+from dolfinx_msnn.plot.gather import CellValues, gather_cells
 
 
 def draw_coarse_grid(
@@ -42,28 +43,25 @@ def draw_coarse_grid(
     Note:
         Collective.
     """
-    comm = coarse.fine.comm
-    check_axes(comm, axes)
-    msh = getattr(coarse, "coarse", None)
-    if msh is None:
-        lines = _box_lines(coarse, plane_axes)
-    else:
+    comm, msh = coarse.fine.comm, getattr(coarse, "coarse", None)
+    lines: FloatArray | None = None
+    if msh is not None:
         # Every edge is drawn from both sides.
         cells = gather_cells(msh, np.zeros(msh.topology.index_map(msh.topology.dim).size_local))
-        corners = np.empty((0, 2, 2)) if cells is None else cells.corners
-        lines = np.concatenate([corners, corners[:, :1]], axis=1)
+        if cells is not None:
+            lines = np.concatenate([cells.corners, cells.corners[:, :1]], axis=1)
+    elif comm.rank == 0:
+        lines = _box_lines(coarse, plane_axes)
 
-    def draw() -> Any:
+    def draw(axes: Any, lines: FloatArray) -> Any:
         from matplotlib.collections import LineCollection
 
         artist = LineCollection(list(lines), colors=colour, linewidths=linewidth, zorder=3)
         axes.add_collection(artist)
-        axes.update_datalim(lines.reshape(-1, 2))
-        axes.autoscale_view()
-        axes.set_aspect("equal")
+        show_all(axes, lines.reshape(-1, 2))
         return artist
 
-    return on_root(comm, draw)
+    return on_root(comm, axes, lines, draw)
 
 
 def draw_neighbourhood(
@@ -95,20 +93,16 @@ def draw_neighbourhood(
         Collective.
     """
     comm = V.mesh.comm
-    check_axes(comm, axes)
-    with collective_errors(comm):
-        whole = isinstance(vertex, int | np.integer) and not isinstance(vertex, bool)
-        if not whole or not 0 <= vertex < coarse.num_vertices:
-            raise ValueError(f"vertex must be from 0 to {coarse.num_vertices - 1}, got {vertex!r}.")
-    check_same(comm, vertex=int(vertex))
+    with collective_errors(comm) as checks:
+        ok = is_integer(vertex) and vertex < coarse.num_vertices
+        require(ok, "vertex", vertex, f"from 0 to {coarse.num_vertices - 1}")
+        checks.agree(vertex=int(vertex))
     hats = coarse.hats(V.tabulate_dof_coordinates())
     member = cell_membership(V, coarse, hats)[:, [int(vertex)]].toarray()[:, 0]
-    cells = gather_cells(V.mesh, member)
 
-    def draw() -> Any:
+    def draw(axes: Any, cells: CellValues) -> Any:
         from matplotlib.collections import PolyCollection
 
-        assert cells is not None
         corners = cells.corners[cells.values > 0]
         if len(corners) == 0:
             raise ValueError(f"The neighbourhood of coarse vertex {vertex} holds no cell.")
@@ -116,12 +110,10 @@ def draw_neighbourhood(
             list(corners), facecolors=colour, edgecolors="none", alpha=alpha, zorder=2
         )
         axes.add_collection(artist)
-        axes.update_datalim(corners.reshape(-1, 2))
-        axes.autoscale_view()
-        axes.set_aspect("equal")
+        show_all(axes, corners.reshape(-1, 2))
         return artist
 
-    return on_root(comm, draw)
+    return on_root(comm, axes, gather_cells(V.mesh, member), draw)
 
 
 def _box_lines(coarse: CoarseGrid, plane_axes: tuple[int, int]) -> FloatArray:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,9 @@ from scipy.spatial import Delaunay
 
 import basix
 from dolfinx import fem, geometry
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.mesh import bounding_box
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function, IntArray, LongArray, Mesh
 
 #: A slice lies this far above the plane asked for (and its pixels off centre), in sides of the
@@ -86,18 +87,13 @@ def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
     Note:
         Collective.
     """
-    num = msh.topology.index_map(msh.topology.dim).size_local
-    given = np.asarray(values, dtype=np.float64)
     with collective_errors(msh.comm):
-        _check_plane(msh)
-        if given.ndim != 1 or len(given) < num:
-            raise ValueError(
-                f"Got cell values of shape {given.shape}; expected one for each of the {num} cells "
-                "of this rank."
-            )
+        _check_plane_mesh(msh)
+        given = owned_values(msh, values)
+    num = len(given)
     width = {"triangle": 3, "quadrilateral": 4}[msh.topology.cell_type.name]
     nodes = msh.geometry.dofmaps[0][:num, AROUND[width]]
-    part = msh.topology.original_cell_index[:num], msh.geometry.x[nodes][:, :, :2], given[:num]
+    part = msh.topology.original_cell_index[:num], msh.geometry.x[nodes][:, :, :2], given
     parts = msh.comm.gather(part)
     if parts is None:
         return None
@@ -126,29 +122,30 @@ def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | 
         Collective.
     """
     V = check_function(u)
-    with collective_errors(V.mesh.comm):
-        _check_plane(V.mesh)
-        if V.ufl_element().degree < 1:
+    msh, bs, degree = V.mesh, V.dofmap.index_map_bs, V.ufl_element().degree
+    with collective_errors(msh.comm) as checks:
+        _check_plane_mesh(msh)
+        if degree < 1:
             raise ValueError(
                 "The function is constant on each cell; expected degree one at least (draw_cells "
                 "draws cell values)."
             )
-    check_same(V.mesh.comm, component=component)
-    if V.ufl_element().degree > 2:
-        V = fem.functionspace(V.mesh, ("Lagrange", 2, V.value_shape))
+        check_component(component, bs)
+        checks.agree(component=component)
+    if degree > 2:
+        V = fem.functionspace(msh, ("Lagrange", 2, V.value_shape))
         lower: Function = fem.Function(V)
         lower.interpolate(u)
         u = lower
-    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
-    values = _scalar(u.x.array.reshape(-1, bs), component, V.mesh)
-    owned = index_map.size_local
-    num_cells = V.mesh.topology.index_map(2).size_local
+    index_map = V.dofmap.index_map
+    num_owned, num_cells = index_map.size_local, msh.topology.index_map(2).size_local
+    values = scalar(u.x.array.reshape(-1, bs)[:num_owned], component)
     # basix gives the nodes of the reference cell in the order of the cell's dofs.
     between = Delaunay(V.element.interpolation_points).simplices
     dofs = V.dofmap.list[:num_cells][:, between].reshape(-1, 3)
     triangles = index_map.local_to_global(dofs.reshape(-1)).reshape(-1, 3)
-    x = V.tabulate_dof_coordinates()[:owned, :2]
-    parts = V.mesh.comm.gather((x, triangles, values[:owned]))
+    x = V.tabulate_dof_coordinates()[:num_owned, :2]
+    parts = msh.comm.gather((x, triangles, values))
     if parts is None:
         return None
     return NodalValues(*(np.concatenate(p) for p in zip(*parts, strict=True)))
@@ -178,52 +175,49 @@ def gather_slice(
     Note:
         Collective. Memory on each rank is that of the picture.
     """
-    V = check_function(u)
-    msh = V.mesh
-    x = msh.geometry.x
-    with collective_errors(msh.comm):
+    msh = check_function(u).mesh
+    with collective_errors(msh.comm) as checks:
         if msh.geometry.dim != 3 or msh.topology.dim != 3:
             raise ValueError(
                 f"The mesh has dimension {msh.topology.dim} in {msh.geometry.dim}; expected 3 for "
                 "a slice."
             )
-        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 2:
-            raise ValueError(f"pixels must be an integer of at least 2, got {pixels!r}.")
-        _check_plane_argument(plane)
-    check_same(msh.comm, plane=plane, component=component, pixels=pixels)
-    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
-    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
+        require(is_integer(pixels, 2), "pixels", pixels, "an integer of at least 2")
+        if plane is not None:
+            ok = isinstance(plane, tuple) and len(plane) == 2
+            ok = ok and plane[0] in (0, 1, 2) and is_number(plane[1])
+            require(ok, "plane", plane, "(axis, where) with axis 0, 1 or 2")
+        check_component(component, u.function_space.dofmap.index_map_bs)
+        checks.agree(plane=plane, component=component, pixels=pixels)
+    lower, upper = bounding_box(msh)
     normal, at = (2, 0.5 * (lower[2] + upper[2])) if plane is None else plane
-    with collective_errors(msh.comm):
-        if not lower[normal] <= at <= upper[normal]:
-            raise ValueError(
-                f"The plane is at {at:.4g} on axis {normal}, the mesh spans {lower[normal]:.4g} to "
-                f"{upper[normal]:.4g} there; expected a plane through the mesh."
-            )
-    first, second = (k for k in range(3) if k != normal)
+    if not lower[normal] <= at <= upper[normal]:
+        raise ValueError(
+            f"The plane is at {at:.4g} on axis {normal}, the mesh spans {lower[normal]:.4g} to "
+            f"{upper[normal]:.4g} there; expected a plane through the mesh."
+        )
+    across, up = (k for k in range(3) if k != normal)
     side = upper - lower
-    step = max(side[first], side[second]) / pixels
-    counts = [max(2, round(side[k] / step)) for k in (first, second)]
-    centres = [
+    step = max(side[across], side[up]) / pixels
+    counts = [max(2, round(side[k] / step)) for k in (across, up)]
+    x, y = (
         lower[k] + side[k] * (np.arange(n) + 0.5) / n
-        for k, n in zip((first, second), counts, strict=True)
-    ]
-    points = np.empty((counts[1], counts[0], 3))
-    points[..., first], points[..., second] = np.meshgrid(*centres)
+        for k, n in zip((across, up), counts, strict=True)
+    )
+    points = np.empty((len(y), len(x), 3))
+    points[..., across], points[..., up] = np.meshgrid(x, y)
     points[..., normal] = at
     points += OFFSET * side
     points[..., normal] = np.minimum(points[..., normal], upper[normal] - OFFSET * side[normal])
     index, values = _evaluate(u, points.reshape(-1, 3))
-    parts = msh.comm.gather((index, _scalar(values, component, msh)))
+    parts = msh.comm.gather((index, scalar(values, component)))
     if parts is None:
         return None
-    image = np.full(counts[0] * counts[1], np.nan)
+    image = np.full(len(x) * len(y), np.nan)
     # The lowest rank that has a point gives its value.
     for where, found in reversed(parts):
         image[where] = found
-    shape = counts[1], counts[0]
-    across, up = centres
-    return Slice(across, up, image.reshape(shape), (first, second), normal, float(at))
+    return Slice(x, y, image.reshape(len(y), len(x)), (across, up), normal, float(at))
 
 
 def check_function(u: object) -> fem.FunctionSpace[np.float64]:
@@ -236,13 +230,42 @@ def check_function(u: object) -> fem.FunctionSpace[np.float64]:
         raise ValueError(f"Expected a dolfinx.fem.Function, got {type(u).__name__}.")
     V = u.function_space
     element = V.ufl_element()
-    scalar = getattr(element, "sub_elements", None) or [element]
-    if getattr(scalar[0], "element_family", None) != basix.ElementFamily.P or len(set(scalar)) != 1:
+    parts = getattr(element, "sub_elements", None) or [element]
+    if getattr(parts[0], "element_family", None) != basix.ElementFamily.P or len(set(parts)) != 1:
         raise ValueError(f"The function is in {element}; expected a Lagrange space.")
     return V
 
 
-def _check_plane(msh: Mesh) -> None:
+def owned_values(msh: Mesh, values: npt.ArrayLike) -> FloatArray:
+    """The values of this rank's own cells, shape ``(num_cells,)``. Not collective.
+
+    Raises:
+        ValueError: If there are fewer, or more than one a cell.
+    """
+    num = msh.topology.index_map(msh.topology.dim).size_local
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 1 or len(given) < num:
+        raise ValueError(
+            f"Got cell values of shape {given.shape}; expected one for each of the {num} cells of "
+            "this rank."
+        )
+    return given[:num]
+
+
+def check_component(component: object, num: int) -> None:
+    """Refuse what is none of ``num`` components, nor ``None``. Not collective."""
+    ok = component is None or (isinstance(component, int) and 0 <= component < num)
+    require(ok, "component", component, f"from 0 to {num - 1}")
+
+
+def scalar(values: FloatArray, component: int | None) -> FloatArray:
+    """A component, or the Euclidean length, of each row: ``(n, num)`` to ``(n,)``."""
+    if component is not None or values.shape[1] == 1:
+        return np.asarray(values[:, component or 0])
+    return np.asarray(np.linalg.norm(values, axis=1))
+
+
+def _check_plane_mesh(msh: Mesh) -> None:
     if msh.geometry.dim != 2 or msh.topology.dim != 2:
         raise ValueError(
             f"The mesh has dimension {msh.topology.dim} in {msh.geometry.dim}; expected a plane "
@@ -250,39 +273,17 @@ def _check_plane(msh: Mesh) -> None:
         )
 
 
-def _check_plane_argument(plane: object) -> None:
-    if plane is None:
-        return
-    ok = (
-        isinstance(plane, tuple)
-        and len(plane) == 2
-        and plane[0] in (0, 1, 2)
-        and isinstance(plane[1], numbers.Real)
-    )
-    if not ok:
-        raise ValueError(f"plane must be (axis, where) with axis 0, 1 or 2, got {plane!r}.")
-
-
-def _scalar(values: FloatArray, component: int | None, msh: Mesh) -> FloatArray:
-    """A component, or the length, of each row. Collective."""
-    with collective_errors(msh.comm):
-        if component is not None and not (
-            isinstance(component, int) and 0 <= component < values.shape[1]
-        ):
-            raise ValueError(
-                f"component must be from 0 to {values.shape[1] - 1}, got {component!r}."
-            )
-    if values.shape[1] == 1:
-        return np.asarray(values[:, 0])
-    if component is not None:
-        return np.asarray(values[:, component])
-    return np.asarray(np.linalg.norm(values, axis=1))
-
-
 def _evaluate(u: Function, points: FloatArray) -> tuple[LongArray, FloatArray]:
-    """Which points lie in this rank's own cells, and the values there. Not collective."""
-    msh = u.function_space.mesh
-    bs = max(1, int(np.prod(u.function_space.value_shape, dtype=np.int64)))
+    """Which points lie in this rank's own cells, and the values there. Not collective.
+
+    Args:
+        u: Function.
+        points: Shape ``(num_points, 3)``.
+
+    Returns:
+        Numbers of the points, shape ``(n,)``, and values, shape ``(n, components)``.
+    """
+    msh, bs = u.function_space.mesh, u.function_space.dofmap.index_map_bs
     owned = np.arange(msh.topology.index_map(3).size_local, dtype=np.int32)
     if len(owned) == 0:
         return np.zeros(0, np.int64), np.zeros((0, bs))

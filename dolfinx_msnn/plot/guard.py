@@ -56,34 +56,25 @@ def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True
             f"The reports are of {dim} dimensions, the axes are {getattr(axes, 'name', axes)!r}; "
             "expected projection='3d' in 3D only."
         )
+    colours = [COLOURS[report.outcome] for report in reports]
+    place, lower, upper = (
+        np.array([getattr(report, name) for report in reports])
+        for name in ("place", "lower", "upper")
+    )
     if dim == 3:
-        places = np.array([report.place for report in reports])
-        axes.scatter(*places.T, c=[COLOURS[report.outcome] for report in reports], s=40)
+        axes.scatter(*place.T, c=colours, s=40)
     else:
-        for report in reports:
-            centre, size = 0.5 * (report.lower + report.upper), report.upper - report.lower
-            # One-sided neighbourhoods have their vertex at the edge.
-            corner = np.where(np.isclose(report.place, report.lower), report.lower, centre)
-            corner = np.where(np.isclose(report.place, report.upper), centre, corner)
-            inner = ~np.isclose(report.place, report.lower) & ~np.isclose(
-                report.place, report.upper
-            )
-            corner = np.where(inner, report.place - 0.25 * size, corner)
-            axes.add_patch(
-                Rectangle(
-                    (float(corner[0]), float(corner[1])),
-                    *(0.5 * size),
-                    facecolor=COLOURS[report.outcome],
-                    edgecolor="white",
-                )
-            )
+        size = 0.5 * (upper - lower)
+        # One-sided neighbourhoods have their vertex at the edge.
+        edges = [np.isclose(place, lower), np.isclose(place, upper)]
+        corners = np.select(edges, [lower, 0.5 * (lower + upper)], place - 0.5 * size)
+        for report, corner, sides, colour in zip(reports, corners, size, colours, strict=True):
+            axes.add_patch(Rectangle(corner, *sides, facecolor=colour, edgecolor="white"))
             if labels:
                 text = f"{report.deficiency:.0e}" if np.isfinite(report.deficiency) else "none"
-                axes.annotate(
-                    text, corner + 0.25 * size, ha="center", va="center", color="white", fontsize=6
-                )
-        lower = np.min([report.lower for report in reports], axis=0)
-        upper = np.max([report.upper for report in reports], axis=0)
+                middle = {"ha": "center", "va": "center", "color": "white", "fontsize": 6}
+                axes.annotate(text, corner + 0.5 * sides, **middle)
+        lower, upper = lower.min(axis=0), upper.max(axis=0)
         axes.set_xlim(lower[0], upper[0])
         axes.set_ylim(lower[1], upper[1])
         axes.set_aspect("equal")

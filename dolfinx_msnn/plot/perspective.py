@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from dolfinx import plot
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.plot.gather import check_function
 
@@ -99,13 +99,13 @@ def render(
     """
     V = check_function(u)
     msh, comm = V.mesh, V.mesh.comm
-    with collective_errors(comm):
+    with collective_errors(comm) as checks:
         if msh.topology.dim != 3 or V.dofmap.index_map_bs != 1:
             raise ValueError(
                 f"The function has {V.dofmap.index_map_bs} components on a mesh of dimension "
                 f"{msh.topology.dim}; expected a scalar one in 3D."
             )
-    check_same(comm, file=os.fspath(file), log=log)
+        checks.agree(file=os.fspath(file), log=log)
     with collective_errors(comm):
         if comm.rank == 0 and (reason := _trial(TIMEOUT)):
             raise RuntimeError(f"{reason}; expected it to work, or draw_function for a slice.")
