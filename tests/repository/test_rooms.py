@@ -81,3 +81,12 @@ def test_only_nn_imports_torch() -> None:
         if any(name.split(".")[0] == "torch" for name in imported(path)):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             assert module in allowed or module.startswith("dolfinx_msnn.nn."), module
+
+
+def test_no_benchmark_imports_another() -> None:
+    """What programs share is in harness and in folders of its kind, which import no program."""
+    folder = ROOT / "benchmarks"
+    programs = {path.stem for path in folder.glob("*.py")}
+    for path in folder.rglob("*.py"):
+        others = {name.split(".")[0] for name in imported(path)} & programs
+        assert not others, f"{path.relative_to(ROOT)} imports {others}"
