@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from typing import Any
 
 
@@ -21,6 +22,12 @@ def require(ok: object, name: str, given: object, expected: str) -> None:
 def is_number(value: object) -> bool:
     """Whether a value is a real number, maybe infinite or NaN."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite real number, and as a float too."""
+    # Compared, because math.isfinite overflows with large integers.
+    return is_number(value) and bool(abs(value) <= sys.float_info.max)
 
 
 def is_integer(value: Any, least: int = 0) -> bool:
