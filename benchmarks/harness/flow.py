@@ -28,7 +28,7 @@ import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import NonlinearProblem as FineProblem
 from dolfinx_msnn.nn.config import Family
-from dolfinx_msnn.nn.dataset import draw_field
+from dolfinx_msnn.nn.sampling import draw_field
 from dolfinx_msnn.petsc import NonlinearProblem
 
 #: The log-normal family of ``problems.py`` as a configuration has it.

@@ -30,13 +30,9 @@ import gc
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpi4py import MPI
 
@@ -45,39 +41,24 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-import dolfinx
-import ufl
 from dolfinx import fem
-from dolfinx_msnn import fields as generators
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.typing import FloatArray, Function, FunctionSpace, LongArray
-from dolfinx_msnn._version import __version__
-from dolfinx_msnn.bases.spectral import SpectralBasis
-from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn._utils.typing import FloatArray, Function, LongArray
 from dolfinx_msnn.local.grid import CoarseGrid
-from dolfinx_msnn.local.problem import LocalProblem
-from dolfinx_msnn.nn.config import Family
-from dolfinx_msnn.nn.lattice import CLASSES, Pose, interpolation, network_input
+from dolfinx_msnn.nn.family import Family
+from dolfinx_msnn.nn.sample_file import (
+    TABLES,
+    finished,
+    finished_parts,
+    merge,
+    reading,
+    settings_of,
+)
+from dolfinx_msnn.nn.sampling import DrawnField, choose, draw_field, write_part
 
-FORMAT = "dolfinx_msnn neighbourhood samples"
-FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 type Single = npt.NDArray[np.float32]
-
-_LIBVER = ("v110", "v110")
-
-
-class DrawnField(NamedTuple):
-    """A coefficient and where it came from.
-
-    Attributes:
-        kappa: DG0 function.
-        description: Family, parameters and seed, as they go to the file.
-    """
-
-    kappa: Function
-    description: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -149,19 +130,6 @@ class Dataset:
         return int(self.provenance["dim"])
 
 
-def draw_field(
-    coarse: CoarseGrid, families: Sequence[Family], seed: int, number: int
-) -> DrawnField:
-    """Draw a family by its weight, its parameters and the field, from two numbers alone."""
-    rng = np.random.default_rng([seed, number])
-    weights = np.array([family.weight for family in families])
-    family = families[int(rng.choice(len(families), p=weights / weights.sum()))]
-    parameters: dict[str, Any] = family.draw(rng)
-    parameters["seed"] = int(rng.integers(2**31))
-    kappa = getattr(generators, family.name)(coarse.fine, **parameters)
-    return DrawnField(kappa, {"family": family.name, **parameters})
-
-
 def generate(
     path: str | os.PathLike[str],
     coarse: CoarseGrid,
@@ -229,13 +197,13 @@ def generate(
                 raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}.")
         if samples % 2:
             raise ValueError(f"samples must be even, got {samples}.")
-    settings = _settings(coarse, fields, per_field, num_modes, lattice, samples, degree, seed)
+    settings = settings_of(coarse, fields, per_field, num_modes, lattice, samples, degree, seed)
     check_same(comm, path=name, num_fields=num_fields, settings=settings)
     folder = name + ".parts"
     todo: list[int] = []
     with collective_errors(comm):
         if comm.rank == 0:
-            done = _finished(name, settings) | _finished_parts(folder, settings)
+            done = finished(name, settings) | finished_parts(folder, settings)
             todo = [k for k in range(num_fields) if k not in done]
             os.makedirs(folder, exist_ok=True)
     todo = comm.bcast(todo)
@@ -247,8 +215,8 @@ def generate(
                 drawn = DrawnField(fields(number), {"family": "callable"})
             else:
                 drawn = draw_field(coarse, fields, seed, number)
-            problems = _choose(V, coarse, drawn.kappa, per_field, seed, number)
-            _write_part(folder, number, problems, settings, drawn.description)
+            problems = choose(V, coarse, drawn.kappa, per_field, seed, number)
+            write_part(folder, number, problems, settings, drawn.description)
             del problems, drawn
             # Function spaces sit in reference cycles, and each holds an MPI communicator.
             gc.collect()
@@ -256,7 +224,7 @@ def generate(
                 progress(count, len(mine))
     with collective_errors(comm):
         if comm.rank == 0:
-            _merge(name, folder, settings)
+            merge(name, folder, settings)
     return len(todo)
 
 
@@ -293,7 +261,7 @@ def load(
         raise FileNotFoundError(
             f"{name} is not finished (its fields are in {name}.parts); sample again to go on."
         )
-    with _reading(name) as file:
+    with reading(name) as file:
         provenance = json.loads(file.attrs["provenance"])
         descriptions: dict[int, dict[str, Any]] = {}
         pieces: dict[str, list[tuple[int, dict[str, npt.NDArray[Any]]]]] = {}
@@ -304,7 +272,7 @@ def load(
                 continue
             descriptions[number] = json.loads(group.attrs["description"])
             for key, tables in group.items():
-                arrays = {table: tables[table][()] for table in _TABLES}
+                arrays = {table: tables[table][()] for table in TABLES}
                 pieces.setdefault(key, []).append((number, arrays))
         groups = [_group(file["geometry"][key], key, found) for key, found in pieces.items()]
     if not groups:
@@ -315,289 +283,11 @@ def load(
     return Dataset(tuple(groups), provenance, descriptions)
 
 
-class Symmetries(NamedTuple):
-    """Reflections and permutations of the axes that keep a pose, as index tables.
-
-    Attributes:
-        channels: Input channel that each channel is taken from, shape ``(num, C)``.
-        nodes: Lattice node that each node of the input is taken from, shape ``(num, p**d)``.
-        inverse: The same for the way back, for the output.
-    """
-
-    channels: LongArray
-    nodes: LongArray
-    inverse: LongArray
-
-
-def symmetries(class_name: str, sides: Sequence[float], p: int, q: int) -> Symmetries:
-    """All symmetries of a class: two-sided axes may be reflected, alike axes permuted.
-
-    The network's input of the mirrored problem is the input with its nodes and sub-boxes moved;
-    its coordinates and proportions stay, since only axes of equal length are permuted.
-
-    Args:
-        class_name: Class of the neighbourhood.
-        sides: Lengths of the box along the pose axes.
-        p: Lattice nodes in each direction.
-        q: Sub-boxes of a node in each direction.
-    """
-    dim = len(sides)
-    one_sided = CLASSES[dim].index(class_name)
-    kind = [(k < one_sided, round(side / max(sides), 6)) for k, side in enumerate(sides)]
-    nodes = np.arange(p**dim).reshape((p,) * dim)
-    boxes = np.arange(q**dim).reshape((q,) * dim)
-    channels, moved, inverse = [], [], []
-    for axes in permutations(range(dim)):
-        if any(kind[a] != kind[k] for k, a in enumerate(axes)):
-            continue
-        for flips in product(*[(False,) if k < one_sided else (False, True) for k in range(dim)]):
-            flipped = tuple(k for k in range(dim) if flips[k])
-            move = np.flip(nodes.transpose(axes), flipped).reshape(-1)
-            box = np.flip(boxes.transpose(axes), flipped).reshape(-1)
-            moved.append(move)
-            inverse.append(np.argsort(move))
-            channels.append(np.concatenate([box, np.arange(q**dim, q**dim + 2 * dim)]))
-    return Symmetries(*(np.array(t, dtype=np.int64) for t in (channels, moved, inverse)))
-
-
-# ---- one field ----
-
-
-def _choose(
-    V: FunctionSpace,
-    coarse: CoarseGrid,
-    kappa: Function,
-    per_field: int,
-    seed: int,
-    number: int,
-) -> list[LocalProblem]:
-    """The local problems of the neighbourhoods drawn from a field, by their vertex."""
-    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
-    a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-    s = kappa * ufl.inner(u, v) * ufl.dx
-    local = LocalProblems(V, coarse, a, s, [], coefficient=kappa)
-    chosen = np.arange(len(local))
-    if per_field and per_field < len(local):
-        rng = np.random.default_rng([seed, number, 1])
-        chosen = rng.choice(len(local), per_field, replace=False)
-    wanted = set(chosen.tolist())
-    return sorted(
-        (problem for k, problem in enumerate(local) if k in wanted), key=lambda p: p.vertex
-    )
-
-
-_TABLES = ("input", "A", "S", "modes", "eigenvalues", "vertex")
-
-
-def _write_part(
-    folder: str,
-    number: int,
-    problems: list[LocalProblem],
-    settings: dict[str, Any],
-    description: dict[str, Any],
-) -> None:
-    """Compute the samples of a field and write them as a file that appears when complete."""
-    p, q = settings["lattice"], settings["samples"]
-    modes = SpectralBasis(settings["num_modes"]).modes(problems)
-    shapes: dict[str, tuple[Pose, list[int]]] = {}
-    for k, problem in enumerate(problems):
-        pose = Pose.of(problem)
-        shapes.setdefault(_geometry_key(problem, pose, p), (pose, []))[1].append(k)
-    with _writing(os.path.join(folder, f"{number:06d}.h5"), settings) as file:
-        field = file.create_group(f"fields/{number:06d}")
-        field.attrs["description"] = json.dumps(description)
-        for key, (pose, members) in sorted(shapes.items()):
-            mine = [problems[k] for k in members]
-            _write_geometry(file.create_group(f"geometry/{key}"), mine[0], pose, p)
-            group = field.create_group(key)
-            _put(group, "input", np.stack([network_input(m, Pose.of(m), p, q) for m in mine]))
-            _put(group, "A", np.stack([m.A.data for m in mine]).astype(np.float32))
-            _put(group, "S", np.stack([m.S.data for m in mine]).astype(np.float32))
-            _put(group, "modes", np.stack([modes[k].vectors for k in members]).astype(np.float32))
-            _put(group, "eigenvalues", np.stack([modes[k].values for k in members]))
-            _put(group, "vertex", np.array([m.vertex for m in mine], dtype=np.int64))
-
-
-def _geometry_key(problem: LocalProblem, pose: Pose, p: int) -> str:
-    """Name of a shape: equal for equal patterns with dofs at the same places of the pose."""
-    positions = np.rint(pose.positions(problem, problem.x) * 1e6).astype(np.int32)
-    sides = np.round(np.array(pose.sides) / max(pose.sides), 6).tolist()
-    content = problem.pattern + positions.tobytes() + repr((pose.name, sides, p)).encode()
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
-
-
-def _write_geometry(group: h5py.Group, problem: LocalProblem, pose: Pose, p: int) -> None:
-    if problem.block_size != 1:
-        raise ValueError(f"{problem.name} has vector-valued dofs; expected a scalar problem.")
-    # Rounded: the rounding errors of a neighbourhood's place are no part of its shape.
-    weights = interpolation(problem, pose, p)
-    weights = weights.copy()
-    weights.data = _rounded(weights.data)
-    weights.eliminate_zeros()
-    group.attrs["class"] = pose.name
-    group.attrs["sides"] = _rounded(np.array(pose.sides) / max(pose.sides))
-    group.attrs["nodes"] = p**problem.gdim
-    _put(group, "indptr", problem.A.indptr.astype(np.int32))
-    _put(group, "indices", problem.A.indices.astype(np.int32))
-    _put(group, "lattice_indptr", weights.indptr.astype(np.int32))
-    _put(group, "lattice_indices", weights.indices.astype(np.int32))
-    _put(group, "lattice_data", weights.data.astype(np.float32))
-    _put(group, "x", _rounded(pose.positions(problem, problem.x)).astype(np.float32))
-
-
-def _rounded(x: FloatArray) -> FloatArray:
-    """To multiples of 2^-20, and no negative zeros."""
-    return np.rint(x * 2.0**20) / 2.0**20 + 0.0
-
-
-def _put(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> None:
-    """Write a table, one chunk a sample, compressed, with checksums."""
-    sampled = name in _TABLES and array.ndim > 1
-    chunks = (1, *array.shape[1:]) if sampled else array.shape
-    group.create_dataset(
-        name,
-        data=array,
-        chunks=chunks,
-        compression="gzip",
-        compression_opts=1,
-        shuffle=True,
-        fletcher32=True,
-    )
-
-
-# ---- files ----
-
-
-def _settings(
-    coarse: CoarseGrid,
-    fields: Sequence[Family] | Callable[[int], Function],
-    per_field: int,
-    num_modes: int,
-    lattice: int,
-    samples: int,
-    degree: int,
-    seed: int,
-) -> dict[str, Any]:
-    """What a set depends on: sets of equal settings may be joined."""
-    msh = coarse.fine
-    points = np.round(msh.geometry.x, 9) + 0.0
-    families = "callable" if callable(fields) else [family.describe() for family in fields]
-    return {
-        "dim": msh.topology.dim,
-        "cell": msh.topology.cell_type.name,
-        "num_cells": msh.topology.index_map(msh.topology.dim).size_global,
-        "mesh": hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest(),
-        "coarse": list(getattr(coarse, "n", ())),
-        "oversampling": coarse.oversampling,
-        "degree": int(degree),
-        "families": families,
-        "per_field": int(per_field),
-        "num_modes": int(num_modes),
-        "lattice": int(lattice),
-        "samples": int(samples),
-        "seed": int(seed),
-    }
-
-
-@contextmanager
-def _writing(name: str, settings: dict[str, Any]) -> Iterator[h5py.File]:
-    """A file that gets its name when the body is through, and is on the disk by then."""
-    folder, base = os.path.split(os.path.realpath(name))
-    draft = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
-    versions = {"package": __version__, "dolfinx": dolfinx.__version__, "numpy": np.__version__}
-    try:
-        with h5py.File(draft, "w-", libver=_LIBVER) as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["format_version"] = FORMAT_VERSION
-            file.attrs["provenance"] = json.dumps({**settings, "versions": versions})
-            yield file
-        with open(draft, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(draft, os.path.join(folder, base))
-    except BaseException:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[h5py.File]:
-    """Open a set; whatever is wrong with it becomes one sentence."""
-    if not os.path.isfile(name):
-        raise FileNotFoundError(f"There is no file {name} with samples.")
-    try:
-        with h5py.File(name, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise ValueError("it has another format")
-            version = int(file.attrs["format_version"])
-            if version != FORMAT_VERSION:
-                raise ValueError(f"it has format {version}, expected {FORMAT_VERSION}")
-            yield file
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as exc:
-        reason = " ".join(str(exc).split()).strip("'\"").rstrip(".") or type(exc).__name__
-        raise ValueError(f"{name} is not a readable set of samples: {reason}.") from exc
-
-
-def _check_settings(name: str, file: h5py.File, settings: dict[str, Any]) -> str | None:
-    """What differs between a file's settings and those wanted, as a sentence."""
-    found = json.loads(file.attrs["provenance"])
-    for key, value in settings.items():
-        if found.get(key) != value:
-            pair = f"{key}={found.get(key)!r}, not with {value!r}"
-            if key in ("families", "mesh"):
-                pair = f"other {key}" if key == "families" else "another mesh"
-            return f"{name} was made with {pair}; give another path or the same settings."
-    return None
-
-
-def _finished(name: str, settings: dict[str, Any]) -> set[int]:
-    """The fields that a file holds."""
-    if not os.path.exists(name):
-        return set()
-    with _reading(name) as file:
-        wrong = _check_settings(name, file, settings)
-        numbers = {int(label) for label in file["fields"]}
-    if wrong:
-        raise ValueError(wrong)
-    return numbers
-
-
-def _finished_parts(folder: str, settings: dict[str, Any]) -> set[int]:
-    """The fields that are there as parts."""
-    numbers: set[int] = set()
-    for part in _parts(folder):
-        numbers |= _finished(part, settings)
-    return numbers
-
-
-def _parts(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    return sorted(os.path.join(folder, f) for f in os.listdir(folder) if not f.startswith("."))
-
-
-def _merge(name: str, folder: str, settings: dict[str, Any]) -> None:
-    """Put the fields of a file and of all parts into one file in place of it."""
-    sources = [name] if os.path.exists(name) else []
-    parts = _parts(folder)
-    if parts:
-        with _writing(name, settings) as file:
-            for section in ("fields", "geometry"):
-                file.create_group(section)
-            for source in sources + parts:
-                with _reading(source) as other:
-                    for section in ("fields", "geometry"):
-                        for key in other[section]:
-                            if key not in file[section]:
-                                other.copy(f"{section}/{key}", file[section])
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _group(
     geometry: h5py.Group, key: str, found: list[tuple[int, dict[str, npt.NDArray[Any]]]]
 ) -> Group:
     """All samples of a shape, one field after the other."""
-    arrays = {name: np.concatenate([part[name] for _, part in found]) for name in _TABLES}
+    arrays = {name: np.concatenate([part[name] for _, part in found]) for name in TABLES}
     indptr, indices = geometry["indptr"][()], geometry["indices"][()]
     n, num, nodes = len(indptr) - 1, len(arrays["vertex"]), int(geometry.attrs["nodes"])
     for name, width in (("A", len(indices)), ("S", len(indices)), ("modes", n)):

@@ -71,7 +71,7 @@ class Family:
             raise ValueError(f"{where} must be a table, got {table!r}.")
         rest = dict(table)
         name, weight = rest.pop("name", None), rest.pop("weight", 1.0)
-        known = FAMILIES.get(name) if isinstance(name, str) else None
+        known = FAMILIES.get(str(name), {})
         require(known, f"{where}.name", name, f"one of {', '.join(FAMILIES)}")
         require(is_finite(weight) and weight > 0, f"{where}.weight", weight, "a positive number")
         for key in rest:

@@ -11,6 +11,8 @@ first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations, product
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn._utils.typing import FloatArray, LongArray
 from dolfinx_msnn.local.problem import LocalProblem
 
 #: Names of the classes by the number of one-sided axes.
@@ -175,3 +177,48 @@ def _interpolation(t: FloatArray, p: int) -> sp.csr_matrix:
     matrix = sp.csr_matrix((weights.reshape(-1), cols.reshape(-1), indptr), shape=(n, p**dim))
     matrix.eliminate_zeros()
     return matrix
+
+
+class Symmetries(NamedTuple):
+    """Reflections and permutations of the axes that keep a pose, as index tables.
+
+    Attributes:
+        channels: Input channel that each channel is taken from, shape ``(num, C)``.
+        nodes: Lattice node that each node of the input is taken from, shape ``(num, p**d)``.
+        inverse: The same for the way back, for the output.
+    """
+
+    channels: LongArray
+    nodes: LongArray
+    inverse: LongArray
+
+
+def symmetries(class_name: str, sides: Sequence[float], p: int, q: int) -> Symmetries:
+    """All symmetries of a class: two-sided axes may be reflected, alike axes permuted.
+
+    The network's input of the mirrored problem is the input with its nodes and sub-boxes moved;
+    its coordinates and proportions stay, since only axes of equal length are permuted.
+
+    Args:
+        class_name: Class of the neighbourhood.
+        sides: Lengths of the box along the pose axes.
+        p: Lattice nodes in each direction.
+        q: Sub-boxes of a node in each direction.
+    """
+    dim = len(sides)
+    one_sided = CLASSES[dim].index(class_name)
+    kind = [(k < one_sided, round(side / max(sides), 6)) for k, side in enumerate(sides)]
+    nodes = np.arange(p**dim).reshape((p,) * dim)
+    boxes = np.arange(q**dim).reshape((q,) * dim)
+    channels, moved, inverse = [], [], []
+    for axes in permutations(range(dim)):
+        if any(kind[a] != kind[k] for k, a in enumerate(axes)):
+            continue
+        for flips in product(*[(False,) if k < one_sided else (False, True) for k in range(dim)]):
+            flipped = tuple(k for k in range(dim) if flips[k])
+            move = np.flip(nodes.transpose(axes), flipped).reshape(-1)
+            box = np.flip(boxes.transpose(axes), flipped).reshape(-1)
+            moved.append(move)
+            inverse.append(np.argsort(move))
+            channels.append(np.concatenate([box, np.arange(q**dim, q**dim + 2 * dim)]))
+    return Symmetries(*(np.array(t, dtype=np.int64) for t in (channels, moved, inverse)))

@@ -75,7 +75,7 @@ def _convert(value: Any, kind: Any, where: str, allowed: Mapping[str, Any]) -> A
         return tuple(_convert(v, item, f"{where}[{k}]", allowed) for k, v in enumerate(value))
     if hasattr(kind, "parse"):
         return kind.parse(value, where)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_table(kind, value, where)
     if kind is float:
         ok = is_finite(value)

@@ -40,6 +40,9 @@ from dolfinx_msnn.nn.model import ModelCard, save_model
 from dolfinx_msnn.nn.record import progress_bar, show, write_curves
 from dolfinx_msnn.nn.steps import Shape, batches, energy_defects, step
 
+#: Name of the file in the output folder that training goes on from.
+CHECKPOINT = "checkpoint.pt"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -91,7 +94,7 @@ def train(
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device is cuda, but torch finds no such device.")
     device = torch.device(options.device)
-    checkpoint = os.path.join(folder, "checkpoint.pt")
+    checkpoint = os.path.join(folder, CHECKPOINT)
     if resume and not os.path.isfile(checkpoint):
         raise FileNotFoundError(f"There is no checkpoint {checkpoint} to resume from.")
     if not resume and os.path.exists(checkpoint):

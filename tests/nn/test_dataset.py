@@ -23,7 +23,7 @@ from sample import is_sentence
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid
-from dolfinx_msnn.nn import dataset
+from dolfinx_msnn.nn import dataset, lattice, sample_file
 from dolfinx_msnn.nn.config import Family
 
 COMM = MPI.COMM_WORLD
@@ -179,7 +179,7 @@ def test_symmetries_are_those_of_the_mirrored_problem(tmp_path, dim, num):
     coarse = grid(n, 2, dim)
     rng = np.random.default_rng(0)
     values = np.exp(rng.standard_normal((n,) * dim))
-    tables = dataset.symmetries("full", (1.0,) * dim, n + 1, 2)
+    tables = lattice.symmetries("full", (1.0,) * dim, n + 1, 2)
     assert len(tables.nodes) == num
     transformations = itertools.product(itertools.permutations(range(dim)), np.ndindex((2,) * dim))
     # Some of the many in 3D; the identity is the first.
@@ -237,7 +237,7 @@ def test_symmetries_are_those_of_the_mirrored_problem(tmp_path, dim, num):
     ],
 )
 def test_number_of_symmetries(name, sides, num):
-    tables = dataset.symmetries(name, sides, 3, 2)
+    tables = lattice.symmetries(name, sides, 3, 2)
     assert len(np.unique(tables.nodes, axis=0)) == len(tables.nodes) == num
     rows = np.arange(num)[:, None]
     np.testing.assert_array_equal(
@@ -284,14 +284,14 @@ def test_killed_at_any_time(tmp_path):
     folder, deadline = path + ".parts", time.monotonic() + 60
     try:
         while time.monotonic() < deadline and child.poll() is None:
-            if os.path.isdir(folder) and len(dataset._parts(folder)) >= 3:
+            if os.path.isdir(folder) and len(sample_file.parts_of(folder)) >= 3:
                 break
             time.sleep(0.003)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert child.returncode == -signal.SIGKILL
-    parts = dataset._parts(folder)
+    parts = sample_file.parts_of(folder)
     assert len(parts) >= 3
     assert all(len(dataset.load(part)) == 16 for part in parts)
     with pytest.raises(FileNotFoundError, match="not finished"):
@@ -314,7 +314,7 @@ def test_a_failing_field_leaves_the_others(tmp_path):
 
     with pytest.raises(ValueError):
         generate(tmp_path / "a.h5", coarse, field, num_fields=4)
-    assert len(dataset._parts(str(tmp_path / "a.h5.parts"))) == 2
+    assert len(sample_file.parts_of(str(tmp_path / "a.h5.parts"))) == 2
 
 
 # ---- splits ----
@@ -409,7 +409,7 @@ def test_damaged_files_are_refused(small, tmp_path, damage):
     path = tmp_path / "a.h5"
     shutil.copy(small[0], path)
     damage(path)
-    with pytest.raises(ValueError, match=r"a\.h5 is not a readable set of samples") as caught:
+    with pytest.raises(ValueError, match=r"a\.h5 is not a readable HDF5 file with samples") as caught:
         dataset.load(path)
     is_sentence(str(caught.value))
 

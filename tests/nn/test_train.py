@@ -24,7 +24,8 @@ from sample import is_sentence  # noqa: E402
 
 from dolfinx import mesh  # noqa: E402
 from dolfinx_msnn import CoarseGrid  # noqa: E402
-from dolfinx_msnn.nn import dataset, train  # noqa: E402
+from dolfinx_msnn.nn import dataset, losses, steps, train  # noqa: E402
+from dolfinx_msnn.nn.checkpoint import create_network, create_state  # noqa: E402
 from dolfinx_msnn.nn.config import LOSSES, Config  # noqa: E402
 from dolfinx_msnn.nn.model import load_model  # noqa: E402
 
@@ -137,7 +138,10 @@ def checkpoint(folder):
         ({"family": [{"name": "channels", "fraction": 0.5}]}, r"^family\[0\].fraction is no"),
         ({"family": [{"name": "two_phase", "contrast": 0.5}]}, r"contrast must be at least 1"),
         ({"family": [{"name": "two_phase", "contrast": [3, 2]}]}, r"contrast must be a number, \["),
-        ({"family": [{"name": "two_phase", "contrast": {"log10": [0, 400]}}]}, r"log10 must be betw"),
+        (
+            {"family": [{"name": "two_phase", "contrast": {"log10": [0, 400]}}]},
+            r"log10 must be betw",
+        ),
         ({"family": [{"name": "two_phase", "weight": 0}]}, r"weight must be a positive number"),
     ],
 )
@@ -191,7 +195,7 @@ def test_draws_lie_in_their_ranges():
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
 def test_schedules(samples, schedule):
     options = config(samples, training__schedule=schedule, training__warmup=20).training
-    rates = np.array([train.learning_rate(options, k, 1000) for k in range(1000)])
+    rates = np.array([steps.learning_rate(options, k, 1000) for k in range(1000)])
     top = int(np.argmax(rates))
     assert rates[top] == pytest.approx(5e-3)
     assert top == pytest.approx(300 if schedule == "one_cycle" else 20, abs=2)
@@ -203,7 +207,7 @@ def test_schedules(samples, schedule):
 
 def test_interpolation_has_the_right_gradient(samples):
     group = dataset.load(samples).groups[0]
-    shape = train.Shape(group, 6, 2, torch.device("cpu"))
+    shape = steps.Shape(group, torch.device("cpu"))
     y = torch.randn(2, 3, 36, requires_grad=True)
     out = shape.interpolate(y)
     dense = torch.from_numpy(group.lattice.toarray())
@@ -215,6 +219,13 @@ def test_interpolation_has_the_right_gradient(samples):
     torch.testing.assert_close(gradient, wanted)
 
 
+def shapes_of(samples, **split):
+    """All shapes, and all samples by shape and row."""
+    groups = dataset.load(samples, **split).groups
+    members = np.array([(k, row) for k, group in enumerate(groups) for row in range(len(group))])
+    return [steps.Shape(group, torch.device("cpu")) for group in groups], members
+
+
 class Equivariant(torch.nn.Module):
     """A stand-in for a network that commutes with all symmetries: smooths log κ."""
 
@@ -224,12 +235,11 @@ class Equivariant(torch.nn.Module):
 
 
 def test_augmentation_of_an_equivariant_network_changes_nothing(samples, tmp_path):
-    run = train._Run(config(samples), str(tmp_path), False)
-    run.network = Equivariant()
-    members = run.members
+    shapes, members = shapes_of(samples)
+    network = Equivariant()
 
     def predict(rng):
-        return [y for *_, y in run._predict(run.shapes, members, rng)]
+        return [y for *_, y in steps.predict(network, shapes, members, rng)]
 
     plain = predict(None)
     moved = predict(np.random.default_rng(0))
@@ -237,7 +247,7 @@ def test_augmentation_of_an_equivariant_network_changes_nothing(samples, tmp_pat
     for one, two in zip(plain, moved, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
     # It would notice: with a network that is not, predictions move.
-    run.network.forward = lambda x: x[:, 4:5] * x[:, :1]
+    network.forward = lambda x: x[:, 4:5] * x[:, :1]
     pairs = zip(predict(None), predict(np.random.default_rng(0)), strict=True)
     assert any(float((a - b).abs().max()) > 0.1 for a, b in pairs)
 
@@ -245,11 +255,12 @@ def test_augmentation_of_an_equivariant_network_changes_nothing(samples, tmp_pat
 def test_validation_is_the_energy_defect(samples, tmp_path):
     """Against dense projections in double precision, of tensor cosines, without a filter."""
     changed = config(samples, training__sweeps=0, training__ema=0.0)
-    run = train._Run(changed, str(tmp_path), False)
+    network = create_network(changed)
     with torch.no_grad():
-        for parameter in run.network.parameters():
+        for parameter in network.parameters():
             parameter.zero_()
-    found = run._defects()
+    unseen, _ = shapes_of(samples, split="validation", validation=0.25)
+    found = steps.energy_defects(network, unseen, changed.training)
     line = np.pi * np.linspace(0, 1, 6)
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2)]
     functions = np.array([np.outer(np.cos(i * line), np.cos(j * line)).ravel() for i, j in pairs])
@@ -282,9 +293,13 @@ def trained(samples, tmp_path_factory):
 @pytest.mark.parametrize("augment", [False, True])
 def test_steps_on_the_same_samples_learn_them(samples, tmp_path, augment):
     changed = config(samples, training__learning_rate=1e-2, training__augment=augment)
-    run = train._Run(changed, str(tmp_path), False)
-    losses = [run._step(run.members[::6]) for _ in range(40)]
-    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    state = create_state(changed, torch.device("cpu"))
+    shapes, members = shapes_of(samples, split="train", validation=0.25)
+    found = []
+    for _ in range(40):
+        found.append(steps.step(state, changed, shapes, members[::6]))
+        state.step += 1
+    assert np.mean(found[-5:]) < 0.8 * found[0]
 
 
 def test_what_training_leaves(samples, trained):
@@ -311,7 +326,7 @@ def test_the_model_is_that_of_the_best_validation(samples, trained):
     assert model.card.n_out == 5
     assert model.card.validation["all"] == pytest.approx(result.validation["all"])
     assert set(model.card.classes) == {"full", "half", "corner"}
-    best = train._network(config(samples))
+    best = create_network(config(samples))
     best.load_state_dict(checkpoint(folder)["best_state"])
     inputs = dataset.load(samples).groups[0].inputs
     with torch.no_grad():
@@ -353,7 +368,7 @@ def test_every_loss_trains(samples, tmp_path, loss, sweeps):
         training__ema=0.0,
         training__schedule="one_cycle",
     )
-    start = train._Run(changed, str(tmp_path / "a"), False).network.state_dict()
+    start = create_state(changed, torch.device("cpu")).network.state_dict()
     result = train.train(changed, output=tmp_path / "b")
     assert result.steps == 3
     assert np.isfinite(result.validation["all"])
@@ -437,7 +452,7 @@ def test_samples_that_do_not_fit(samples, tmp_path, changed, match):
 
 
 def test_a_loss_that_is_not_finite_ends_training(samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.losses, "energy", lambda y, *args, **kwargs: y.sum() * float("nan"))
+    monkeypatch.setattr(losses, "energy", lambda y, *args, **kwargs: y.sum() * float("nan"))
     with pytest.raises(ValueError, match="The loss is nan") as caught:
         train.train(config(samples), output=tmp_path)
     is_sentence(str(caught.value))
