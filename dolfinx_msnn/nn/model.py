@@ -7,11 +7,7 @@ either TorchScript, which may hold any network, or what ``torch.export`` writes 
 must hold an :class:`~dolfinx_msnn.nn.ffno.FFNO`.
 
 A file is not trusted. All that decides whether it is a model (archive, checksums, card) is checked
-before torch sees it, and no Python pickle is ever run: TorchScript archives have a reader of their
-own, whose pickles are gone through first (:mod:`~dolfinx_msnn.nn.pickles`), and may hold neither
-code that runs on loading nor operators that touch files or the network.
-Reading a ``.pt2`` program would run pickles and evaluate expressions; so only its weights are read,
-as plain numbers, into the network that the card describes.
+before torch sees it, see :mod:`~dolfinx_msnn.nn.archive`.
 
 Importing this module and :func:`read_card` need no torch.
 """
@@ -20,159 +16,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
-import json
-import math
 import os
-import re
-import sys
 import uuid
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dolfinx_msnn._version import __version__
-from dolfinx_msnn.nn.pickles import check_pickle
+from dolfinx_msnn.nn.archive import Archive, check_ffno, quiet
+from dolfinx_msnn.nn.card import ModelCard
+
+__all__ = ["Model", "ModelCard", "load_model", "read_card", "save_model", "weights_hash"]
 
 if TYPE_CHECKING:
     import torch
-
-FORMAT_VERSION = 1
-
-#: What the network's input holds; see :func:`dolfinx_msnn.nn.lattice.network_input`.
-CONVENTION = "log-centred-0.25"
-
-#: Bounds of a card's integers: a wrong one must not exhaust the memory.
-_BOUNDS = {
-    "format_version": (1, FORMAT_VERSION),
-    "dim": (2, 3),
-    "n_out": (1, 1024),
-    "lattice": (2, 257),
-    "samples": (1, 16),
-    "num_fields": (0, 2**53),
-    "width": (1, 4096),
-    "modes": (1, 257),
-    "layers": (1, 256),
-}
-_LARGEST_INPUT = 2**26
-_LARGEST_ARCHIVE = 2**31
-
-#: TorchScript operators that reach beyond the module, or hide what they call.
-_REFUSED = re.compile(
-    r"aten::(save|from_file)|prim::(rpc_.*|.*PythonOp|CallMethod|CallFunction|fork|awaitable.*)"
-    r"|(?!aten::|prim::).*"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """What a model is for, how it was made and how good it was.
-
-    Attributes:
-        pde: Name of the problem, such as ``"diffusion"``.
-        dim: Dimension of space, 2 or 3.
-        n_out: Lattice functions that the network predicts.
-        classes: Classes of neighbourhoods it was trained on.
-        lattice: Lattice nodes p in each direction.
-        samples: Sub-boxes q in each direction around a node, of which the input holds log κ.
-        log_kappa_range: Largest log(max κ / min κ) of a neighbourhood in training.
-        family: Coefficient fields of the training set.
-        num_fields: Number of fields in it.
-        loss: Loss function.
-        validation: Figures on fields that were not trained on.
-        training_time_s: Seconds of training.
-        hardware: What it was trained on.
-        licence: Licence of the weights.
-        width: Channels of the network.
-        modes: Cosine modes per dimension.
-        layers: Number of layers.
-        input_convention: How the input is made; :data:`CONVENTION` is the only one.
-        sha256: :func:`weights_hash`, in hexadecimal; set by :func:`save_model`, as the versions.
-        package_version: Version of this package.
-        torch_version: Version of torch.
-        format_version: Version of the card.
-    """
-
-    pde: str
-    dim: int
-    n_out: int
-    classes: tuple[str, ...]
-    lattice: int
-    samples: int
-    log_kappa_range: float
-    family: str
-    num_fields: int
-    loss: str
-    training_time_s: float
-    hardware: str
-    licence: str
-    width: int
-    modes: int
-    layers: int
-    validation: Mapping[str, float] = field(default_factory=dict)
-    input_convention: str = CONVENTION
-    sha256: str = ""
-    package_version: str = __version__
-    torch_version: str = ""
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        """Check types and bounds.
-
-        Raises:
-            ValueError: If an entry has another type than stated, or is out of bounds.
-        """
-        for entry in fields(self):
-            _check_entry(entry.name, str(entry.type), getattr(self, entry.name))
-        if self.input_convention != CONVENTION:
-            raise ValueError(
-                f"input_convention is {self.input_convention!r}, expected {CONVENTION!r}."
-            )
-        if not re.fullmatch(r"[0-9a-f]{64}|", self.sha256):
-            raise ValueError(f"sha256 is {self.sha256!r}, expected 64 hexadecimal digits.")
-        if self.in_channels * self.lattice**self.dim > _LARGEST_INPUT:
-            raise ValueError(
-                f"samples {self.samples} and lattice {self.lattice} make inputs of more than "
-                f"{_LARGEST_INPUT} numbers, expected fewer."
-            )
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the network's input."""
-        return int(self.samples**self.dim + 2 * self.dim)
-
-    def to_json(self) -> str:
-        """The card as a JSON object, one entry for each attribute."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: If it is not a card: one sentence.
-        """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise ValueError("The card is not valid JSON.") from None
-        if not isinstance(data, dict):
-            raise ValueError(f"The card is a {type(data).__name__}, expected a JSON object.")
-        names = {entry.name for entry in fields(cls)}
-        for what, keys in (("lacks", names - data.keys()), ("has", data.keys() - names)):
-            if keys:
-                entry = "the entry" if what == "lacks" else "the unknown entry"
-                raise ValueError(f"The card {what} {entry} {min(keys)!r}.")
-        if isinstance(data["classes"], list):
-            data["classes"] = tuple(data["classes"])
-        return cls(**data)
 
 
 class Model:
@@ -277,9 +137,9 @@ def save_model(
     # In the same folder, so that the last step cannot fail half-way.
     partial = f"{name}.{uuid.uuid4().hex}.part"
     try:
-        with open(partial, "wb") as file, _quiet():
+        with open(partial, "wb") as file, quiet():
             if pt2:
-                _check_ffno(module, card)
+                check_ffno(module, card)
                 shape = (2, card.in_channels, *(card.lattice,) * card.dim)
                 batch = {0: torch.export.Dim("batch")}
                 program = torch.export.export(
@@ -307,7 +167,7 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a model file.
     """
-    return _Archive(path).card
+    return Archive(path).card
 
 
 def load_model(path: str | os.PathLike[str], *, device: str = "cpu") -> Model:
@@ -327,7 +187,7 @@ def load_model(path: str | os.PathLike[str], *, device: str = "cpu") -> Model:
     """
     import torch
 
-    archive = _Archive(path)
+    archive = Archive(path)
     try:
         where = torch.device(device)
         torch.zeros(1, device=where).cpu()
@@ -338,190 +198,10 @@ def load_model(path: str | os.PathLike[str], *, device: str = "cpu") -> Model:
     _check_weights(state, archive.name)
     if weights_hash(state) != archive.card.sha256:
         raise ValueError(f"{archive.name} has other weights than its card says: the hash differs.")
-    with _quiet():
+    with quiet():
         model = Model(module.to(where).eval(), archive.card, where)
         _try_out(model, archive.name)
     return model
-
-
-class _Archive:
-    """A model file in memory, its checksums and card checked."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        try:
-            # Read once: what is checked is what is loaded.
-            with open(self.name, "rb") as file:
-                self.data = file.read(_LARGEST_ARCHIVE + 1)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {self.name} with a model.") from None
-        except OSError as exc:
-            raise ValueError(f"{self.name} cannot be read: {exc.strerror}.") from None
-        self.entries = self._read()
-        roots = {entry.split("/")[0] for entry in self.entries}
-        self.root = roots.pop() if len(roots) == 1 else ""
-        self.is_script = {"data.pkl", "constants.pkl"} <= self._below("")
-        if not self.is_script and "models/model.json" not in self._below(""):
-            raise ValueError(
-                f"{self.name} is a zip archive but not a model, expected TorchScript or what "
-                "torch.export writes."
-            )
-        if "extra/card.json" not in self._below(""):
-            raise ValueError(f"{self.name} has no card, expected a file written by save_model.")
-        try:
-            self.card = ModelCard.from_json(self["extra/card.json"])
-        except ValueError as exc:
-            reason = str(exc).rstrip(".")
-            raise ValueError(f"{self.name} has no valid card: {reason}.") from None
-
-    def __getitem__(self, entry: str) -> bytes:
-        return self.entries[f"{self.root}/{entry}"]
-
-    def _below(self, folder: str) -> set[str]:
-        """Names of the entries in a folder of the archive."""
-        prefix = f"{self.root}/{folder}"
-        return {entry.removeprefix(prefix) for entry in self.entries if entry.startswith(prefix)}
-
-    def _sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of the entries in a folder of the archive."""
-        return {name: len(self[f"{folder}/{name}"]) for name in self._below(f"{folder}/")}
-
-    def _read(self) -> dict[str, bytes]:
-        """All entries; reading them compares their checksums."""
-        if len(self.data) > _LARGEST_ARCHIVE:
-            raise ValueError(f"{self.name} is too large for a model: more than 2 GiB.")
-        if not self.data.startswith(b"PK\x03\x04"):
-            raise ValueError(f"{self.name} is not a model, expected a zip archive of torch.")
-        try:
-            with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
-                listed = archive.infolist()
-                # Torch compresses nothing but its code: more is a trap.
-                large = sum(entry.file_size for entry in listed) > 2**24 + 4 * len(self.data)
-                double = len({entry.filename for entry in listed}) < len(listed)
-                if not large and not double:
-                    return {entry.filename: archive.read(entry) for entry in listed}
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError):
-            raise ValueError(f"{self.name} is damaged or cut off: not a whole archive.") from None
-        except (NotImplementedError, OverflowError, LookupError, MemoryError, TypeError):
-            raise ValueError(f"{self.name} is damaged: not an archive that torch writes.") from None
-        raise ValueError(f"{self.name} is not an archive that torch writes.")
-
-    def script(self) -> torch.jit.ScriptModule:
-        """Load TorchScript."""
-        import torch
-
-        if any(b"__setstate__" in code for code in self.entries.values()):
-            raise ValueError(f"{self.name} holds code that runs on loading, expected none.")
-        for part in ("data", "constants"):
-            try:
-                check_pickle(self[f"{part}.pkl"], self._sizes(part))
-            except ValueError as exc:
-                raise ValueError(f"{self.name} is not a model that torch wrote: {exc}.") from None
-        try:
-            with _quiet():
-                load = cast("Callable[..., torch.jit.ScriptModule]", torch.jit.load)
-                module = load(io.BytesIO(self.data), map_location="cpu")
-                kinds = set(_kinds(module.inlined_graph))
-        except Exception as exc:
-            raise ValueError(
-                f"{self.name} cannot be read as TorchScript: {_first_line(exc)}."
-            ) from None
-        refused = sorted(kind for kind in kinds if _REFUSED.fullmatch(kind))
-        if refused:
-            raise ValueError(f"{self.name} uses the operator {refused[0]}, which is not allowed.")
-        return module
-
-    def ffno(self) -> torch.nn.Module:
-        """Build the network of the card and fill in the weights of a ``torch.export`` archive."""
-        import torch
-
-        from dolfinx_msnn.nn.ffno import FFNO
-
-        card = self.card
-        try:
-            listed = json.loads(self["data/weights/model_weights_config.json"])["config"]
-            state = {}
-            for name, entry in listed.items():
-                meta, raw = entry["tensor_meta"], self[f"data/weights/{entry['path_name']}"]
-                shape = [size["as_int"] for size in meta["sizes"]]
-                strides = [size["as_int"] for size in meta["strides"]]
-                dense = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
-                if entry["use_pickle"] or strides != dense or meta["storage_offset"]["as_int"]:
-                    raise ValueError("not plain numbers")
-                values = np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
-                state[name] = torch.from_numpy(values)
-            hidden = len(state["layers.0.expand.bias"])
-            # Without memory, so that a card cannot ask for more than the archive holds.
-            with torch.device("meta"):
-                module = FFNO(
-                    card.dim,
-                    card.in_channels,
-                    card.n_out,
-                    width=card.width,
-                    modes=card.modes,
-                    layers=card.layers,
-                    hidden=hidden,
-                    warp=len(state["head.bias"]) != card.n_out,
-                )
-            module.load_state_dict(state, assign=True)
-        except Exception:
-            raise ValueError(
-                f"{self.name} does not hold the weights of the network that its card describes."
-            ) from None
-        return module.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's warnings, of deprecation above all, from the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _kinds(block: Any) -> Iterator[str]:
-    """Operators of a TorchScript graph, those of its loops and branches included."""
-    for node in block.nodes():
-        yield node.kind()
-        for inner in node.blocks():
-            yield from _kinds(inner)
-
-
-def _first_line(exc: BaseException) -> str:
-    """What torch says, without its stack trace and in one sentence."""
-    lines = [line.strip() for line in str(exc).splitlines()]
-    line = next((line for line in lines if line), type(exc).__name__)
-    return line[:200].rstrip(". ").replace(". ", "; ")
-
-
-def _check_entry(name: str, kind: str, value: object) -> None:
-    """Refuse an entry of a card that is of another type, not finite or out of bounds."""
-
-    def number(x: object) -> bool:
-        # Compared, because math.isfinite overflows with integers that JSON may hold.
-        return (
-            isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
-        )
-
-    if kind == "str":
-        good, expected = isinstance(value, str), "a string"
-    elif kind == "int":
-        low, high = _BOUNDS[name]
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        good = whole and low <= value <= high  # type: ignore[operator]  # an int, by the line above
-        expected = f"an integer from {low} to {high}"
-    elif kind == "float":
-        good, expected = number(value) and value >= 0, "a number >= 0"  # type: ignore[operator]  # as above
-    elif kind.startswith("tuple"):
-        good = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-        expected = "strings"
-    else:
-        good = isinstance(value, Mapping) and all(
-            isinstance(key, str) and number(item) for key, item in value.items()
-        )
-        expected = "names with finite numbers"
-    if not good:
-        raise ValueError(f"{name} is {str(value)[:80]!r}, expected {expected}.")
 
 
 def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
@@ -535,21 +215,6 @@ def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
             raise ValueError(f"{name} has weights {key!r} of {value.dtype}, expected float32.")
         if not bool(torch.all(torch.isfinite(value))):
             raise ValueError(f"{name} has weights {key!r} that are not finite.")
-
-
-def _check_ffno(module: torch.nn.Module, card: ModelCard) -> None:
-    """Refuse what cannot be built again from the card alone."""
-    from dolfinx_msnn.nn.ffno import FFNO
-
-    if not isinstance(module, FFNO):
-        raise ValueError(f"The network is a {type(module).__name__}, a .pt2 file needs an FFNO.")
-    spectral = module.state_dict()["layers.0.spectral"]
-    shape = (len(module.layers), *spectral.shape[:3])
-    if shape != (card.layers, card.dim, card.modes, card.width):
-        raise ValueError(
-            f"The network has {shape} layers, dimensions, modes and channels, the card says "
-            f"{(card.layers, card.dim, card.modes, card.width)}."
-        )
 
 
 def _try_out(model: Model, name: str) -> None:

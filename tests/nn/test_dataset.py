@@ -409,7 +409,9 @@ def test_damaged_files_are_refused(small, tmp_path, damage):
     path = tmp_path / "a.h5"
     shutil.copy(small[0], path)
     damage(path)
-    with pytest.raises(ValueError, match=r"a\.h5 is not a readable HDF5 file with samples") as caught:
+    with pytest.raises(
+        ValueError, match=r"a\.h5 is not a readable HDF5 file with samples"
+    ) as caught:
         dataset.load(path)
     is_sentence(str(caught.value))
 

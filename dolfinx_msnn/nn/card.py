@@ -1,0 +1,171 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What a model is for: its card, which the model file carries."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Self
+
+from dolfinx_msnn._version import __version__
+
+FORMAT_VERSION = 1
+
+
+#: What the network's input holds; see :func:`dolfinx_msnn.nn.lattice.network_input`.
+CONVENTION = "log-centred-0.25"
+
+
+#: Bounds of a card's integers: a wrong one must not exhaust the memory.
+BOUNDS = {
+    "format_version": (1, FORMAT_VERSION),
+    "dim": (2, 3),
+    "n_out": (1, 1024),
+    "lattice": (2, 257),
+    "samples": (1, 16),
+    "num_fields": (0, 2**53),
+    "width": (1, 4096),
+    "modes": (1, 257),
+    "layers": (1, 256),
+}
+
+
+LARGEST_INPUT = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a model is for, how it was made and how good it was.
+
+    Attributes:
+        pde: Name of the problem, such as ``"diffusion"``.
+        dim: Dimension of space, 2 or 3.
+        n_out: Lattice functions that the network predicts.
+        classes: Classes of neighbourhoods it was trained on.
+        lattice: Lattice nodes p in each direction.
+        samples: Sub-boxes q in each direction around a node, of which the input holds log κ.
+        log_kappa_range: Largest log(max κ / min κ) of a neighbourhood in training.
+        family: Coefficient fields of the training set.
+        num_fields: Number of fields in it.
+        loss: Loss function.
+        validation: Figures on fields that were not trained on.
+        training_time_s: Seconds of training.
+        hardware: What it was trained on.
+        licence: Licence of the weights.
+        width: Channels of the network.
+        modes: Cosine modes per dimension.
+        layers: Number of layers.
+        input_convention: How the input is made; :data:`CONVENTION` is the only one.
+        sha256: :func:`weights_hash`, in hexadecimal; set by :func:`save_model`, as the versions.
+        package_version: Version of this package.
+        torch_version: Version of torch.
+        format_version: Version of the card.
+    """
+
+    pde: str
+    dim: int
+    n_out: int
+    classes: tuple[str, ...]
+    lattice: int
+    samples: int
+    log_kappa_range: float
+    family: str
+    num_fields: int
+    loss: str
+    training_time_s: float
+    hardware: str
+    licence: str
+    width: int
+    modes: int
+    layers: int
+    validation: Mapping[str, float] = field(default_factory=dict)
+    input_convention: str = CONVENTION
+    sha256: str = ""
+    package_version: str = __version__
+    torch_version: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Check types and bounds.
+
+        Raises:
+            ValueError: If an entry has another type than stated, or is out of bounds.
+        """
+        for entry in fields(self):
+            _check_entry(entry.name, str(entry.type), getattr(self, entry.name))
+        if self.input_convention != CONVENTION:
+            raise ValueError(
+                f"input_convention is {self.input_convention!r}, expected {CONVENTION!r}."
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}|", self.sha256):
+            raise ValueError(f"sha256 is {self.sha256!r}, expected 64 hexadecimal digits.")
+        if self.in_channels * self.lattice**self.dim > LARGEST_INPUT:
+            raise ValueError(
+                f"samples {self.samples} and lattice {self.lattice} make inputs of more than "
+                f"{LARGEST_INPUT} numbers, expected fewer."
+            )
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input."""
+        return int(self.samples**self.dim + 2 * self.dim)
+
+    def to_json(self) -> str:
+        """The card as a JSON object, one entry for each attribute."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: If it is not a card: one sentence.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ValueError("The card is not valid JSON.") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"The card is a {type(data).__name__}, expected a JSON object.")
+        names = {entry.name for entry in fields(cls)}
+        for what, keys in (("lacks", names - data.keys()), ("has", data.keys() - names)):
+            if keys:
+                entry = "the entry" if what == "lacks" else "the unknown entry"
+                raise ValueError(f"The card {what} {entry} {min(keys)!r}.")
+        if isinstance(data["classes"], list):
+            data["classes"] = tuple(data["classes"])
+        return cls(**data)
+
+
+def _check_entry(name: str, kind: str, value: object) -> None:
+    """Refuse an entry of a card that is of another type, not finite or out of bounds."""
+
+    def number(x: object) -> bool:
+        # Compared, because math.isfinite overflows with integers that JSON may hold.
+        return (
+            isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
+        )
+
+    if kind == "str":
+        good, expected = isinstance(value, str), "a string"
+    elif kind == "int":
+        low, high = BOUNDS[name]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        good = whole and low <= value <= high  # type: ignore[operator]  # an int, by the line above
+        expected = f"an integer from {low} to {high}"
+    elif kind == "float":
+        good, expected = number(value) and value >= 0, "a number >= 0"  # type: ignore[operator]  # as above
+    elif kind.startswith("tuple"):
+        good = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        expected = "strings"
+    else:
+        good = isinstance(value, Mapping) and all(
+            isinstance(key, str) and number(item) for key, item in value.items()
+        )
+        expected = "names with finite numbers"
+    if not good:
+        raise ValueError(f"{name} is {str(value)[:80]!r}, expected {expected}.")
