@@ -22,7 +22,6 @@ from dolfinx_msnn import (
     SpectralBasis,
     multiscale_functionspace,
 )
-from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn.bases.nullspace import null_space, piece_motions
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.petsc import LinearProblem
@@ -57,7 +56,7 @@ def in_pieces(shape=None, robin=None, cell=QUAD, n=16):
     if robin:
         u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
         a += robin * ufl.inner(u, v) * ufl.ds
-    found = LocalProblems(V, CoarseGrid(msh, (4,) * d), a, mass(V, kappa), [], Timings())
+    found = LocalProblems(V, CoarseGrid(msh, (4,) * d), a, mass(V, kappa), [])
     return next(p for p in found if p.vertex == sum(2 * 5**k for k in range(d)))
 
 
