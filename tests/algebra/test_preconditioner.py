@@ -166,6 +166,7 @@ def test_multiplicity_bounds_the_spectrum(setting, layers):
 # ---- iterations ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subdomains", ["parts", "neighbourhoods"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_iterations_do_not_depend_on_the_contrast(kind, subdomains):
@@ -225,6 +226,7 @@ class Bad:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_random", [0, 6])
 def test_bad_basis_takes_more_iterations(setting, kind, num_random):

@@ -180,6 +180,7 @@ def test_bounds_hold():
     assert found["seconds"].keys() >= {"multiscale space", "bounds", "fine problem"}
 
 
+@pytest.mark.slow
 def test_a_learned_basis():
     pytest.importorskip("torch")
     options = ("--generator", "inclusions", "--cells", 24, "--boxes", 2, "--modes", 4, "--compare")
@@ -257,6 +258,7 @@ def test_meshes_from_files(folder):
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_files_hold_the_solution(folder):
     pytest.importorskip("matplotlib")
     names = ["flow.xdmf", "flow.png"] + ["flow.bp"] * has_adios2
@@ -279,6 +281,7 @@ def test_files_hold_the_solution(folder):
         assert (folder / "flow.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_pictures_in_3d(folder):
     pytest.importorskip("matplotlib")
     options = ("--dim", 3, "--cells", 6, "--boxes", 2, "--modes", 2, "--guard")
@@ -304,6 +307,7 @@ def test_text_says_what_json_says():
         assert result.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "match", "arguments"),
     [

@@ -119,6 +119,7 @@ def test_marking():
     assert mark(COMM, vertex, 0 * energy, 0.5) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -149,6 +150,7 @@ def test_online_enrichment(options):
         assert (case.W.mode >= 0).all()
 
 
+@pytest.mark.slow
 def test_modes_go_where_the_error_is():
     with Case(n=32, boxes=4, basis=SpectralBasis(12), contrast=1e4) as case:
         truth = Truth(case)

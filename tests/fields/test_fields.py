@@ -414,6 +414,7 @@ def save(path, **arrays):
     return path
 
 
+@pytest.mark.slow
 def test_spe10_text(spe10):
     k, path = spe10
     layer = fields.read_spe10(path, 36)

@@ -84,6 +84,7 @@ def test_no_such_model():
         LearnedBasis.pretrained("diffusion-4d", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field,bound",
     [
@@ -103,6 +104,7 @@ def test_as_good_as_computed_2d(field, bound):
     assert np.all(np.mean(ratios, axis=0) <= bound), ratios
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["triangles", "P2", "cuts", "unstructured"])
 def test_other_meshes_2d(case):
     """What the model was not trained on: other cells, degrees, and boxes that cut cells."""
@@ -118,6 +120,7 @@ def test_other_meshes_2d(case):
     assert np.all(predicted <= 1.1 * computed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [1e2, 1e4])
 def test_as_good_as_computed_3d(contrast):
     msh = mesh.create_unit_cube(COMM, 16, 16, 16, mesh.CellType.hexahedron)

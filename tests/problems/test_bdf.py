@@ -66,6 +66,7 @@ def decay(order, sizes):
     return COMM.allreduce(np.abs(u.x.array - exact).max(initial=0.0), MPI.MAX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "changing"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_rate(order, kind):
@@ -115,6 +116,7 @@ def test_nonlinear_storage_conserves_mass(order):
     assert abs(masses[-1] - masses[0]) > 0.1
 
 
+@pytest.mark.slow
 def test_richards_conserves_water_in_a_coarse_space():
     """Mixed form: what is stored is what came in, step by step, and near the fine solution."""
     msh = box(COMM, QUAD, 12)

@@ -367,6 +367,7 @@ def test_nan_in_the_residual():
             problem.solve()
 
 
+@pytest.mark.slow
 def test_singular_jacobian():
     """A zero Jacobian: the linear solver has nothing to solve with."""
     p = Setting()

@@ -202,6 +202,7 @@ def terzaghi(depth, t):
     return terms @ np.exp(-(n**2) * np.pi**2 * t / 4)
 
 
+@pytest.mark.slow
 def test_terzaghi_consolidation():
     """A column that drains at the top, loaded at once: pressure and settlement by the series."""
     msh = box(COMM, QUAD, (2, 32), upper=(0.125, 1.0))

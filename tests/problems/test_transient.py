@@ -164,6 +164,7 @@ def test_same_on_any_number_of_ranks():
     np.testing.assert_allclose(found[0][1], found[1][1][index], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "changing"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_rate_against_the_matrix_exponential(order, kind):
@@ -196,6 +197,7 @@ def test_rate_against_the_matrix_exponential(order, kind):
     assert errors[-1] < (0.01, 2e-4)[order - 1]
 
 
+@pytest.mark.slow
 def test_heat_equation():
     """exp(-2π²t) sin(πx) sin(πy), and the error falls with more modes."""
     end, errors = 0.02, []
