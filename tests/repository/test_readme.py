@@ -56,17 +56,25 @@ def relative_errors(scope: dict) -> list[float]:
     return list(norms(error) / norms(fine))
 
 
-def test_links_and_pictures_exist() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README.replace("\n", " "))
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_and_pictures_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\n", " ")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
     local = [target for target in targets if not target.startswith("http")]
-    assert "docs/images/channels.png" in local
     assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_the_picture_is_small() -> None:
+    assert "](docs/images/channels.png)" in README.replace("\n", " ")
     assert (ROOT / "docs/images/channels.png").stat().st_size < 400_000
 
 
 def test_commands_are_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
-    assert commands == ["demo", "test"]
-    for command in commands:
-        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert re.findall(r"^make ([\w-]+)", README, re.MULTILINE) == ["demo", "test"]
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for text in (README, contributing):
+        assert set(re.findall(r"(?:^|&& |`)make ([\w-]+)", text, re.MULTILINE)) <= {
+            *targets.split()
+        }
