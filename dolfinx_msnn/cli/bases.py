@@ -10,7 +10,7 @@ from typing import Any
 from mpi4py import MPI
 
 import dolfinx_msnn as msnn
-from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need_torch
+from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need
 from dolfinx_msnn.pretrained import pretrained_models
 
 #: Neighbourhoods that a basis is given at a time while somebody watches.
@@ -54,7 +54,7 @@ def create_basis(
     elif kind == "filtered":
         basis = msnn.FilteredBasis(modes)
     else:
-        need_torch("A learned basis")
+        need("torch", "A learned basis", "nn")
         from dolfinx_msnn.nn.learned import LearnedBasis
 
         basis = LearnedBasis(model_path(model or f"diffusion-{dim}d"), kappa, modes)

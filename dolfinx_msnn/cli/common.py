@@ -69,19 +69,18 @@ def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: 
 
 
 class Progress:
-    """One line on standard error: the stage, and how much of it is done.
+    """One line on standard error: the stage, and how much of it is done; and seconds of stages.
 
-    Only on rank 0, if standard error is a terminal and tqdm is installed; nothing else.
+    The line is shown on rank 0 only, if standard error is a terminal and tqdm is installed.
+
+    Attributes:
+        seconds: Wall-clock seconds of the stages that were timed, on the slowest rank.
     """
 
     def __init__(self, comm: MPI.Intracomm, quiet: bool, unit: str = "it") -> None:
-        self._bar: Any = None
-        if (
-            not quiet
-            and comm.rank == 0
-            and sys.stderr.isatty()
-            and importlib.util.find_spec("tqdm")
-        ):
+        self._comm, self._bar = comm, None
+        self.seconds: dict[str, float] = {}
+        if not quiet and comm.rank == 0 and sys.stderr.isatty() and installed("tqdm"):
             from tqdm import tqdm
 
             self._bar = tqdm(unit=unit, dynamic_ncols=True, leave=False)
@@ -99,6 +98,14 @@ class Progress:
             self._bar.total = total
             self._bar.reset(total)
             self._bar.set_description(name if total else f"{name} ...")
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time the body, a stage; collective if it succeeds."""
+        self.stage(name)
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self._comm.allreduce(time.perf_counter() - begin, MPI.MAX)
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""
@@ -119,27 +126,20 @@ class Progress:
             self._bar.close()
 
 
-class Stopwatch:
-    """Wall-clock seconds of the stages, on the slowest rank."""
-
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self._comm = comm
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time the body; collective if it succeeds."""
-        begin = time.perf_counter()
-        yield
-        taken = self._comm.allreduce(time.perf_counter() - begin, MPI.MAX)
-        self.seconds[name] = self.seconds.get(name, 0.0) + taken
+def installed(module: str) -> bool:
+    """Whether a module can be found."""
+    return importlib.util.find_spec(module) is not None
 
 
-def need_torch(what: str) -> None:
-    """Say what to install if torch is missing."""
-    if importlib.util.find_spec("torch") is None:
+def need(module: str, what: str, extra: str) -> None:
+    """Say which extra of the package to install if a module is missing.
+
+    Raises:
+        ImportError: In one sentence.
+    """
+    if not installed(module):
         raise ImportError(
-            f'{what} needs torch, which is not installed: pip install "dolfinx-msnn[nn]".'
+            f'{what} needs {module}, which is not installed: pip install "dolfinx-msnn[{extra}]".'
         )
 
 

@@ -2,22 +2,16 @@
 # SPDX-License-Identifier: MIT
 """``msnn doctor``: what is installed, whether it works, and what to do if not."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 from mpi4py import MPI
 
 import typer
 
-from dolfinx_msnn.cli.checks import CHECKS, Finding, check_ranks, check_solve
-from dolfinx_msnn.cli.common import (
-    AsJson,
-    Progress,
-    Quiet,
-    errors,
-    examples,
-    print_json,
-)
+from dolfinx_msnn._utils.files import reason
+from dolfinx_msnn.cli.checks import CHECKS, Finding, check_ranks, check_solve, problem
+from dolfinx_msnn.cli.common import AsJson, Progress, Quiet, errors, examples, print_json
 
 EXAMPLES = examples("msnn doctor", "mpiexec -n 4 msnn doctor", "msnn doctor --json")
 
@@ -40,10 +34,10 @@ def doctor(
         with Progress(comm, quiet, "check") as progress:
             progress.stage("checks", len(CHECKS) + 2)
             # Of the machine of rank 0, and the same on all ranks as far as check_ranks can tell.
-            if comm.rank == 0:
-                for check in CHECKS:
-                    findings += _examine(check)
-                    progress.advance()
+            for check in CHECKS if comm.rank == 0 else ():
+                name = check.__name__.removeprefix("check_").replace("_", " ")
+                findings += _examine(name, check())
+                progress.advance()
             findings += check_ranks(comm)
             progress.advance()
             findings += check_solve(comm)
@@ -58,14 +52,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(check: Callable[[], list[Finding]]) -> list[Finding]:
-    """What a check finds; one that fails is a finding, too."""
+def _examine(name: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """What a check finds; that it fails is a finding, too."""
     try:
-        return check()
-    except Exception as exc:
-        name = check.__name__.removeprefix("check_").replace("_", " ")
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        return [Finding(name, "problem", f"The check failed: {reason}")]
+        yield from findings
+    except Exception as error:
+        text = f"The check failed: {reason(error)}"
+        yield problem(name, text, "Please report this with all lines.")
 
 
 def _text(findings: list[Finding], bad: int) -> str:

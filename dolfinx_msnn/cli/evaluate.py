@@ -25,7 +25,7 @@ from dolfinx_msnn.cli.common import (
     WrongCommandLine,
     errors,
     examples,
-    need_torch,
+    need,
     number,
     numbers,
     print_json,
@@ -69,7 +69,7 @@ def evaluate(
     """
     comm = MPI.COMM_WORLD
     with errors(comm):
-        need_torch("msnn evaluate")
+        need("torch", "msnn evaluate", "nn")
         from dolfinx_msnn.nn.model import load_model
 
         families = [_family(text) for text in family or DEFAULT_FAMILIES]
@@ -164,9 +164,9 @@ def one_field(
     from dolfinx_msnn.nn.learned import LearnedBasis
 
     text = ",".join(map(str, cells))
-    msh = problems.create_mesh(MPI.COMM_SELF, field, file=None, cells=text, size=None, cell=None)
+    msh = problems.create_mesh(MPI.COMM_SELF, field, cells=text)
     kappa = field.interpolate(msh)
-    p = problems.pose(msh, kappa, degree=1, dirichlet=[], flux=[], source=1.0)
+    p = problems.pose(msh, kappa, source=1.0)
     fine = result.solve_fine(p)
     coarse = msnn.CoarseGrid(msh, boxes)
     truth: dict[int, msnn.LocalModes] = {}

@@ -16,6 +16,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, io, mesh
 from dolfinx_msnn import fields
+from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, Function, FunctionSpace, Mesh
 from dolfinx_msnn.cli.common import WrongCommandLine, number, numbers, pairs
@@ -28,15 +29,8 @@ FAMILIES: dict[str, Any] = {
 }
 #: Axis and end of the sides of the mesh's bounding box.
 SIDES = {
-    2: {"left": (0, 0), "right": (0, 1), "bottom": (1, 0), "top": (1, 1)},
-    3: {
-        "left": (0, 0),
-        "right": (0, 1),
-        "front": (1, 0),
-        "back": (1, 1),
-        "bottom": (2, 0),
-        "top": (2, 1),
-    },
+    dim: {name: (k // 2, k % 2) for k, name in enumerate(names.split())}
+    for dim, names in ((2, "left right bottom top"), (3, "left right front back bottom top"))
 }
 CELLS = {2: ("quadrilateral", "triangle"), 3: ("hexahedron", "tetrahedron")}
 #: Cells in each direction where none are given.
@@ -151,10 +145,10 @@ def create_mesh(
     comm: MPI.Intracomm,
     field: Any,
     *,
-    file: str | None,
-    cells: str | None,
-    size: str | None,
-    cell: str | None,
+    file: str | None = None,
+    cells: str | None = None,
+    size: str | None = None,
+    cell: str | None = None,
 ) -> Mesh:
     """A mesh from a file, of a lattice's cells, or of a box. Collective."""
     dim: int = field.dim
@@ -189,10 +183,10 @@ def pose(
     msh: Mesh,
     kappa: Function,
     *,
-    degree: int,
-    dirichlet: Sequence[str],
-    flux: Sequence[str],
-    source: float,
+    degree: int = 1,
+    dirichlet: Sequence[str] = (),
+    flux: Sequence[str] = (),
+    source: float = 0.0,
 ) -> Problem:
     """The boundary value problem. Collective.
 
@@ -215,11 +209,8 @@ def pose(
         "--flux", flux, [*SIDES[dim]], f"SIDE=VALUE with a side of {', '.join(SIDES[dim])}"
     )
     V = fem.functionspace(msh, ("Lagrange", degree))
-    x = msh.geometry.x
-    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
-    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
-    near = 1e-9 * float((upper - lower).max())
-
+    box = bounding_box(msh)
+    near = 1e-9 * float(np.ptp(box, axis=0).max())
     taken = np.zeros(0, dtype=np.int32)
     bcs: list[DirichletBC] = []
     for side, value in reversed(values):
@@ -229,7 +220,7 @@ def pose(
             dofs = fem.locate_dofs_topological(V, dim - 1, facets)
         else:
             axis, end = SIDES[dim][side]
-            at = (lower, upper)[end][axis]
+            at = box[end, axis]
             dofs = fem.locate_dofs_geometrical(
                 V, lambda p, axis=axis, at=at: np.abs(p[axis] - at) <= near
             )
@@ -242,8 +233,7 @@ def pose(
     g: Any = 0.0
     for side, value in given:
         axis, end = SIDES[dim][side]
-        at = float((lower, upper)[end][axis])
-        g = g + ufl.conditional(abs(place[axis] - at) <= near, value, 0.0)
+        g = g + ufl.conditional(abs(place[axis] - float(box[end, axis])) <= near, value, 0.0)
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
     L = fem.Constant(msh, np.float64(source)) * v * ufl.dx

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 """What becomes of a solution: errors, bounds, files."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace, estimate, plot
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
-from dolfinx_msnn.cli.common import WrongCommandLine
+from dolfinx_msnn.cli.common import WrongCommandLine, need
 from dolfinx_msnn.cli.problem import Problem
 from dolfinx_msnn.petsc import LinearProblem
 
@@ -44,10 +43,8 @@ def check_outputs(names: Sequence[str]) -> None:
             raise ValueError(
                 f"{name} needs ADIOS2, which this DOLFINx was built without; expected .xdmf."
             )
-        if ending in PICTURES and importlib.util.find_spec("matplotlib") is None:
-            raise ImportError(
-                f'{name} needs matplotlib, which is not installed: pip install "dolfinx-msnn[viz]".'
-            )
+        if ending in PICTURES:
+            need("matplotlib", name, "viz")
         folder = Path(name).parent
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder} to write {name} to.")
@@ -56,15 +53,12 @@ def check_outputs(names: Sequence[str]) -> None:
 def solve_fine(problem: Problem) -> Function:
     """The solution in V: directly in 2D, by CG with algebraic multigrid in 3D. Collective.
 
+    Args:
+        problem: One with Dirichlet conditions.
+
     Raises:
-        ValueError: If no value of u is given anywhere.
         RuntimeError: If the solver did not converge.
     """
-    if not problem.bcs:
-        raise ValueError(
-            "The fine problem is solved for --compare only if u is given somewhere; expected a "
-            "condition other than --dirichlet none."
-        )
     options: dict[str, Any] = {"ksp_type": "cg", "pc_type": "gamg", "ksp_rtol": 1e-10}
     options |= {"pc_gamg_threshold": 0.02, "ksp_error_if_not_converged": False}
     if problem.V.mesh.topology.dim == 2 and PETSc.Sys.hasExternalPackage("mumps"):
@@ -83,6 +77,13 @@ def solve_fine(problem: Problem) -> Function:
         raise RuntimeError(f"The solver of the fine problem did not converge (reason {reason}).")
     solution: Function = u
     return solution
+
+
+def extrema(f: Function) -> tuple[float, float]:
+    """Smallest and largest value of a function at its dofs. Collective."""
+    comm, values = f.function_space.mesh.comm, f.x.array
+    low = comm.allreduce(float(values.min(initial=np.inf)), MPI.MIN)
+    return low, comm.allreduce(float(values.max(initial=-np.inf)), MPI.MAX)
 
 
 def norms(problem: Problem, w: Function) -> tuple[float, ...]:
@@ -148,11 +149,12 @@ def write(
     if Path(name).suffix in PICTURES:
         picture(name, problem, u, coarse=coarse, reference=reference, guard=guard)
         return [name]
-    functions = [_named(u, "u")]
+    functions, u.name = [u], "u"
     if reference is not None:
-        error: Function = fem.Function(problem.V)
+        error: Function = fem.Function(problem.V, name="error")
         error.x.array[:] = np.abs(u.x.array - reference.x.array)
-        functions += [_named(reference, "fine"), _named(error, "error")]
+        reference.name = "fine"
+        functions += [reference, error]
     if Path(name).suffix == ".bp":
         with io.VTXWriter(problem.comm, name, [*functions, problem.kappa]) as vtx:
             vtx.write(0.0)
@@ -195,9 +197,7 @@ def picture(
             if guard is not None and dim == 3:
                 axes[-1].remove()
                 axes[-1] = figure.add_subplot(1, wanted, wanted, projection="3d")
-    two_values = problem.kappa.x.array
-    low = comm.allreduce(float(two_values.min(initial=np.inf)), MPI.MIN)
-    high = comm.allreduce(float(two_values.max(initial=-np.inf)), MPI.MAX)
+    low, high = extrema(problem.kappa)
     plot.draw_coefficient(axes[0], problem.kappa, log=high > 10 * low, bar=r"$\kappa$")
     plot.draw_coarse_grid(axes[0], coarse)
     plot.draw_function(axes[1], u, contours=15, bar="u")
@@ -209,8 +209,3 @@ def picture(
             if guard is not None:
                 plot.draw_guard(axes[-1], found)
             figure.savefig(name)
-
-
-def _named(f: Function, name: str) -> Function:
-    f.name = name
-    return f

@@ -10,21 +10,20 @@ import numpy as np
 import typer
 
 import dolfinx_msnn as msnn
+from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
+from dolfinx_msnn._utils.typing import Mesh
 from dolfinx_msnn.cli import problem as problems
-from dolfinx_msnn.cli import result
+from dolfinx_msnn.cli import report, result
 from dolfinx_msnn.cli.bases import Watched, create_basis, reports
 from dolfinx_msnn.cli.common import (
     AsJson,
     Progress,
     Quiet,
-    Stopwatch,
     WrongCommandLine,
     errors,
     examples,
     numbers,
-    plain,
     print_json,
-    rows,
 )
 from dolfinx_msnn.petsc import LinearProblem
 
@@ -145,11 +144,9 @@ def solve(
             raise WrongCommandLine("Expected either a FIELD or --generator, not both.")
         outputs = list(output or [])
         result.check_outputs(outputs)
-        watch = Stopwatch(comm)
         found: dict[str, Any] = {}
         with Progress(comm, quiet, "neighbourhood") as progress:
-            progress.stage("field and mesh")
-            with watch("field and mesh"):
+            with progress.timed("field and mesh"):
                 if field is None:
                     coefficient = problems.generator(
                         str(generator), dim, contrast, seed, parameter or []
@@ -178,16 +175,15 @@ def solve(
                     flux=flux or [],
                     source=source,
                 )
-            tdim = msh.topology.dim
             if compare and not problem.bcs:
                 raise ValueError(
                     "--compare needs a fine problem with one solution; expected u to be given "
                     "somewhere, not --dirichlet none."
                 )
+            tdim = msh.topology.dim
             chosen = create_basis(basis, kappa, tdim, modes, threshold=threshold, guard=guard)
             count = _default_boxes(msh) if boxes is None else numbers("--boxes", boxes, int, tdim)
-            with watch("multiscale space"):
-                progress.stage("neighbourhoods")
+            with progress.timed("multiscale space"):
                 coarse = msnn.CoarseGrid(msh, count, oversampling=oversampling)
                 W = msnn.multiscale_functionspace(
                     problem.V,
@@ -203,33 +199,21 @@ def solve(
                     problem.a, problem.L, W, bcs=problem.bcs, petsc_options_prefix="msnn_coarse_"
                 ) as solved,
             ):
-                progress.stage("coarse problem")
-                with watch("coarse problem"):
+                with progress.timed("coarse problem"):
                     u = solved.solve()
-                found["field"] = _describe_field(comm, coefficient, field, kappa)
-                found["mesh"] = _describe_mesh(problem)
-                found["coarse"] = {
-                    "boxes": list(count),
-                    "neighbourhoods": W.num_neighbourhoods,
-                    "dofs": W.num_dofs,
-                    "dropped": W.num_dropped,
-                }
-                found["basis"] = {
-                    "name": basis,
-                    "modes": modes,
-                    "guarded": guard,
-                    **reports(comm, chosen),
-                }
-                found["solution"] = _describe_solution(problem, u)
+                found["field"] = report.field(repr(coefficient) if field is None else field, kappa)
+                found["mesh"] = report.mesh(problem)
+                found["coarse"] = report.coarse(count, W)
+                found["basis"] = {"name": basis, "modes": modes, "guarded": guard}
+                found["basis"] |= reports(comm, chosen)
+                found["solution"] = report.solution(problem, u)
                 reference = None
                 if compare:
-                    progress.stage("fine problem")
-                    with watch("fine problem"):
+                    with progress.timed("fine problem"):
                         reference = result.solve_fine(problem)
                     found["errors"] = result.errors(problem, u, reference)
                 if bound:
-                    progress.stage("bounds")
-                    with watch("bounds"):
+                    with progress.timed("bounds"):
                         found["bounds"] = result.bounds(problem, coarse, W, solved)
                 found["files"] = []
                 for name in outputs:
@@ -242,91 +226,16 @@ def solve(
                         reference=reference,
                         guard=chosen if guard else None,
                     )
-        found["seconds"] = watch.seconds
-        found["ranks"] = comm.size
+        found |= {"seconds": progress.seconds, "ranks": comm.size}
         if comm.rank == 0:
             if as_json:
                 print_json(found)
             else:
-                typer.echo(_text(found))
+                typer.echo(report.text(found))
 
 
-def _default_boxes(msh: Any) -> tuple[int, ...]:
+def _default_boxes(msh: Mesh) -> tuple[int, ...]:
     """About :data:`CELLS_A_BOX` cells in each direction, by the mean size of a cell. Collective."""
-    tdim = msh.topology.dim
-    x = msh.geometry.x[:, :tdim]
-    lower = np.min(msh.comm.allgather(x.min(axis=0, initial=np.inf)), axis=0)
-    upper = np.max(msh.comm.allgather(x.max(axis=0, initial=-np.inf)), axis=0)
-    num = msh.topology.index_map(tdim).size_local
-    corners = msh.geometry.x[msh.geometry.dofmaps[0][:num]][:, :, :tdim]
-    extent = msh.comm.allreduce(np.ptp(corners, axis=1).sum(axis=0) if num else np.zeros(tdim))
-    mean = extent / msh.topology.index_map(tdim).size_global
-    return tuple(max(1, round(n / CELLS_A_BOX[tdim])) for n in ((upper - lower) / mean).tolist())
-
-
-def _describe_field(comm: MPI.Intracomm, coefficient: Any, path: str | None, kappa: Any) -> Any:
-    values = kappa.x.array
-    low = comm.allreduce(float(values.min(initial=np.inf)), MPI.MIN)
-    high = comm.allreduce(float(values.max(initial=-np.inf)), MPI.MAX)
-    name = repr(coefficient) if path is None else path
-    return {"name": name, "min": low, "max": high, "contrast": high / low}
-
-
-def _describe_mesh(problem: problems.Problem) -> dict[str, Any]:
-    msh = problem.V.mesh
-    return {
-        "cell": msh.topology.cell_type.name,
-        "cells": msh.topology.index_map(msh.topology.dim).size_global,
-        "degree": problem.V.ufl_element().degree,
-        "dofs": problem.V.dofmap.index_map.size_global,
-    }
-
-
-def _describe_solution(problem: problems.Problem, u: Any) -> dict[str, float]:
-    comm = problem.comm
-    return {
-        "min": comm.allreduce(float(u.x.array.min(initial=np.inf)), MPI.MIN),
-        "max": comm.allreduce(float(u.x.array.max(initial=-np.inf)), MPI.MAX),
-        **dict(zip(result.NORMS, result.norms(problem, u), strict=True)),
-    }
-
-
-def _text(found: dict[str, Any]) -> str:
-    """The figures for reading."""
-    field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
-    lines = [
-        ("coefficient", f"{field['name']}, contrast {field['contrast']:.3g}"),
-        (
-            "mesh",
-            f"{mesh['cells']} cells ({mesh['cell']}), degree {mesh['degree']}, "
-            f"{mesh['dofs']} dofs, {found['ranks']} rank{'s'[: found['ranks'] - 1]}",
-        ),
-        (
-            "coarse space",
-            f"{' x '.join(map(str, coarse['boxes']))} boxes, {coarse['neighbourhoods']} "
-            f"neighbourhoods, {coarse['dofs']} dofs"
-            + (f", {coarse['dropped']} functions dropped" if coarse["dropped"] else ""),
-        ),
-        ("basis", f"{basis['name']}, {basis['modes']} modes" + ", guarded" * basis["guarded"]),
-    ]
-    for key, name in (("source", "  from"), ("filter", "  filter"), ("guard", "  guard")):
-        if basis.get(key):
-            lines.append((name, plain({k.replace("_", " "): v for k, v in basis[key].items()})))
-    if basis.get("contrast_outside_training"):
-        lines.append(
-            ("  contrast", f"beyond training in {basis['contrast_outside_training']} of them")
-        )
-    values = found["solution"]
-    lines.append(("solution", f"from {values['min']:.4g} to {values['max']:.4g}"))
-    if "errors" in found:
-        relative = ", ".join(f"{name} {found['errors'][name]:.3g}" for name in result.NORMS)
-        lines.append(("relative errors", relative))
-    for against, bound in found.get("bounds", {}).items():
-        text = bound.get("reason") or (
-            f"at most {bound['relative']:.3g} of the solution's energy norm"
-        )
-        lines.append((f"bound ({against})", text))
-    lines.append(("seconds", plain({k: round(v, 3) for k, v in found["seconds"].items()})))
-    if found["files"]:
-        lines.append(("files", plain(found["files"])))
-    return rows(lines)
+    cells = np.ptp(bounding_box(msh), axis=0) / mean_cell_extent(msh)
+    a_box = CELLS_A_BOX[msh.topology.dim]
+    return tuple(max(1, round(n / a_box)) for n in cells.tolist())

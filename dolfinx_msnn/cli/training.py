@@ -16,7 +16,7 @@ from dolfinx_msnn.cli.common import (
     Quiet,
     errors,
     examples,
-    need_torch,
+    need,
     plain,
     print_json,
     rows,
@@ -82,7 +82,7 @@ def train(
 ) -> None:
     """Train a network on the samples of a configuration."""
     with errors(MPI.COMM_WORLD):
-        need_torch("msnn train")
+        need("torch", "msnn train", "nn")
         from dolfinx_msnn.nn.config import Config
         from dolfinx_msnn.nn.train import train as run
 

@@ -313,7 +313,8 @@ def test_doctor_finds_a_working_installation():
 
 def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
     def check_the_weather():
-        raise KeyError("clouds")
+        yield checks.ok("clouds", "few")
+        raise KeyError("rain")
 
     damaged = tmp_path / "diffusion-2d.pt"
     data = bytearray(checks.pretrained_models()["diffusion-2d"].read_bytes())
@@ -335,6 +336,7 @@ def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
     assert code == 1
     for name in ("model diffusion-2d", "C compiler", "the weather", "small problem"):
         assert found[name] == "problem", found
+    assert found["clouds"] == "ok"
     assert found["threads"] == found["DOLFINx"] == "warning"
 
 

@@ -1,0 +1,86 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""What ``msnn solve`` says: its figures by name, and the same as text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dolfinx_msnn import MultiscaleFunctionSpace
+from dolfinx_msnn._utils.typing import Function
+from dolfinx_msnn.cli import result
+from dolfinx_msnn.cli.common import plain, rows
+from dolfinx_msnn.cli.problem import Problem
+
+
+def field(name: str, kappa: Function) -> dict[str, Any]:
+    """The coefficient. Collective."""
+    low, high = result.extrema(kappa)
+    return {"name": name, "min": low, "max": high, "contrast": high / low}
+
+
+def mesh(problem: Problem) -> dict[str, Any]:
+    """The mesh and the fine space."""
+    topology = problem.V.mesh.topology
+    return {
+        "cell": topology.cell_type.name,
+        "cells": topology.index_map(topology.dim).size_global,
+        "degree": problem.V.ufl_element().degree,
+        "dofs": problem.V.dofmap.index_map.size_global,
+    }
+
+
+def coarse(boxes: Sequence[int], W: MultiscaleFunctionSpace) -> dict[str, Any]:
+    """The coarse space."""
+    return {
+        "boxes": list(boxes),
+        "neighbourhoods": W.num_neighbourhoods,
+        "dofs": W.num_dofs,
+        "dropped": W.num_dropped,
+    }
+
+
+def solution(problem: Problem, u: Function) -> dict[str, float]:
+    """The solution. Collective."""
+    figures = dict(zip(result.NORMS, result.norms(problem, u), strict=True))
+    return dict(zip(("min", "max"), result.extrema(u), strict=True)) | figures
+
+
+def text(found: dict[str, Any]) -> str:
+    """The figures for reading."""
+    field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
+    lines = [
+        ("coefficient", f"{field['name']}, contrast {field['contrast']:.3g}"),
+        (
+            "mesh",
+            f"{mesh['cells']} cells ({mesh['cell']}), degree {mesh['degree']}, "
+            f"{mesh['dofs']} dofs, {found['ranks']} rank{'s'[: found['ranks'] - 1]}",
+        ),
+        (
+            "coarse space",
+            f"{' x '.join(map(str, coarse['boxes']))} boxes, {coarse['neighbourhoods']} "
+            f"neighbourhoods, {coarse['dofs']} dofs"
+            + (f", {coarse['dropped']} functions dropped" if coarse["dropped"] else ""),
+        ),
+        ("basis", f"{basis['name']}, {basis['modes']} modes" + ", guarded" * basis["guarded"]),
+    ]
+    for key, name in (("source", "  from"), ("filter", "  filter"), ("guard", "  guard")):
+        if basis.get(key):
+            lines.append((name, plain({k.replace("_", " "): v for k, v in basis[key].items()})))
+    if basis.get("contrast_outside_training"):
+        lines.append(
+            ("  contrast", f"beyond training in {basis['contrast_outside_training']} of them")
+        )
+    values = found["solution"]
+    lines.append(("solution", f"from {values['min']:.4g} to {values['max']:.4g}"))
+    if "errors" in found:
+        relative = ", ".join(f"{name} {found['errors'][name]:.3g}" for name in result.NORMS)
+        lines.append(("relative errors", relative))
+    for against, bound in found.get("bounds", {}).items():
+        text = bound.get("reason") or (
+            f"at most {bound['relative']:.3g} of the solution's energy norm"
+        )
+        lines.append((f"bound ({against})", text))
+    lines.append(("seconds", plain({k: round(v, 3) for k, v in found["seconds"].items()})))
+    if found["files"]:
+        lines.append(("files", plain(found["files"])))
+    return rows(lines)
