@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 import numbers
 import sys
-from typing import Any
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
 
 
 def require(ok: object, name: str, given: object, expected: str) -> None:
@@ -19,7 +22,12 @@ def require(ok: object, name: str, given: object, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got {given!r}.")
 
 
-def is_number(value: object) -> bool:
+def point(x: npt.NDArray[np.floating]) -> str:
+    """Coordinates as messages show them, e.g. ``(0.5, 0.25)``."""
+    return f"({', '.join(f'{v:.4g}' for v in x)})"
+
+
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, maybe infinite or NaN."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn._utils.checks import is_number, point, positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs
@@ -305,9 +305,8 @@ def guard_table(reports: Sequence[GuardReport]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in sorted(reports, key=lambda r: (-OUTCOMES.index(r.outcome), -r.deficiency)):
-        place = ", ".join(f"{v:.4g}" for v in r.place)
         lines.append(
-            f"| {r.vertex} | ({place}) | {r.outcome} | {r.deficiency:.2g} | {r.final:.2g} | "
+            f"| {r.vertex} | {point(r.place)} | {r.outcome} | {r.deficiency:.2g} | {r.final:.2g} | "
             f"{r.sweeps} | {r.reason} |"
         )
     return "\n".join(lines)

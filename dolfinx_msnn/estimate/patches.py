@@ -23,7 +23,8 @@ from dolfinx_msnn._utils.typing import (
 )
 from dolfinx_msnn.estimate.raviart_thomas import Cells
 from dolfinx_msnn.local.coefficient import cell_values
-from dolfinx_msnn.local.grid import CoarseGrid, Hats
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.hats import Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
 
 #: What a right-hand side may be.

@@ -31,7 +31,8 @@ from dolfinx_msnn.local.element_matrices import (
     check_element_matrices,
 )
 from dolfinx_msnn.local.ghosts import GhostCells
-from dolfinx_msnn.local.grid import CoarseGrid, Hats
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.hats import Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
 from dolfinx_msnn.local.problem import CellSample, LocalProblem
 

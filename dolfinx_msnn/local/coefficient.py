@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 
 import basix
 import ufl
 from dolfinx import fem, mesh
+from dolfinx_msnn._utils.checks import is_number, point
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function, Mesh
 from ufl.algorithms import extract_arguments, extract_coefficients
@@ -23,7 +22,7 @@ def check_coefficient(kappa: object, msh: Mesh) -> None:
     Raises:
         ValueError: With what was given and what was expected.
     """
-    if isinstance(kappa, numbers.Real):
+    if is_number(kappa):
         return
     if not isinstance(kappa, ufl.core.expr.Expr):
         raise ValueError(
@@ -62,22 +61,21 @@ def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
     tdim, gdim = msh.topology.dim, msh.geometry.dim
     cells = np.arange(len(out), dtype=np.int32)
     out[:, 1:] = mesh.compute_midpoints(msh, tdim, cells)[:, :gdim]
-    if isinstance(kappa, numbers.Real):
+    if is_number(kappa):
         out[:, 0] = float(kappa)
     elif isinstance(kappa, fem.Function) and _is_dg0(kappa):
         out[:, 0] = kappa.x.array[kappa.function_space.dofmap.list[cells, 0]]
     elif isinstance(kappa, ufl.core.expr.Expr):
         # The barycentre of the reference cell is the midpoint of cells that are not curved.
-        point = fem.Expression(kappa, _reference_midpoint(msh))
-        out[:, 0] = point.eval(msh, cells).reshape(len(out))
+        middle = fem.Expression(kappa, _reference_midpoint(msh))
+        out[:, 0] = middle.eval(msh, cells).reshape(len(out))
     with collective_errors(msh.comm):
         bad = ~(np.isfinite(out[:, 0]) & (out[:, 0] > 0))
         if bad.any():
             k = int(np.argmax(bad))
-            place = ", ".join(f"{v:.4g}" for v in out[k, 1:])
             raise ValueError(
-                f"kappa is {out[k, 0]:.4g} in the cell at ({place}); expected positive and finite "
-                "values."
+                f"kappa is {out[k, 0]:.4g} in the cell at {point(out[k, 1:])}; expected positive "
+                "and finite values."
             )
 
 

@@ -17,6 +17,7 @@ import basix
 import basix.ufl
 import ufl
 from dolfinx import fem, la
+from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.forms import is_blocked, scalar_element
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import (
@@ -152,10 +153,9 @@ def _check_blocks(blocks: FloatArray, msh: Mesh, name: str, *, strict: bool) -> 
     def refuse(bad: BoolArray, what: str, wanted: str) -> None:
         if bad.any():
             x = msh.geometry.x[msh.geometry.dofmaps[0][np.argmax(bad)]].mean(axis=0)
-            place = ", ".join(f"{v:.4g}" for v in x[: msh.geometry.dim])
             raise ValueError(
-                f"The form {name} {what} in the cell at ({place}) and {int(bad.sum()) - 1} others "
-                f"of its rank; {wanted}."
+                f"The form {name} {what} in the cell at {point(x[: msh.geometry.dim])} and "
+                f"{int(bad.sum()) - 1} others of its rank; {wanted}."
             )
 
     magnitude, asymmetry = _measure(blocks)

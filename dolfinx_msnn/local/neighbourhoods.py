@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from dolfinx_msnn._utils.mpi import route
 from dolfinx_msnn._utils.typing import FunctionSpace, IntArray, LongArray
 from dolfinx_msnn.local.balance import balance
-from dolfinx_msnn.local.grid import CoarseGrid, Hats
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.hats import Hats
 
 
 class Neighbourhoods(NamedTuple):

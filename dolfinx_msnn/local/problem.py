@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.typing import (
     BoolArray,
     FloatArray,
@@ -92,8 +93,7 @@ class LocalProblem:
     @property
     def name(self) -> str:
         """How messages call this neighbourhood."""
-        place = ", ".join(f"{v:.4g}" for v in self.place)
-        return f"neighbourhood {self.vertex} at ({place})"
+        return f"neighbourhood {self.vertex} at {point(self.place)}"
 
     @property
     def nbytes(self) -> int:

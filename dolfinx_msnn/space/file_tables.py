@@ -11,7 +11,7 @@ name                 shape       content
 points               (N_b, 3)    position of each dof block, float64
 dirichlet            (N_b, bs)   which dofs were constrained, uint8
 reference            (N_b, ...)  a(f, φ_j) of each dof for two functions f, then s(f, φ_j) if any
-rows, cols, values   (nnz,)      P by coordinates; rows in the numbering of ``points``, unrolled
+rows, cols, values   (nnz,)      P by coordinates; rows, ascending, as ``points`` has them, unrolled
 vertex, mode         (N_c,)      neighbourhood and mode of each coarse dof
 eigen_vertex         (N_v,)      neighbourhoods, in the order of their coarse dofs
 dof_count            (N_v,)      how many coarse dofs each has
@@ -26,6 +26,7 @@ has them on all of its own data: a damaged file is refused, not read wrongly. No
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
 import h5py
@@ -57,9 +58,6 @@ DTYPES = {
     "eigenvalues": "f8",
 }
 
-#: The tables of which each rank reads an equal share.
-_SHARED = ("points", "dirichlet", "reference", "rows", "cols", "values")
-
 _CHUNK_BYTES = 2**17
 
 
@@ -79,7 +77,8 @@ class Share(NamedTuple):
 
     Attributes:
         id: Differs from file to file.
-        tables: Its equal share of the tables on fine dofs and entries of P.
+        tables: Its equal share of the fine dof blocks and the entries of P in their rows; ``rows``
+            counts from the first of them.
         dofs: The coarse dofs of its neighbourhoods, about equally many on each rank.
     """
 
@@ -107,16 +106,24 @@ def read_share(path: str, V: FunctionSpace, num_forms: int) -> Share:
         }
         # Shapes are looked at before any table is read: a forged file may claim any size.
         _check_header(path, attributes, _shapes(path, attributes, file, V), V, num_forms)
-        comm = V.mesh.comm
-        tables = {}
-        for key in _SHARED:
-            n = len(file[key])
-            tables[key] = file[key][n * comm.rank // comm.size : n * (comm.rank + 1) // comm.size]
-        num_fine = V.dofmap.index_map.size_global * V.dofmap.index_map_bs
-        for key, top in (("rows", num_fine), ("cols", len(file["vertex"]))):
+        comm, bs = V.mesh.comm, V.dofmap.index_map_bs
+        num_blocks, nnz = len(file["points"]), len(file["rows"])
+        blocks = [num_blocks * rank // comm.size for rank in (comm.rank, comm.rank + 1)]
+        # The first and the last rank see to it that no entry is left out.
+        entries = [
+            {0: 0, num_blocks: nnz}.get(block, bisect_left(file["rows"], bs * block))
+            for block in blocks
+        ]
+        tables = {key: file[key][slice(*blocks)] for key in ("points", "dirichlet", "reference")}
+        tables |= {key: file[key][slice(*entries)] for key in ("rows", "cols", "values")}
+        tables["rows"] -= bs * blocks[0]
+        num_cols = len(file["vertex"])
+        here, whole = (bs * (blocks[1] - blocks[0]), num_cols), (bs * num_blocks, num_cols)
+        for key, top, total in zip(("rows", "cols"), here, whole, strict=True):
             part = tables[key]
             if len(part) and not 0 <= part.min() <= part.max() < top:
-                raise UnfitFile(f"{path} is damaged: '{key}' has entries outside 0..{top - 1}.")
+                wrong = f"'{key}' has entries outside 0..{total - 1} or out of order"
+                raise UnfitFile(f"{path} is damaged: {wrong}.")
         for key in ("points", "values"):
             if not np.isfinite(tables[key]).all():
                 raise UnfitFile(f"{path} is damaged: '{key}' has NaN or infinite entries.")

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from mpi4py import MPI
-
 import numpy as np
 
 from dolfinx_msnn._utils.mesh import bounding_box
@@ -64,24 +62,3 @@ def match_points(V: FunctionSpace, points: FloatArray) -> tuple[LongArray, int]:
         _, (used,) = route(comm, holder[hit[ok]], place[hit[ok]])
         taken[used] = True
     return found, comm.allreduce(np.count_nonzero(~taken))
-
-
-def look_up(comm: MPI.Intracomm, table: LongArray, size: int, index: LongArray) -> LongArray:
-    """Entries of a table that is distributed in equal shares.
-
-    Args:
-        comm: Communicator. Collective.
-        table: This rank's share.
-        size: Length of the whole table.
-        index: Which entries are wanted, shape ``(num,)``.
-
-    Returns:
-        Shape ``(num,)``.
-    """
-    bounds = size * np.arange(comm.size + 1) // comm.size
-    wanted, inverse = np.unique(index, return_inverse=True)
-    owner = (np.searchsorted(bounds, wanted, side="right") - 1).astype(np.int32)
-    asker, (asked,) = route(comm, owner, wanted)
-    _, (answer,) = route(comm, asker, table[asked - bounds[comm.rank]])
-    # Answers come back by owner, and ``wanted`` is sorted by owner.
-    return answer[inverse]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.files import LIBVER, replacing, writing
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
 from dolfinx_msnn._utils.mpi import check_same, collective_errors, route
@@ -44,7 +45,7 @@ from dolfinx_msnn.space.file_tables import (
     create_table,
     read_share,
 )
-from dolfinx_msnn.space.positions import look_up, match_points
+from dolfinx_msnn.space.positions import match_points
 from dolfinx_msnn.space.prolongation import CoarseDofs, create_coo_matrix
 
 #: Relative difference at which a reference value counts as another form's.
@@ -70,7 +71,7 @@ def save(
         V: Fine space.
         P: Prolongation.
         dofs: Coarse dofs of this rank.
-        dirichlet: Constrained ones among the owned fine dofs, unrolled.
+        dirichlet: Which owned fine dofs (unrolled) are constrained.
     """
     comm = V.mesh.comm
     with collective_errors(comm) as checks:
@@ -153,13 +154,11 @@ def load(
         )
     mask = dirichlet_mask(V, bcs)[: index_map.size_local]
     _check_dofs(name, V, blocks, tables, mask, _reference(V, given))
-    # This rank's rows of P may be in any share of the points.
     block, component = np.divmod(tables["rows"], bs)
-    rows = look_up(comm, blocks, index_map.size_global, block) * bs + component
     P = create_coo_matrix(
         V,
         len(share.dofs.vertex),
-        rows.astype(PETSc.IntType),
+        (blocks[block] * bs + component).astype(PETSc.IntType),
         tables["cols"].astype(PETSc.IntType),
         tables["values"],
         mat_type,
@@ -280,19 +279,15 @@ def _check_dofs(
                 f"{name} was saved with other Dirichlet dofs: {int((flags > 0).sum())} on this "
                 f"rank's nodes, bcs constrain {int(now.sum())}; expected the same ones."
             )
-    with collective_errors(comm):
-        width = NUM_REFERENCE * bs
-        for k, form in enumerate(("a", "s")[: saved.shape[1] // width]):
-            old = saved[:, k * width : (k + 1) * width]
-            new = reference[local, k * width : (k + 1) * width]
-            size = np.maximum(np.abs(old), np.abs(new)).max(axis=1, initial=0.0)
-            # Written such that NaN is refused.
-            bad = ~(np.abs(old - new).max(axis=1, initial=0.0) <= REFERENCE_TOLERANCE * size)
-            if bad.any():
-                at = int(np.argmax(bad))
-                x = V.tabulate_dof_coordinates()[local[at], : V.mesh.geometry.dim]
+        old = saved.reshape(len(local), -1, NUM_REFERENCE * bs)
+        new = reference[local].reshape(old.shape)
+        size = np.maximum(np.abs(old), np.abs(new)).max(axis=2)
+        # Written such that NaN is refused.
+        bad = ~(np.abs(old - new).max(axis=2) <= REFERENCE_TOLERANCE * size)
+        for form, wrong in zip("as", bad.T, strict=False):
+            if wrong.any():
+                x = V.tabulate_dof_coordinates()[local[np.argmax(wrong)], : V.mesh.geometry.dim]
                 raise ValueError(
                     f"{name} was saved for another form {form} or coefficient: they differ at the "
-                    f"node ({', '.join(f'{v:.4g}' for v in x)}) and {int(bad.sum()) - 1} others "
-                    "of this rank."
+                    f"node {point(x)} and {int(wrong.sum()) - 1} others of this rank."
                 )
