@@ -39,7 +39,7 @@ import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem, mesh
 from dolfinx_msnn import estimate
-from dolfinx_msnn.space.enrichment import position_in_vertex
+from dolfinx_msnn.estimate.marking import position_in_vertex
 
 #: What rounding errors may do to a comparison of two energies.
 SLACK = 1e-6

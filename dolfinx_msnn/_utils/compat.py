@@ -63,33 +63,17 @@ def _import(name: str) -> None:
     package = name.partition(".")[0]
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in (package, name):
-            raise ImportError(_broken(package, error), name=package) from error
-        raise ImportError(
-            "dolfinx_msnn needs DOLFINx with mpi4py, petsc4py and slepc4py, and "
-            f"{package} is not installed: {_HOW_TO_INSTALL}.",
-            name=package,
-        ) from error
-    except (ImportError, RuntimeError) as error:
-        # RuntimeError is what the mpi4py wheel raises if it finds no MPI library.
-        raise ImportError(_broken(package, error), name=package) from error
-    except AssertionError as error:
-        # How DOLFINx 0.11 answers when petsc4py is there and it was built without.
-        raise ImportError(
-            "dolfinx_msnn needs a DOLFINx that was built with petsc4py, and this one was not: "
-            f"{_HOW_TO_INSTALL}.",
-            name=package,
-        ) from error
-
-
-def _broken(package: str, error: Exception) -> str:
-    """Say that a package is installed and does not load."""
-    reason = str(error).partition("\n")[0]
-    return (
-        f"dolfinx_msnn needs {package}, which is installed but does not load ({reason}): "
-        f"install it anew, by {_HOW_TO_INSTALL}."
-    )
+    # RuntimeError is what the mpi4py wheel raises if it finds no MPI library, AssertionError how
+    # DOLFINx 0.11 answers when petsc4py is there and it was built without.
+    except (ImportError, RuntimeError, AssertionError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in (package, name):
+            what = f"DOLFINx with mpi4py, petsc4py and slepc4py, and {package} is not installed"
+        elif isinstance(error, AssertionError):
+            what = "a DOLFINx that was built with petsc4py, and this one was not"
+        else:
+            reason = str(error).partition("\n")[0]
+            what = f"{package}, which is installed but does not load ({reason})"
+        raise ImportError(f"dolfinx_msnn needs {what}: {_HOW_TO_INSTALL}.", name=package) from error
 
 
 def _check_version(version: str) -> None:

@@ -20,10 +20,11 @@ from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, Function, 
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
 from dolfinx_msnn.estimate.fine_bound import FineErrorBound, SchwarzPreconditioner, bound_fine_error
 from dolfinx_msnn.estimate.indicators import residual
+from dolfinx_msnn.estimate.marking import colour, mark, position_in_vertex
 from dolfinx_msnn.estimate.stability import schwarz_lambda_min, stability_constants
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.problems.linear import LinearProblem, check_multiscale_space
-from dolfinx_msnn.space.enrichment import colour, enrich, mark, position_in_vertex
+from dolfinx_msnn.space.enrichment import enrich
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 type Kind = Literal["online", "modes", "both"]

@@ -62,8 +62,8 @@ def box_hats(x: FloatArray, lower: FloatArray, box_size: FloatArray, n: tuple[in
         s = np.clip(t - left, 0.0, 1.0)[:, None]
         pair = stride * (left.astype(np.int64)[:, None] + np.arange(2))
         weight = _snap(np.hstack([1 - s, s]))
-        vertices = (pair[:, :, None] + vertices[:, None, :]).reshape(len(x), -1)
-        values = (weight[:, :, None] * values[:, None, :]).reshape(len(x), -1)
+        vertices = (pair[:, :, None] + vertices[:, None, :]).reshape(len(x), 2 ** (k + 1))
+        values = (weight[:, :, None] * values[:, None, :]).reshape(len(x), 2 ** (k + 1))
         stride *= num + 1
     return Hats(vertices, values)
 

@@ -51,9 +51,8 @@ def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Nei
     """
     comm = V.mesh.comm
     member = cell_membership(V, coarse, hats)
-    if coarse.oversampling:
-        touches = _touches(V, hats)
     for _ in range(coarse.oversampling):
+        touches = _touches(V)
         member = touches @ _share_rows(V, (touches.T @ member).tocsr())
     member = member.tocoo()
     cell, vertex = member.row.astype(np.int32), member.col.astype(np.int64)
@@ -85,57 +84,50 @@ def cell_membership(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> sp.csr_
         (np.ones(len(rows), np.int32), (rows, hats.vertices[positive])),
         shape=(len(positive), coarse.num_vertices),
     )
-    return _touches(V, hats) @ chi
+    return _touches(V) @ chi
 
 
-def _touches(V: FunctionSpace, hats: Hats) -> sp.csr_matrix:
-    """Incidence of owned cells and dof blocks."""
+def _touches(V: FunctionSpace) -> sp.csr_matrix:
+    """Incidence of owned cells and dof blocks, int32, shape ``(num_owned_cells, num_dofs)``."""
+    index_map = V.dofmap.index_map
     num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
-    return _incidence(V.dofmap.list, num_cells, len(hats.values))
-
-
-def _incidence(dofs: IntArray, num_cells: int, num_dofs: int) -> sp.csr_matrix:
-    """Cell-dof incidence of the first ``num_cells`` cells, shape ``(num_cells, num_dofs)``."""
-    width = dofs.shape[1]
-    indices = dofs[:num_cells].reshape(-1)
-    indptr = np.arange(num_cells + 1, dtype=np.int64) * width
+    dofs = V.dofmap.list[:num_cells]
+    indptr = np.arange(num_cells + 1, dtype=np.int64) * dofs.shape[1]
     return sp.csr_matrix(
-        (np.ones(len(indices), np.int32), indices, indptr), shape=(num_cells, num_dofs)
+        (np.ones(dofs.size, np.int32), dofs.reshape(-1), indptr),
+        shape=(num_cells, index_map.size_local + index_map.num_ghosts),
     )
 
 
 def _share_rows(V: FunctionSpace, rows: sp.csr_matrix) -> sp.csr_matrix:
-    """Union over ranks of (dof, neighbourhood) pairs at the dofs they share. Collective."""
+    """Unite (dof, neighbourhood) pairs over the ranks at the dofs they share. Collective.
+
+    Args:
+        V: Fine space.
+        rows: Entries that are not zero are pairs; shape ``(num_dofs, num_vertices)``.
+
+    Returns:
+        The same with all ranks' pairs.
+    """
     comm, index_map = V.mesh.comm, V.dofmap.index_map
     size, (first, _) = index_map.size_local, index_map.local_range
-    pairs = rows.tocoo()
-    ghost = pairs.row >= size
+    owners, ghosts = index_map.owners, index_map.ghosts
+
+    def unite(rows: sp.csr_matrix, row: LongArray, col: LongArray) -> sp.csr_matrix:
+        new = sp.csr_matrix((np.ones(len(row), np.int32), (row, col)), shape=rows.shape)
+        return rows + new
+
+    # Numbers of dofs in common would grow from layer to layer.
+    rows.data[:] = 1
+    pairs = rows[size:].tocoo()
+    _, (dof, vertex) = route(comm, owners[pairs.row], ghosts[pairs.row], pairs.col.astype(np.int64))
+    rows = unite(rows, dof - first, vertex)
+    # Every dof goes back to the ranks that have it as a ghost, with its whole row.
+    asker, (dof,) = route(comm, owners, ghosts)
+    answer = rows[dof - first]
+    count = np.diff(answer.indptr)
     _, (dof, vertex) = route(
-        comm,
-        index_map.owners[pairs.row[ghost] - size],
-        index_map.ghosts[pairs.row[ghost] - size],
-        pairs.col[ghost].astype(np.int64),
+        comm, np.repeat(asker, count), np.repeat(dof, count), answer.indices.astype(np.int64)
     )
-    data = np.ones(len(pairs.row) + len(dof), np.int32)
-    row = np.concatenate([pairs.row, (dof - first).astype(pairs.row.dtype)])
-    col = np.concatenate([pairs.col, vertex.astype(pairs.col.dtype)])
-    union = sp.csr_matrix((data, (row, col)), shape=rows.shape)
-    sharer, (dof,) = route(comm, index_map.owners, index_map.ghosts)
-    shared = sp.csr_matrix(
-        (np.ones(len(dof), np.int32), (dof - first, sharer)), shape=(size, comm.size)
-    )
-    # Every owned shared dof goes to each rank that ghosts it, with its whole row.
-    pairs = union[:size].tocoo()
-    send = shared[pairs.row]
-    repeat = np.repeat(np.arange(len(pairs.row)), np.diff(send.indptr))
-    _, (dof, vertex) = route(
-        comm,
-        send.indices.astype(np.int32),
-        pairs.row[repeat].astype(np.int64) + first,
-        pairs.col[repeat].astype(np.int64),
-    )
-    order = np.argsort(index_map.ghosts)
-    local = size + order[np.searchsorted(index_map.ghosts[order], dof)]
-    row = np.concatenate([row, local.astype(row.dtype)])
-    col = np.concatenate([col, vertex.astype(col.dtype)])
-    return sp.csr_matrix((np.ones(len(row), np.int32), (row, col)), shape=rows.shape)
+    order = np.argsort(ghosts)
+    return unite(rows, size + order[np.searchsorted(ghosts, dof, sorter=order)], vertex)

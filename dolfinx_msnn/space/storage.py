@@ -26,7 +26,7 @@ from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.files import LIBVER, replacing, writing
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
-from dolfinx_msnn._utils.mpi import check_same, collective_errors, route
+from dolfinx_msnn._utils.mpi import collective_errors, route
 from dolfinx_msnn._utils.petsc import check_mat_type
 from dolfinx_msnn._utils.typing import (
     BoolArray,
@@ -140,9 +140,9 @@ def load(
         forms.check_bcs(bcs, V)
         check_mat_type(mat_type)
         checks.agree(path=name, a=forms.identify(a), s=forms.identify(s), mat_type=mat_type)
-    with collective_errors(comm):
+    with collective_errors(comm) as checks:
         share = read_share(name, V, len(given))
-    check_same(comm, file=share.id)
+        checks.agree(file=share.id)
 
     index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
     tables = share.tables
@@ -279,7 +279,8 @@ def _check_dofs(
                 f"{name} was saved with other Dirichlet dofs: {int((flags > 0).sum())} on this "
                 f"rank's nodes, bcs constrain {int(now.sum())}; expected the same ones."
             )
-        old = saved.reshape(len(local), -1, NUM_REFERENCE * bs)
+        width = NUM_REFERENCE * bs
+        old = saved.reshape(len(local), saved.shape[1] // width, width)
         new = reference[local].reshape(old.shape)
         size = np.maximum(np.abs(old), np.abs(new)).max(axis=2)
         # Written such that NaN is refused.

@@ -19,8 +19,8 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn import FilteredBasis, SpectralBasis
 from dolfinx_msnn.estimate import adapt, enrich, local_indicators
+from dolfinx_msnn.estimate.marking import colour, mark, position_in_vertex
 from dolfinx_msnn.petsc import LinearProblem
-from dolfinx_msnn.space.enrichment import colour, mark, position_in_vertex
 
 
 def energy_norm(case, u):

@@ -267,6 +267,19 @@ def test_other_number_of_ranks(folder):
     group.Free()
 
 
+def test_ranks_without_nodes(folder):
+    """A mesh of two cells: on three and more ranks some rank has neither cells nor dofs."""
+    msh = mesh.create_unit_square(COMM, 1, 1)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    a = ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx + u * v * ufl.dx
+    with multiscale_functionspace(V, CoarseGrid(msh, (1, 1)), SpectralBasis(1), a) as W:
+        saved = content(W)
+        W.save(f"{folder}/space.h5", a)
+    with MultiscaleFunctionSpace.load(f"{folder}/space.h5", V, a) as W:
+        assert_same(content(W), saved)
+
+
 def test_loaded_space_solves(folder):
     """The solution is that of the space that was saved."""
     p = Sample()
