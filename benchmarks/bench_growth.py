@@ -46,7 +46,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn import fields
 from dolfinx_msnn._utils.petsc import temporary_options
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter
 from dolfinx_msnn.bases.cosines import cosines, num_start
 from dolfinx_msnn.bases.kernels import project
@@ -102,7 +102,8 @@ def build(comm: MPI.Comm, dim: int, boxes: int, cells: int, basis: str) -> Recor
         A.assemble()
         b = assemble_vector(fem.form(problem.L))
         start = time.process_time()
-        galerkin = GalerkinProduct(A, W)
+        galerkin = CoarseOperator(W)
+        galerkin.refresh(A)
         start = stage("product", start)
         solver = create_coarse_solver(galerkin.A0, "growth_")
         start = stage("factor", start)
@@ -118,7 +119,7 @@ def build(comm: MPI.Comm, dim: int, boxes: int, cells: int, basis: str) -> Recor
             found |= multigrid(W, galerkin.A0, b0, x0)
         found |= {"N_f": W.V.dofmap.index_map.size_global, "N_c": W.num_dofs}
         found |= {"mib": comm.allreduce(peak - before), "peak_mib": comm.allreduce(peak)}
-        for item in (solver, b0, x0, b, galerkin.A0, A):
+        for item in (solver, b0, x0, b, galerkin, A):
             item.destroy()
     stages = ("total", "product", "factor", "solve")
     return found | {"s all": sum(found[f"s {name}"] for name in stages)}

@@ -42,7 +42,7 @@ from harness.timing import Stopwatch, least
 import numpy as np
 
 from dolfinx import fem
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.product import CoarseOperator
 
 #: name: dimension, fine cells, coarse boxes, fields, sets of data
 CASES = {
@@ -120,9 +120,10 @@ def step_in_space(problem: Any, W: Any) -> Record:
     f.setRandom()
     seconds = {"F": least(lambda: snes.computeFunction(snes.getSolution(), x))}
     seconds["J"] = least(problem._assemble_jacobian)
-    product = GalerkinProduct(A, W)
-    seconds["PtAP"] = least(lambda: product.assemble(A))
-    product.A0.destroy()
+    product = CoarseOperator(W)
+    product.refresh(A)
+    seconds["PtAP"] = least(lambda: product.refresh(A))
+    product.destroy()
 
     def linear_solve() -> None:
         ksp.setOperators(A0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpi4py import MPI
+from petsc4py import PETSc
 
 import numpy as np
 import scipy.linalg
@@ -223,6 +224,16 @@ def gather_matrix(A):
         sp.csr_matrix((data, indices, indptr), (len(indptr) - 1, A.getSize()[1]))
     )
     return sp.vstack(parts).tocsr()
+
+
+def hang_spring(A, plain, i, j):
+    """Make a PETSc matrix ``plain`` (SciPy, of all ranks) and a stiff spring between two dofs."""
+    ends = np.zeros((1, plain.shape[0]))
+    ends[0, [i, j]] = 30.0, -30.0
+    rows = sp.csr_matrix(plain + sp.csr_matrix(ends.T @ ends))[slice(*A.getOwnershipRange())]
+    rows.sort_indices()
+    pattern = [part.astype(PETSc.IntType) for part in (rows.indptr, rows.indices)]
+    A.setPreallocationCSR((*pattern, rows.data))
 
 
 def gather_vector(x):

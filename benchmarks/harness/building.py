@@ -21,7 +21,7 @@ import scipy.sparse.linalg as sla
 import dolfinx_msnn as msnn
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.product import CoarseOperator
 
 #: name: dimension, fine cells in each direction, coarse boxes in each direction
 CASES = {"2d-100": (2, 100, 5), "2d-250": (2, 250, 10), "3d-50": (3, 50, 5), "3d-100": (3, 100, 8)}
@@ -78,11 +78,12 @@ def build(
         cpu = process_time() - cpu
         start = stage("space", start)
         if product:
-            galerkin = GalerkinProduct(A, W)
+            galerkin = CoarseOperator(W)
+            galerkin.refresh(A)
             start = stage("PtAP, first", start)
-            galerkin.assemble(A)
+            galerkin.refresh(A)
             stage("PtAP, again", start)
-            galerkin.A0.destroy()
+            galerkin.destroy()
             A.destroy()
         stages |= W.timings
         by_rank = {

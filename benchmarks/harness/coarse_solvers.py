@@ -19,7 +19,7 @@ import numpy as np
 import dolfinx_msnn as msnn
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.petsc import create_coarse_solver
 
 
@@ -71,7 +71,9 @@ class CoarseSolver:
 
     def __init__(self, A: Any, W: msnn.MultiscaleFunctionSpace) -> None:
         # As LinearProblem does it, from a fine matrix that is there.
-        self.A0 = GalerkinProduct(A, W).A0
+        self.operator = CoarseOperator(W)
+        self.operator.refresh(A)
+        self.A0 = self.operator.A0
         self.ksp = create_coarse_solver(self.A0, "bench_coarse_")
         self.P = W.P
         self.b0, self.x0 = self.A0.createVecs()

@@ -22,6 +22,12 @@ def require(ok: object, name: str, given: object, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got {given!r}.")
 
 
+def check_instance(value: object, kind: type) -> None:
+    """Raise a ``ValueError`` unless ``value`` is a ``kind``."""
+    if not isinstance(value, kind):
+        raise ValueError(f"Expected a {kind.__name__}, got {type(value).__name__}.")
+
+
 def point(x: npt.NDArray[np.floating]) -> str:
     """Coordinates as messages show them, e.g. ``(0.5, 0.25)``."""
     return f"({', '.join(f'{v:.4g}' for v in x)})"

@@ -81,15 +81,9 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
         ValueError: With what was given and what was expected. Not collective; the outcome is the
             same on every rank.
     """
-    if not isinstance(form, ufl.Form):
-        raise ValueError(f"{name} must be a UFL bilinear form, got {type(form).__name__}.")
-    arguments = form.arguments()
-    if len(arguments) != 2:
-        raise ValueError(
-            f"{name} must be a bilinear form (a trial and a test function), got a form with "
-            f"{len(arguments)} arguments."
-        )
-    check_arity(form, name)
+    if isinstance(form, ufl.Form) and any(d != V.mesh.ufl_domain() for d in _domains(form)):
+        raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
+    check_arguments(form, (V, V), name, "TrialFunction(V) and TestFunction(V)")
     kinds = sorted({integral.integral_type() for integral in form.integrals()})
     refused = [kind for kind in kinds if kind not in _ALLOWED_INTEGRALS]
     if refused:
@@ -97,12 +91,39 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
             f"{name} contains {' and '.join(refused)} integrals; only cell (dx) and exterior "
             "facet (ds) integrals can be split into element matrices."
         )
-    if any(domain != V.mesh.ufl_domain() for domain in _domains(form)):
-        raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
-    if any(arg.ufl_function_space() != V for arg in arguments):
+
+
+def check_arguments(
+    form: ufl.Form,
+    spaces: Sequence[FunctionSpace],
+    name: str,
+    expected: str = "TestFunction(V)",
+) -> None:
+    """Refuse what is not a form that is linear in its arguments, on the given spaces.
+
+    Args:
+        form: UFL form.
+        spaces: That of the test function, and for a bilinear form that of the trial function.
+        name: What the user calls the form, for the message.
+        expected: The arguments, for the message.
+
+    Raises:
+        ValueError: With what was given and what was expected. Not collective.
+    """
+    bilinear = len(spaces) == 2
+    kind, wanted = "bilinear" if bilinear else "linear", "a trial and " if bilinear else ""
+    if not isinstance(form, ufl.Form):
+        raise ValueError(f"{name} must be a UFL {kind} form, got {type(form).__name__}.")
+    arguments = form.arguments()
+    if len(arguments) != len(spaces):
         raise ValueError(
-            f"The arguments of {name} are on another function space than V; expected "
-            "TrialFunction(V) and TestFunction(V)."
+            f"{name} must be a {kind} form ({wanted}a test function), got a form with "
+            f"{len(arguments)} arguments."
+        )
+    check_arity(form, name)
+    if any(arg.ufl_function_space() != V for arg, V in zip(arguments, spaces, strict=True)):
+        raise ValueError(
+            f"The arguments of {name} are on another function space; expected {expected}."
         )
 
 

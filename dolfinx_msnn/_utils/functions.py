@@ -18,6 +18,17 @@ def set_function(u: Function, vector: PETSc.Vec) -> None:
     u.x.scatter_forward()
 
 
+def set_to_product(u: Function, P: PETSc.Mat, c: PETSc.Vec) -> None:
+    """Set a function to P c. Collective."""
+    # In a vector of the type that P wants.
+    values = P.createVecLeft()
+    try:
+        P.mult(c, values)
+        set_function(u, values)
+    finally:
+        values.destroy()
+
+
 def dirichlet_lift(V: FunctionSpace, bcs: Sequence[DirichletBC]) -> Function:
     """The Dirichlet lift g: the boundary values, zero at all other dofs. Collective."""
     lift: Function = fem.Function(V)

@@ -1,10 +1,13 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Dense linear algebra: orthonormal bases and rigid motions."""
+"""Dense linear algebra: orthonormal bases, rigid motions, and null spaces among a few functions."""
 
 from __future__ import annotations
 
+from mpi4py import MPI
+
 import numpy as np
+import scipy.linalg
 
 from dolfinx_msnn._utils.typing import FloatArray, LongArray
 
@@ -15,6 +18,10 @@ DROP_TOLERANCE = 1e-10
 #: Functions scaled to length one are dependent where their Gram matrix has eigenvalues below this
 #: fraction of the largest.
 RANK_TOLERANCE = 1e-12
+
+#: A z counts as zero if ‖D⁻¹A z‖ is at most this fraction of ‖z‖, with D = diag(A). Rounding leaves
+#: some 1e-15 of constants, and up to 1e-10 of rotations where coordinates are large, as on maps.
+NULL_TOLERANCE = 1e-10
 
 
 def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
@@ -102,3 +109,58 @@ def rigid_motions(x: FloatArray, block_size: int) -> FloatArray:
                 rotation[:, i], rotation[:, j] = x[:, j], -x[:, i]
                 motions.append(rotation.reshape(-1))
     return np.array(motions)
+
+
+def null_combinations(
+    functions: FloatArray,
+    images: FloatArray,
+    diagonal: FloatArray,
+    comm: MPI.Intracomm = MPI.COMM_SELF,
+) -> FloatArray:
+    """Combinations z of a few functions with A z = 0 to rounding, see :data:`NULL_TOLERANCE`.
+
+    Each row of A is measured by its own diagonal entry: a condition that resists a motion is seen
+    wherever it acts, at any contrast of the coefficients.
+
+    Args:
+        functions: One a row, this rank's entries, shape ``(num, n)``; may be dependent.
+        images: A times each of them, shape ``(num, n)``.
+        diagonal: diag(A), shape ``(n,)``.
+        comm: Over whose ranks the entries are distributed.
+
+    Returns:
+        Coefficients, shape ``(num_null, num)``, the same on every rank. In echelon form: a function
+        with A z = 0 comes by itself.
+
+    Note:
+        Collective on ``comm``.
+    """
+    num = len(functions)
+    relative = images / np.maximum(np.abs(diagonal), np.finfo(float).tiny)
+    sizes, defects = (_triangle(block.T, comm) for block in (functions, relative))
+    if not np.isfinite(defects).all():
+        return np.zeros((0, num))
+    # Independent combinations first, of size one.
+    scale = np.maximum(np.linalg.norm(sizes, axis=0), np.finfo(float).tiny)
+    _, size, rows = np.linalg.svd(sizes / scale)
+    kept = size > DROP_TOLERANCE * size[0]
+    independent = rows[kept] / size[kept, None] / scale
+    _, size, rows = np.linalg.svd(defects @ independent.T)
+    null = np.asarray(rows[size <= NULL_TOLERANCE] @ independent)
+    if len(null) == 0:
+        return null
+    pivots = np.sort(scipy.linalg.qr(null * scale, mode="r", pivoting=True)[1][: len(null)])
+    null = np.asarray(np.linalg.solve(null[:, pivots], null))
+    null[:, pivots] = np.eye(len(null))
+    null[np.abs(null) * scale <= NULL_TOLERANCE * scale[pivots, None]] = 0.0
+    return null
+
+
+def _triangle(columns: FloatArray, comm: MPI.Intracomm) -> FloatArray:
+    """R of the QR factorisation of distributed columns, shape ``(num, num)``. Collective.
+
+    Unlike those of a Gram matrix, its singular values are not squares.
+    """
+    parts = comm.allgather(np.linalg.qr(columns, mode="r"))
+    square = np.zeros((columns.shape[1],) * 2)
+    return np.asarray(np.linalg.qr(np.concatenate([square, *parts]), mode="r"))

@@ -22,6 +22,8 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.mpi import collective_errors
+
 
 def check_prefix(prefix: object) -> None:
     """Refuse what PETSc does not take as an options prefix. Not collective."""
@@ -59,6 +61,28 @@ def check_mat_type(mat_type: object) -> None:
         ) from None
     finally:
         trial.destroy()
+
+
+def check_petsc_arguments(
+    checks: collective_errors, prefix: str, options: object, mat_type: str | None = None
+) -> dict[str, object]:
+    """Check what a problem or a preconditioner is told of PETSc, also that all ranks say the same.
+
+    Args:
+        checks: The block around it.
+        prefix: Argument ``petsc_options_prefix``.
+        options: Argument ``petsc_options``.
+        mat_type: Argument ``mat_type``.
+
+    Returns:
+        A copy of the options.
+    """
+    check_prefix(prefix)
+    check_options(options)
+    check_mat_type(mat_type)
+    known: dict[str, object] = dict(options or {})  # type: ignore[call-overload] # it is a mapping
+    checks.agree(petsc_options_prefix=prefix, petsc_options=known, mat_type=mat_type)
+    return known
 
 
 def is_aij(mat_type: str) -> bool:

@@ -40,6 +40,8 @@ def create_coarse_solver(
     A0: PETSc.Mat,
     petsc_options_prefix: str,
     petsc_options: Mapping[str, object] | None = None,
+    *,
+    symmetric: bool = True,
 ) -> PETSc.KSP:
     """A solver for coarse systems that survives dependent basis functions.
 
@@ -50,6 +52,7 @@ def create_coarse_solver(
         A0: Coarse matrix.
         petsc_options_prefix: Prefix of the options.
         petsc_options: Options under that prefix; they are removed from the global database again.
+        symmetric: Whether A_0 is: Cholesky is the default then, LU otherwise.
 
     Note:
         Collective. The caller destroys the solver.
@@ -58,7 +61,7 @@ def create_coarse_solver(
     solver.setOptionsPrefix(petsc_options_prefix)
     solver.setOperators(A0)
     solver.setType(PETSc.KSP.Type.PREONLY)
-    choose_direct(solver.getPC())
+    choose_direct(solver.getPC(), symmetric=symmetric)
     try:
         with (
             readable_errors(f"The coarse solver ({petsc_options_prefix}) could not be set up"),

@@ -12,10 +12,11 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
+from dolfinx_msnn._utils.checks import check_instance
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import FloatArray, LongArray
-from dolfinx_msnn.algebra.operators import check_fine_matrix
+from dolfinx_msnn.algebra.product import check_fine_matrix
 from dolfinx_msnn.algebra.subdomains import subdomains
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -55,8 +56,7 @@ class SubdomainSolvers(Owner):
     _title: ClassVar[str] = "set of subdomain solvers"
 
     def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
-        if not isinstance(W, MultiscaleFunctionSpace):
-            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         check_fine_matrix(A, W)
         parts = subdomains(W)

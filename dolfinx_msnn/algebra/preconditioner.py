@@ -10,10 +10,9 @@ from typing import ClassVar, Literal, get_args
 from mpi4py import MPI
 from petsc4py import PETSc
 
-import numpy as np
-
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_options, check_prefix
+from dolfinx_msnn._utils.checks import check_instance, is_integer, positive_integer, require
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn.algebra.two_level import Settings, TwoLevelPC
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -84,35 +83,21 @@ class TwoLevelPreconditioner(Owner):
         overlap: int = 1,
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
-        self._attached: list[TwoLevelPC] = []
-        if not isinstance(W, MultiscaleFunctionSpace):
-            raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
+        check_instance(W, MultiscaleFunctionSpace)
         _ = W.P
         super().__init__(W.comm)
-        with collective_errors(W.comm):
-            check_prefix(petsc_options_prefix)
-            check_options(petsc_options)
-            _check_choice("kind", kind, get_args(Kind.__value__))
-            _check_choice("subdomains", subdomains, get_args(Cover.__value__))
-            _check_integer("max_dofs", max_dofs, 1)
-            _check_integer("overlap", overlap, 0)
-        check_same(
-            W.comm,
-            petsc_options_prefix=petsc_options_prefix,
-            kind=kind,
-            subdomains=subdomains,
-            max_dofs=max_dofs,
-            overlap=overlap,
-            petsc_options=dict(petsc_options or {}),
-        )
+        self._attached: list[TwoLevelPC] = []
+        with collective_errors(W.comm) as checks:
+            options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options)
+            for name, given, known in (("kind", kind, Kind), ("subdomains", subdomains, Cover)):
+                names = get_args(known.__value__)
+                require(given in names, name, given, f"one of {', '.join(names)}")
+            positive_integer("max_dofs", max_dofs)
+            require(is_integer(overlap), "overlap", overlap, "an integer not below 0")
+            checks.agree(kind=kind, subdomains=subdomains, max_dofs=max_dofs, overlap=overlap)
         self.W = W
         self._settings = Settings(
-            petsc_options_prefix,
-            kind,
-            subdomains == "neighbourhoods",
-            max_dofs,
-            overlap,
-            dict(petsc_options or {}),
+            petsc_options_prefix, kind, subdomains, max_dofs, overlap, options
         )
 
     def attach(self, ksp: PETSc.KSP) -> None:
@@ -142,7 +127,7 @@ class TwoLevelPreconditioner(Owner):
                     f"The KSP lives on {ksp.comm.size} ranks, the multiscale space on "
                     f"{self.W.comm.size}; expected the same ranks."
                 )
-        inner = TwoLevelPC(self.W, self._settings, str(ksp.getType()))
+        inner = self._own(TwoLevelPC(self.W, self._settings, str(ksp.getType())))
         self._attached.append(inner)
         pc = ksp.getPC()
         pc.setType(PETSc.PC.Type.PYTHON)
@@ -168,19 +153,5 @@ class TwoLevelPreconditioner(Owner):
 
         A KSP that still has this preconditioner raises a ``RuntimeError`` when it needs it.
         """
-        for inner in self._attached:
-            inner.free()
-            inner.alive = False
-        self._attached.clear()
         super().destroy()
-
-
-def _check_choice(name: str, given: object, known: tuple[str, ...]) -> None:
-    if not isinstance(given, str) or given not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}.")
-
-
-def _check_integer(name: str, given: object, least: int) -> None:
-    integer = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not integer or given < least:  # type: ignore[operator]  # compared only if it is a number
-        raise ValueError(f"{name} must be an integer not below {least}, got {given!r}.")
+        self._attached.clear()

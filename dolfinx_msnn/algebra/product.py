@@ -1,275 +1,198 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""PᵀAP by dense blocks.
-
-A row of P has entries for all functions of a few coarse vertices, the same ones for all fine dofs
-in one place. So the entries of A fall into groups whose rows and columns see the same vertices. In
-a group the rows of P are a dense matrix D, and the group's share of the product is Dᵀ (A D): one
-product with contiguous rows, one of BLAS. PETSc's general product searches for each entry where it
-belongs.
-"""
+"""Coarse operators A_0 = PᵀAP, kept up to date, and coarse vectors b_0 = Pᵀb."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar
 
 from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
-import scipy.sparse as sp
 
-from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.typing import FloatArray, IntArray, LongArray
-from dolfinx_msnn.algebra.operators import (
-    assemble_coarse_matrix,
-    check_fine_matrix,
-    create_coarse_matrix,
-)
+from dolfinx_msnn._utils.petsc import Owner
+from dolfinx_msnn._utils.typing import IntArray
+from dolfinx_msnn.algebra.dense_blocks import DenseBlocks
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
-#: Groups with fewer entries of A join another one with more vertices, if there is one.
-SMALL_GROUP = 4096
 
-#: Fewer entries of A than this in a group on average, and the general product is faster.
-LEAST_AVERAGE = 1024
+class CoarseOperator(Owner):
+    """A_0 = PᵀAP of a multiscale space, kept up to date with A and P.
 
-
-@dataclass
-class _Group:
-    """Entries of A whose rows and columns are rows of one dense block of P.
-
-    Attributes:
-        entries: Which entries of the local A, in the order of ``pattern``.
-        pattern: Those entries as a matrix on the dofs of the group; its data are overwritten.
-        rows: The dofs of the group, of those that this rank's rows of A see.
-        columns: Global coarse dofs of the columns of D.
-        block: D, the rows of P at these dofs, shape ``(num_dofs, num_columns)``.
-    """
-
-    entries: LongArray
-    pattern: sp.csr_matrix
-    rows: LongArray
-    columns: LongArray
-    block: FloatArray
-
-    def fill(self, P: sp.csr_matrix) -> None:
-        """Take the values of P anew."""
-        self.block = P[self.rows][:, self.columns].toarray()
-
-
-class GalerkinProduct:
-    """A_0 = PᵀAP, made and filled again by the faster of two ways: dense blocks, or PETSc.
+    The product is that of dense blocks, or PETSc's, whichever is the faster one.
 
     Args:
-        A: Fine matrix, as for :func:`dolfinx_msnn.petsc.create_coarse_matrix`.
         W: Multiscale space.
+        prefix: Options prefix of A_0.
 
     Attributes:
-        A0: The product, filled. The caller destroys it.
+        A0: The coarse matrix, of the type of A; ``None`` before the first :meth:`refresh`. Owned by
+            this object.
+
+    Note:
+        Creation is collective.
+    """
+
+    _title: ClassVar[str] = "coarse operator"
+
+    def __init__(self, W: MultiscaleFunctionSpace, prefix: str | None = None) -> None:
+        super().__init__(W.comm)
+        self.W, self._prefix = W, prefix
+        self.A0: PETSc.Mat = None
+        self._blocks: DenseBlocks | None = None
+        self._pattern: tuple[IntArray, IntArray] | None = None
+        self._type = ""
+        self._prolongation = (-1, -1)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether A_0 was filled with the P that the space has now. Not collective."""
+        return self._prolongation == self._present_prolongation()
+
+    def _present_prolongation(self) -> tuple[int, int]:
+        """Numbers that change with the layout and with the values of P."""
+        return self.W.layout, self.W.P.stateGet()
+
+    def refresh(self, A: PETSc.Mat) -> bool:
+        """Fill A_0 for the present values of A and P.
+
+        The symbolic product, and with it ``A0``, stays as long as A keeps its type and its pattern
+        of entries, and P its layout; neither needs to be the same PETSc object. All of that is
+        compared here: a numeric product on another pattern would be wrong without a word.
+
+        Args:
+            A: Fine matrix, as for :func:`create_coarse_matrix`.
+
+        Returns:
+            Whether ``A0`` is a new matrix (the old one has been destroyed), the same on all ranks.
+
+        Raises:
+            ValueError: If A does not fit the space.
+
+        Note:
+            Collective.
+        """
+        self._check_alive()
+        W = self.W
+        check_fine_matrix(A, W)
+        W.match_type(A)
+        pattern = A.getRowIJ()
+        same = (
+            self._pattern is not None
+            and all(map(np.array_equal, pattern, self._pattern))
+            and self._type == A.getType()
+            and self._prolongation[0] == W.layout
+        )
+        changes = np.array([not same, not self.is_current], dtype=np.int32)
+        W.comm.Allreduce(MPI.IN_PLACE, changes, op=MPI.MAX)
+        new, other_values = changes
+        if new:
+            self._form(A)
+            self._pattern, self._type = pattern, A.getType()
+        elif self._blocks is None:
+            assemble_coarse_matrix(self.A0, A, W)
+        else:
+            if other_values:
+                self._blocks.take_prolongation()
+            self._blocks.assemble(A)
+        self._prolongation = self._present_prolongation()
+        return bool(new)
+
+    def _form(self, A: PETSc.Mat) -> None:
+        """Symbolic and numeric product. Collective."""
+        self._free(self.A0)
+        self.A0 = self._pattern = None
+        self._blocks = DenseBlocks.create(A, self.W)
+        if self._blocks is None:
+            self.A0 = self._own(create_coarse_matrix(A, self.W))
+        else:
+            self.A0 = self._own(self._blocks.A0)
+            self._blocks.assemble(A)
+        self.A0.setOptionsPrefix(self._prefix)
+
+    def destroy(self) -> None:
+        """Free A_0 (not P). Collective."""
+        super().destroy()
+        self.A0 = self._blocks = self._pattern = None
+
+
+def check_fine_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
+    """Refuse a matrix that is not one on the fine space.
 
     Raises:
-        ValueError: If A does not fit ``W``.
-
-    Note:
-        Creation is collective.
+        ValueError: The same on every rank.
     """
-
-    def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
-        check_fine_matrix(A, W)
-        self._W, self._revision = W, W.revision
-        self._blocks = CoarseProduct.create(A, W)
-        if self._blocks is None:
-            self.A0 = create_coarse_matrix(A, W)
-        else:
-            self.A0 = self._blocks.assemble(A)
-
-    def assemble(self, A: PETSc.Mat) -> PETSc.Mat:
-        """Fill A_0 again, for new values of A, in the same pattern, or of P, in the same layout.
-
-        Note:
-            Collective. Returns ``A0``.
-        """
-        if self._blocks is None:
-            return assemble_coarse_matrix(self.A0, A, self._W)
-        if self._revision != self._W.revision:
-            self._blocks.refresh()
-            self._revision = self._W.revision
-        return self._blocks.assemble(A)
+    if A.getSize() != (W.P.getSize()[0],) * 2:
+        raise ValueError(
+            f"The fine matrix is {A.getSize()[0]} x {A.getSize()[1]}, P has {W.P.getSize()[0]} "
+            "rows; expected a matrix on the fine space."
+        )
 
 
-class CoarseProduct:
-    """A_0 = PᵀAP for a fixed P and the pattern of a fixed A, of host types.
+def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
+    """Allocate and fill A_0 = PᵀAP (symbolic and numeric product).
 
     Args:
-        groups: Those of this rank's rows of A.
-        dofs: The fine dofs, global, that this rank's rows of A see.
-        W: Multiscale space.
+        A: Fine matrix, assembled, with Dirichlet rows and columns zeroed or not (the basis
+            functions vanish there).
+        W: Multiscale space. If its P is of a host type and A is not, P moves to A's type.
 
-    Attributes:
-        A0: The product, of type ``aij``. The caller destroys it.
+    Returns:
+        N_c × N_c matrix of the type of A. The caller destroys it.
 
     Note:
-        Creation is collective.
+        Collective.
     """
-
-    def __init__(self, groups: list[_Group], dofs: IntArray, W: MultiscaleFunctionSpace) -> None:
-        self._groups, self._dofs, self._W = groups, dofs, W
-        sizes = [len(g.columns) ** 2 for g in groups]
-        self._values = np.zeros(sum(sizes), dtype=PETSc.ScalarType)
-        self._parts = np.split(self._values, np.cumsum(sizes)[:-1]) if groups else []
-        none = [np.zeros(0, dtype=PETSc.IntType)]
-        rows = np.concatenate(
-            none + [np.repeat(g.columns, len(g.columns)).astype(PETSc.IntType) for g in groups]
-        )
-        cols = np.concatenate(
-            none + [np.tile(g.columns, len(g.columns)).astype(PETSc.IntType) for g in groups]
-        )
-        self.A0 = PETSc.Mat().create(W.comm)
-        self.A0.setSizes((W.P.getSizes()[1],) * 2)
-        self.A0.setType(PETSc.Mat.Type.AIJ)
-        self.A0.setPreallocationCOO(rows, cols)
-
-    @classmethod
-    def create(cls, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> Self | None:
-        """The product, or ``None`` where PETSc's is the better one.
-
-        That is so on devices, and if there are few entries of A for each set of coarse vertices, as
-        on coarse grids that are nearly as fine as the mesh.
-
-        Note:
-            Collective. Fill it with :meth:`assemble`.
-        """
-        if {A.getType(), W.P.getType()} - {"seqaij", "mpiaij"}:
-            return None
-        vertex = np.concatenate(W.comm.allgather(W.vertex))
-        indptr, indices, _ = A.getValuesCSR()
-        columns, inverse = np.unique(indices, return_inverse=True)
-        columns = columns.astype(PETSc.IntType)
-        P = _rows(W, columns)
-        rows = np.searchsorted(columns, np.arange(*A.getOwnershipRange()))
-        with collective_errors(W.comm):
-            pattern, sets = _patterns(P, vertex)
-            row = np.repeat(rows, np.diff(indptr))
-            group, unions = _groups(pattern[row], pattern[inverse], sets)
-        counts = np.array([np.count_nonzero(group >= 0), len(unions)])
-        W.comm.Allreduce(MPI.IN_PLACE, counts, op=MPI.SUM)
-        if counts[0] < LEAST_AVERAGE * counts[1]:
-            return None
-        with collective_errors(W.comm):
-            order = np.argsort(group, kind="stable")
-            first = np.searchsorted(group[order], np.arange(len(unions) + 1))
-            groups = [
-                _make(order[first[k] : first[k + 1]], row, inverse, P, vertex, union)
-                for k, union in enumerate(unions)
-            ]
-        return cls(groups, columns, W)
-
-    def refresh(self) -> None:
-        """Take over new values of P, in the same layout. Collective."""
-        P = _rows(self._W, self._dofs)
-        with collective_errors(self._W.comm):
-            for group in self._groups:
-                group.fill(P)
-
-    def assemble(self, A: PETSc.Mat) -> PETSc.Mat:
-        """Fill A_0 for the values of ``A``. Collective."""
-        data = A.getValuesCSR()[2]
-        for group, part in zip(self._groups, self._parts, strict=True):
-            np.take(data, group.entries, out=group.pattern.data)
-            width = len(group.columns)
-            np.matmul(group.block.T, group.pattern @ group.block, out=part.reshape(width, width))
-        self.A0.setValuesCOO(self._values)
-        return self.A0
-
-
-def _rows(W: MultiscaleFunctionSpace, rows: IntArray) -> sp.csr_matrix:
-    """Rows of P by global number, from whatever rank. Collective."""
-    comm = PETSc.COMM_SELF
-    mine = PETSc.IS().createGeneral(rows, comm=comm)
-    every = PETSc.IS().createStride(W.num_dofs, comm=comm)
+    check_fine_matrix(A, W)
+    W.match_type(A)
+    options = PETSc.Options()
+    # Measured: on one rank R (A P) with an explicit R is faster than PETSc's default, once and
+    # again with new values. A user's choice wins.
+    tune = A.getType() == "seqaij" and not options.hasName("mat_product_algorithm")
+    if tune:
+        options["mat_product_algorithm"] = "rap"
     try:
-        (part,) = W.P.createSubMatrices(mine, every)
+        return A.ptap(W.P)
     finally:
-        mine.destroy()
-        every.destroy()
-    indptr, indices, data = part.getValuesCSR()
-    part.destroy()
-    return sp.csr_matrix((data, indices, indptr), shape=(len(rows), W.num_dofs))
+        if tune:
+            del options["mat_product_algorithm"]
 
 
-def _patterns(P: sp.csr_matrix, vertex: LongArray) -> tuple[LongArray, list[frozenset[int]]]:
-    """Which coarse vertices each row of P sees: the number of a set, and the sets."""
-    entries = vertex[P.indices]
-    rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
-    # One entry for each vertex: the columns of one are together on the rank that computed it.
-    new = np.ones(len(entries), dtype=bool)
-    new[1:] = (entries[1:] != entries[:-1]) | (rows[1:] != rows[:-1])
-    rows, entries = rows[new], entries[new]
-    # Sets are told apart by the sums of two random numbers of their members.
-    random = np.random.default_rng(0).random((vertex.max(initial=0) + 1, 2))
-    sums = np.stack([np.bincount(rows, random[entries, k], P.shape[0]) for k in range(2)], axis=1)
-    _, first, number = np.unique(
-        sums.view("c16").reshape(-1), return_index=True, return_inverse=True
-    )
-    begin = np.searchsorted(rows, first)
-    end = np.searchsorted(rows, first, side="right")
-    return number, [frozenset(entries[a:b].tolist()) for a, b in zip(begin, end, strict=True)]
+def assemble_coarse_matrix(A0: PETSc.Mat, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
+    """Refill A_0 = PᵀAP for new values of A or P, in their old patterns (numeric product only).
+
+    Args:
+        A0: From :func:`create_coarse_matrix`.
+        A: Fine matrix of the same pattern. That is not checked, and of another one PETSc writes
+            beyond its arrays.
+        W: Multiscale space.
+
+    Returns:
+        ``A0``.
+
+    Note:
+        Collective.
+    """
+    return A.ptap(W.P, result=A0)
 
 
-def _groups(
-    left: LongArray, right: LongArray, sets: list[frozenset[int]]
-) -> tuple[LongArray, list[frozenset[int]]]:
-    """For each entry of A the number of a group (-1: without effect), and the groups' vertices."""
-    key = left * len(sets) + right
-    if len(sets) ** 2 <= 2 * len(key):
-        # Counting is faster than sorting.
-        table = np.bincount(key, minlength=len(sets) ** 2)
-        pairs = np.flatnonzero(table)
-        counts, inverse = table[pairs], (np.cumsum(table > 0) - 1)[key]
-    else:
-        pairs, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
-    members: dict[frozenset[int], int] = {}
-    unions = []
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        i, j = divmod(pair, len(sets))
-        union = sets[i] | sets[j] if sets[i] and sets[j] else frozenset()
-        unions.append(union)
-        members[union] = members.get(union, 0) + count
-    kept: list[frozenset[int]] = []
-    number: dict[frozenset[int], int] = {frozenset(): -1}
-    near: dict[int, list[frozenset[int]]] = {}
-    # Largest sets first; ties in an order that does not depend on how sets are hashed.
-    for union in sorted(members, key=lambda s: (-len(s), sorted(s))):
-        if not union:
-            continue
-        larger = (s for s in near.get(min(union), ()) if union < s)
-        home = next(larger, None) if members[union] < SMALL_GROUP else None
-        if home is not None:
-            number[union] = number[home]
-            continue
-        number[union] = len(kept)
-        kept.append(union)
-        for member in union:
-            near.setdefault(member, []).append(union)
-    return np.array([number[union] for union in unions], dtype=np.int64)[inverse], kept
+def assemble_coarse_vector(
+    b: PETSc.Vec, W: MultiscaleFunctionSpace, b0: PETSc.Vec | None = None
+) -> PETSc.Vec:
+    """Restrict a fine vector: b_0 = R b = Pᵀ b.
 
+    Args:
+        b: Fine vector, finalised (ghost contributions accumulated).
+        W: Multiscale space.
+        b0: Filled (not added to); created from P if not given.
 
-def _make(
-    entries: LongArray,
-    row: LongArray,
-    column: LongArray,
-    P: sp.csr_matrix,
-    vertex: LongArray,
-    union: frozenset[int],
-) -> _Group:
-    left, right = row[entries], column[entries]
-    dofs = np.unique(np.concatenate([left, right]))
-    left, right = np.searchsorted(dofs, left), np.searchsorted(dofs, right)
-    indptr = np.searchsorted(left, np.arange(len(dofs) + 1))
-    pattern = sp.csr_matrix((np.zeros(len(entries)), right, indptr), shape=(len(dofs), len(dofs)))
-    columns = np.flatnonzero(np.isin(vertex, list(union)))
-    group = _Group(entries, pattern, dofs, columns, np.zeros(0))
-    group.fill(P)
-    return group
+    Returns:
+        Coarse vector. The caller destroys it if it was created.
+
+    Note:
+        Collective.
+    """
+    b0 = W.P.createVecRight() if b0 is None else b0
+    W.P.multTranspose(b, b0)
+    return b0

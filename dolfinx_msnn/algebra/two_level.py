@@ -12,10 +12,10 @@ from petsc4py import PETSc
 
 import numpy as np
 
-from dolfinx_msnn._utils.petsc import readable_errors, temporary_options
+from dolfinx_msnn._utils.petsc import Owner, readable_errors, temporary_options
 from dolfinx_msnn._utils.solvers import NULL_PIVOTS, choose_direct
 from dolfinx_msnn._utils.typing import LongArray
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.algebra.subdomains import multiplicity, parts, subdomains, uncovered_dofs
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -49,27 +49,32 @@ class Settings:
 
     prefix: str
     kind: str
-    whole: bool
+    subdomains: str
     max_dofs: int
     overlap: int
     options: dict[str, object]
 
 
-class TwoLevelPC:
+class TwoLevelPC(Owner):
     """What PETSc calls: builds the inner preconditioner when there is a matrix, and applies it.
 
     Not the user's object, which may go while his KSP still holds this.
+
+    Args:
+        W: Multiscale space.
+        settings: What the user asked for.
+        ksp_type: PETSc type of the KSP that this is attached to.
+
+    Note:
+        Creation is collective.
     """
 
     def __init__(self, W: MultiscaleFunctionSpace, settings: Settings, ksp_type: str) -> None:
+        super().__init__(W.comm)
         self.W, self.settings, self.ksp_type = W, settings, ksp_type
-        self.prefix, self.kind = settings.prefix, settings.kind
-        self.name = f"The two-level preconditioner ({self.prefix})"
-        self.alive = True
+        self.name = f"The two-level preconditioner ({settings.prefix})"
         self.pc: PETSc.PC = None
-        self.A0: PETSc.Mat = None
-        self.product: GalerkinProduct | None = None
-        self.built: tuple[int, float, int] | None = None
+        self._coarse = self._own(CoarseOperator(W, f"{settings.prefix}A0_"))
 
     # ---- PETSc's side ----
 
@@ -77,29 +82,19 @@ class TwoLevelPC:
         """Build, or refill what depends on the values of the matrix. Collective."""
         self._check_alive()
         A, B = pc.getOperators()
-        size = self.W.P.getSize()[0]
-        if B.getSize() != (size, size):
-            raise ValueError(
-                f"{self.name} was given a matrix of {B.getSize()[0]} x {B.getSize()[1]}, expected "
-                f"{size} x {size}, the dofs of the fine space."
-            )
-        # The same matrix with the same number of entries has the same pattern.
-        used = B.getInfo(PETSc.Mat.InfoType.LOCAL)["nz_used"]
-        pattern = (B.handle, used, self.W.layout)
-        if self.W.comm.allreduce(pattern != self.built, op=MPI.LOR):
-            self.free()
         with readable_errors(f"{self.name} could not be set up"):
-            if self.pc is None or self.product is None:
+            renewed = self._coarse.refresh(B)
+            # The inner PCs hold the matrix that they were made for.
+            if renewed or self.pc is None or self.pc.getOperators()[1] != B:
+                self._free_pc()
                 try:
                     self._build(A, B)
                 except BaseException:
-                    self.free()
+                    self._free_pc()
                     raise
             else:
-                self.product.assemble(B)
                 self.pc.setOperators(A, B)
                 self.pc.setUp()
-        self.built = pattern
         pc.setFailedReason(self.pc.getFailedReason())
 
     def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
@@ -112,34 +107,31 @@ class TwoLevelPC:
         if self.pc is not None:
             self.pc.view(viewer)
 
-    def destroy(self, pc: PETSc.PC) -> None:
-        """The user's KSP goes. Collective."""
-        self.free()
+    def destroy(self, pc: PETSc.PC | None = None) -> None:
+        """Free what was built: the user's KSP goes, or his preconditioner. Collective."""
+        super().destroy()
+        self.pc = None
 
     # ---- our side ----
 
-    def free(self) -> None:
-        """Destroy what was built. Collective."""
-        for item in (self.pc, self.A0):
-            if item is not None:
-                item.destroy()
-        self.pc = self.A0 = self.product = self.built = None
-
     def _check_alive(self) -> None:
-        if not self.alive:
+        if self._destroyed:
             raise RuntimeError(f"{self.name} has been destroyed, but a KSP still uses it.")
 
+    def _free_pc(self) -> None:
+        self._free(self.pc)
+        self.pc = None
+
     def _build(self, A: PETSc.Mat, B: PETSc.Mat) -> None:
-        self.product = GalerkinProduct(B, self.W)
-        self.A0 = self.product.A0
-        self.A0.setOptionsPrefix(f"{self.prefix}A0_")
-        self.A0.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        self.pc = PETSc.PC().create(B.comm)
-        self.pc.setOptionsPrefix(self.prefix)
+        prefix, options = self.settings.prefix, self.settings.options
+        self._coarse.A0.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        self.pc = self._own(PETSc.PC().create(B.comm))
+        self.pc.setOptionsPrefix(prefix)
         self.pc.setOperators(A, B)
-        given = PETSc.Options(self.prefix).getAll() | self.settings.options
-        with temporary_options(self.prefix, self.settings.options, self._defaults(given)):
-            fine = self._hybrid(A, B) if self.kind == "hybrid" else self._multigrid(self.pc)
+        given = PETSc.Options(prefix).getAll() | options
+        with temporary_options(prefix, options, self._defaults(given)):
+            hybrid = self.settings.kind == "hybrid"
+            fine = self._hybrid(A, B) if hybrid else self._multigrid(self.pc)
             bound: dict[str, object] = {}
             if self._fine_type(given) == "asm":
                 if given.get("fine_pc_asm_type", "basic") != "basic":
@@ -153,7 +145,7 @@ class TwoLevelPC:
                 local.setOperators(A, B)
                 largest = self._decompose(local)
                 bound["fine_ksp_chebyshev_eigenvalues"] = f"{0.05 * largest},{largest}"
-            with temporary_options(self.prefix, {}, bound):
+            with temporary_options(prefix, {}, bound):
                 fine.setFromOptions()
                 self.pc.setUp()
             self.pc.setUpOnBlocks()
@@ -161,13 +153,13 @@ class TwoLevelPC:
             self._check_symmetry(B)
 
     def _fine_type(self, given: Mapping[str, object]) -> str:
-        default = "jacobi" if self.kind == "multiplicative" else "asm"
+        default = "jacobi" if self.settings.kind == "multiplicative" else "asm"
         return str(given.get("fine_pc_type", default))
 
     def _defaults(self, given: Mapping[str, object]) -> dict[str, object]:
         fine = self._fine_type(given)
         defaults = _COARSE | _LOCAL | {"fine_pc_type": fine}
-        if self.kind == "multiplicative":
+        if self.settings.kind == "multiplicative":
             defaults |= _CHEBYSHEV
             defaults["fine_ksp_max_it"] = 6 if fine == "jacobi" else 2
             if fine == "jacobi" and "fine_pc_jacobi_type" not in given:
@@ -186,7 +178,7 @@ class TwoLevelPC:
         none.setType(PETSc.KSP.Type.RICHARDSON)
         none.setTolerances(max_it=0)
         none.getPC().setType(PETSc.PC.Type.NONE)
-        fine.setOptionsPrefix(f"{self.prefix}fine_")
+        fine.setOptionsPrefix(f"{self.settings.prefix}fine_")
         return fine
 
     def _multigrid(self, pc: PETSc.PC) -> PETSc.KSP:
@@ -195,14 +187,14 @@ class TwoLevelPC:
         pc.setMGLevels(2)
         pc.setMGInterpolation(1, self.W.P)
         smoother = pc.getMGSmoother(1)
-        if self.kind == "additive":
+        if self.settings.kind == "additive":
             pc.setMGType(PETSc.PC.MGType.ADDITIVE)
             smoother.setType(PETSc.KSP.Type.PREONLY)
-        if self.kind != "hybrid":
-            smoother.setOptionsPrefix(f"{self.prefix}fine_")
+        if self.settings.kind != "hybrid":
+            smoother.setOptionsPrefix(f"{self.settings.prefix}fine_")
         coarse = pc.getMGCoarseSolve()
-        coarse.setOptionsPrefix(f"{self.prefix}coarse_")
-        coarse.setOperators(self.A0)
+        coarse.setOptionsPrefix(f"{self.settings.prefix}coarse_")
+        coarse.setOperators(self._coarse.A0)
         coarse.setType(PETSc.KSP.Type.PREONLY)
         choose_direct(coarse.getPC())
         coarse.setFromOptions()
@@ -212,12 +204,11 @@ class TwoLevelPC:
         """Make a PC symmetric ASM on our subdomains; returns a bound of λmax(M⁻¹A)."""
         pc.setType(PETSc.PC.Type.ASM)
         pc.setASMType(PETSc.PC.ASMType.BASIC)
-        layers = 0 if self.settings.whole else self.settings.overlap
         sets: list[LongArray]
-        if self.settings.whole:
-            sets = [dofs for _, dofs in subdomains(self.W)]
+        if self.settings.subdomains == "neighbourhoods":
+            layers, sets = 0, [dofs for _, dofs in subdomains(self.W)]
         else:
-            sets = parts(self.W, self.settings.max_dofs)
+            layers, sets = self.settings.overlap, parts(self.W, self.settings.max_dofs)
         # ASM needs every dof, also those with Dirichlet conditions, and a set on every rank.
         rest = uncovered_dofs(self.W)
         if len(rest) or not sets:

@@ -13,7 +13,13 @@ import numpy as np
 
 import ufl
 from dolfinx import fem
-from dolfinx_msnn._utils.checks import is_integer, number_between, positive_integer, require
+from dolfinx_msnn._utils.checks import (
+    check_instance,
+    is_integer,
+    number_between,
+    positive_integer,
+    require,
+)
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, Function, LongArray
@@ -23,7 +29,7 @@ from dolfinx_msnn.estimate.indicators import residual
 from dolfinx_msnn.estimate.marking import colour, mark, position_in_vertex
 from dolfinx_msnn.estimate.stability import schwarz_lambda_min, stability_constants
 from dolfinx_msnn.local.grid import CoarseGrid
-from dolfinx_msnn.problems.linear import LinearProblem, check_multiscale_space
+from dolfinx_msnn.problems.linear import LinearProblem
 from dolfinx_msnn.space.enrichment import enrich
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -131,7 +137,7 @@ def adapt(
         Collective. The bound is guaranteed in the sense of :func:`bound_fine_error`; where a
         neighbourhood lacks its constant it is infinite, and enrichment goes on to ``max_rounds``.
     """
-    check_multiscale_space(W)
+    check_instance(W, MultiscaleFunctionSpace)
     with collective_errors(W.comm) as checks:
         number_between("tol", tol)
         kinds = ("online", "modes", "both")

@@ -16,15 +16,15 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.functions import dirichlet_lift, set_function
+from dolfinx_msnn._utils.checks import check_instance
+from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import dirichlet_mask
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
-from dolfinx_msnn.algebra.nullspace import Kernel
-from dolfinx_msnn.algebra.operators import assemble_coarse_vector
-from dolfinx_msnn.algebra.product import GalerkinProduct
+from dolfinx_msnn.algebra.nullspace import NullSpace
+from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
@@ -74,47 +74,34 @@ class LinearProblem(Owner):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        self._solver: PETSc.KSP = None
-        check_multiscale_space(W)
+        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
         kind = W.P.getType() if mat_type is None else mat_type
-        with collective_errors(W.comm):
-            check_prefix(petsc_options_prefix)
-            check_options(petsc_options)
-            check_mat_type(mat_type)
+        with collective_errors(W.comm) as checks:
+            options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
             forms.check_form(a, W.V, "a")
-            check_linear_form(L, W)
+            forms.check_arguments(L, [W.V], "L")
             forms.check_bcs(bcs, W.V)
             if u is not None:
                 W.check_member(u)
-        check_same(
-            W.comm,
-            a=forms.identify(a),
-            L=forms.identify(L),
-            petsc_options_prefix=petsc_options_prefix,
-            petsc_options=dict(petsc_options or {}),
-            mat_type=mat_type,
-        )
+            checks.agree(a=forms.identify(a), L=forms.identify(L))
         check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
         self.u: Function = fem.Function(W.V) if u is None else u
         self._a: Form = self._compile(a)
         self._L: Form = self._compile(L)
-        self._prefix, self._options = petsc_options_prefix, dict(petsc_options or {})
+        self._prefix, self._options = petsc_options_prefix, options
+        kind = W.P.getType() if mat_type is None else mat_type
         self._A = self._own(create_matrix(self._a, kind=kind))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
-        self._A0: PETSc.Mat = None
-        self._product: GalerkinProduct | None = None
-        self._kernel: Kernel | None = None
-        self._nullspace: PETSc.NullSpace = None
         self._b = self._own(self._A.createVecLeft())
-        self._fine = self._own(self._A.createVecRight())
+        self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
+        self._solver: PETSc.KSP = None
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
-        self._layout, self._revision = W.layout, W.revision
 
     @property
     def a(self) -> Form:
@@ -135,9 +122,9 @@ class LinearProblem(Owner):
     @property
     def A0(self) -> PETSc.Mat:
         """The coarse matrix PᵀAP; assembled if it is not yet (collective then)."""
-        if self._A0 is None:
+        if self._solver is None:
             self.assemble()
-        return self._A0
+        return self._coarse.A0
 
     @property
     def b(self) -> PETSc.Vec:
@@ -159,30 +146,20 @@ class LinearProblem(Owner):
         symbolic product.
         """
         self._check_alive()
-        A = self._A
+        A, W = self._A, self.W
         A.zeroEntries()
         # The registered overload for a given matrix is not in its annotations.
         assemble_matrix(A, self._a, bcs=self.bcs)  # type: ignore[misc, arg-type]
         A.assemble()
-        if self._layout != self.W.layout:
-            self._free_coarse()
-        self._layout, self._revision = self.W.layout, self.W.revision
-        if self._product is None:
-            self._product = GalerkinProduct(A, self.W)
-            self._A0 = self._own(self._product.A0)
-            self._A0.setOptionsPrefix(f"{self._prefix}A0_")
-            self._b0 = self._own(self._A0.createVecLeft())
-            self._x0 = self._own(self._A0.createVecRight())
-        else:
-            self._product.assemble(A)
-        if self._solver is not None:
-            self._solver.setOperators(self._A0)
-            return
-        self._kernel = Kernel.find(A, self.W.V, self._compile)
-        if self._kernel is not None:
-            self._nullspace = self._own(self._kernel.coarse_nullspace(self.W))
-            self._A0.setNullSpace(self._nullspace)
-        self._solver = self._own(create_coarse_solver(self._A0, self._prefix, self._options))
+        renewed = self._coarse.refresh(A)
+        A0 = self._coarse.A0
+        self._nullspace = NullSpace.find(A, W, self._compile)
+        self._nullspace.attach(A0, W)
+        if renewed or self._solver is None:
+            self._free(self._solver, self._x0, self._b0)
+            self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
+            self._solver = None
+            self._solver = self._own(create_coarse_solver(A0, self._prefix, self._options))
 
     def solve(self, L: ufl.Form | Form | None = None) -> Function:
         """Solve, for the right-hand side ``L`` if given, else for the last one.
@@ -200,73 +177,40 @@ class LinearProblem(Owner):
             Collective.
         """
         self._check_alive()
-        P = self.W.P
+        W = self.W
+        _ = W.P
         if isinstance(L, fem.Form):
-            with collective_errors(self.W.comm):
-                _check_compiled_form(L, self.W)
+            with collective_errors(W.comm):
+                _check_compiled_form(L, W)
             self._L = L
         elif L is not None:
-            with collective_errors(self.W.comm):
-                check_linear_form(L, self.W)
-            check_same(self.W.comm, L=forms.identify(L))
+            with collective_errors(W.comm) as checks:
+                forms.check_arguments(L, [W.V], "L")
+                checks.agree(L=forms.identify(L))
             self._L = self._compile(L)
-        if self._solver is None or self._revision != self.W.revision:
+        if self._solver is None or not self._coarse.is_current:
             self.assemble()
         load = fem.assemble_vector(self._L)
         fem.apply_lifting(load.array, [self._a], bcs=[self.bcs])
         load.scatter_reverse(la.InsertMode.add)
-        size = self._b.getLocalSize()
         with self._b as array:
-            array[:] = load.array[:size]
-            array[self.W.dirichlet] = 0.0
-        if self._kernel is not None:
-            self._kernel.make_compatible(self._b)
-        assemble_coarse_vector(self._b, self.W, self._b0)
-        if self._kernel is not None:
-            self._nullspace.remove(self._b0)
+            array[:] = load.array[: len(array)]
+            array[W.dirichlet] = 0.0
+        self._nullspace.make_compatible(self._b)
+        assemble_coarse_vector(self._b, W, self._b0)
+        nullspace = self.A0.getNullSpace()
+        if nullspace:
+            nullspace.remove(self._b0)
         solve_coarse(self._solver, self._b0, self._x0)
-        P.mult(self._x0, self._fine)
-        set_function(self.u, self._fine)
-        if self._kernel is not None:
-            self._kernel.remove(self.u)
-        self.u.x.array[:] += dirichlet_lift(self.W.V, self.bcs).x.array
+        W.prolong(self._x0, self.u)
+        self._nullspace.remove(self.u)
+        self.u.x.array[:] += dirichlet_lift(W.V, self.bcs).x.array
         return self.u
-
-    def _free_coarse(self) -> None:
-        """Free what has the size of a P that is gone. Collective."""
-        for item in (self._solver, self._nullspace, self._x0, self._b0, self._A0):
-            if item is not None:
-                self._owned.remove(item)
-                item.destroy()
-        self._solver = self._nullspace = self._x0 = self._b0 = self._A0 = self._product = None
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
         super().destroy()
-        self._solver = self._A0 = self._product = None
-
-
-def check_multiscale_space(W: object) -> None:
-    """Refuse what is not a multiscale space. Not collective."""
-    if not isinstance(W, MultiscaleFunctionSpace):
-        raise ValueError(f"Expected a MultiscaleFunctionSpace, got {type(W).__name__}.")
-
-
-def check_linear_form(L: ufl.Form, W: MultiscaleFunctionSpace, name: str = "L") -> None:
-    """Refuse what is not a form with one argument, a test function on V. Not collective.
-
-    Args:
-        L: UFL form.
-        W: Multiscale space.
-        name: What the user calls the form, for the message.
-    """
-    if isinstance(L, ufl.Form) and len(L.arguments()) == 1:
-        if L.arguments()[0].ufl_function_space() == W.V:
-            forms.check_arity(L, name)
-            return
-        raise ValueError(f"{name} has its test function on another space than V; expected V.")
-    given = f"{len(L.arguments())} arguments" if isinstance(L, ufl.Form) else type(L).__name__
-    raise ValueError(f"{name} must be a UFL linear form with one test function on V, got {given}.")
+        self._solver = None
 
 
 def check_conditions(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> None:
@@ -285,4 +229,6 @@ def _check_compiled_form(L: Form, W: MultiscaleFunctionSpace) -> None:
     if L.rank != 1:
         raise ValueError(f"L must be a linear form, got a compiled form of rank {L.rank}.")
     if L.function_spaces[0] != W.V._cpp_object:
-        raise ValueError("L has its test function on another space than V; expected V.")
+        raise ValueError(
+            "The arguments of L are on another function space; expected TestFunction(V)."
+        )

@@ -19,30 +19,19 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix, create_matrix
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.functions import dirichlet_lift, set_function
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.checks import check_instance
+from dolfinx_msnn._utils.functions import dirichlet_lift
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import (
     Owner,
-    check_mat_type,
-    check_options,
-    check_prefix,
+    check_petsc_arguments,
     readable_errors,
     temporary_options,
 )
-from dolfinx_msnn._utils.solvers import (
-    NULL_PIVOTS,
-    choose_direct,
-    create_coarse_solver,
-    solve_coarse,
-)
-from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
-from dolfinx_msnn.algebra.operators import assemble_coarse_vector
-from dolfinx_msnn.algebra.product import GalerkinProduct
-from dolfinx_msnn.problems.linear import (
-    check_conditions,
-    check_linear_form,
-    check_multiscale_space,
-)
+from dolfinx_msnn._utils.solvers import NULL_PIVOTS, choose_direct
+from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
+from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
+from dolfinx_msnn.problems.linear import check_conditions
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
@@ -95,32 +84,17 @@ class NonlinearProblem(Owner):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        check_multiscale_space(W)
+        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
-        self._coarse: list[PETSc.Object] = []
-        with collective_errors(W.comm):
-            check_prefix(petsc_options_prefix)
-            check_options(petsc_options)
-            check_mat_type(mat_type)
+        with collective_errors(W.comm) as checks:
+            options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
             W.check_member(u)
-            check_linear_form(F, W, "F")
-            if u not in F.coefficients():
-                raise ValueError("F does not depend on u; expected a residual with u in it.")
-            if J is None:
-                J = ufl.derivative(F, u, ufl.TrialFunction(W.V))
-            forms.check_form(J, W.V, "J")
+            F, J = self._check_forms(F, J, u, W)
             forms.check_bcs(bcs, W.V)
-        check_same(
-            W.comm,
-            F=forms.identify(F),
-            J=forms.identify(J),
-            petsc_options_prefix=petsc_options_prefix,
-            petsc_options=dict(petsc_options or {}),
-            mat_type=mat_type,
-        )
+            checks.agree(F=forms.identify(F), J=forms.identify(J))
         check_conditions(bcs, W)
         self.W, self.u, self.bcs = W, u, list(bcs)
-        self._prefix, self._options = petsc_options_prefix, dict(petsc_options or {})
+        self._prefix, self._options = petsc_options_prefix, options
         compile_form = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
@@ -130,17 +104,29 @@ class NonlinearProblem(Owner):
         self._A = self._own(create_matrix(self._J, kind=kind))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._b = self._own(self._A.createVecLeft())
-        self._fine = self._own(self._A.createVecRight())
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
         self._lift = np.zeros_like(u.x.array)
-        self._layout = self._revision = -1
-        self._A0: PETSc.Mat = None
-        self._product: GalerkinProduct | None = None
-        self._gram: PETSc.Mat = None
-        self._gram_solver: PETSc.KSP = None
-        self._assembled_at: PETSc.Vec = None
+        self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
+        self._x: PETSc.Vec = None
+        self._f: PETSc.Vec = None
+        # Where A_0 has been filled already, and what the last solve left in u at the free dofs.
+        self._filled_at: PETSc.Vec = None
+        self._left: FloatArray | None = None
         self._error: Exception | None = None
         self._solver = self._own(self._create_solver())
+
+    @staticmethod
+    def _check_forms(
+        F: ufl.Form, J: ufl.Form | None, u: Function, W: MultiscaleFunctionSpace
+    ) -> tuple[ufl.Form, ufl.Form]:
+        """Residual and Jacobian, checked. Not collective."""
+        forms.check_arguments(F, [W.V], "F")
+        if u not in F.coefficients():
+            raise ValueError("F does not depend on u; expected a residual with u in it.")
+        if J is None:
+            J = ufl.derivative(F, u, ufl.TrialFunction(W.V))
+        forms.check_form(J, W.V, "J")
+        return F, J
 
     @property
     def F(self) -> Form:
@@ -162,7 +148,7 @@ class NonlinearProblem(Owner):
     def A0(self) -> PETSc.Mat:
         """The coarse Jacobian PᵀJP of the last step; ``None`` before the first solve."""
         self._check_alive()
-        return self._A0
+        return self._coarse.A0
 
     @property
     def solver(self) -> PETSc.SNES:
@@ -206,98 +192,81 @@ class NonlinearProblem(Owner):
         """
         self._check_alive()
         self._lift[:] = dirichlet_lift(self.W.V, self.bcs).x.array
-        if self._layout != self.W.layout:
-            self._create_coarse()
-        else:
-            if self._revision != self.W.revision or not self._unchanged():
-                self._project()
-            self._assign(self._x)
+        if self._x is None or not self._coarse.is_current:
+            self._begin()
+        elif not self._unchanged():
+            c = self._coefficients()
+            c.copy(self._x)
+            c.destroy()
+        self._assign(self._x)
         self._error = None
         what = f"The coarse nonlinear solver ({self._prefix}) failed"
         try:
             with readable_errors(what), self._options_set():
                 self._solver.solve(None, self._x)
         except BaseException:
-            # PETSc left in the middle keeps locks on vectors: make all anew.
-            self._destroy_coarse()
+            # PETSc left in the middle keeps locks on vectors: make them anew.
+            self._free_vectors()
             raise
-        self._assembled_at = None
+        self._free(self._filled_at)
+        self._filled_at = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         self._assign(self._x)
+        self._left = self._free_values()
         self._check_converged()
         return self.u
 
-    def _create_coarse(self) -> None:
-        """All that depends on P, the start of SNES among it. Collective."""
-        self._destroy_coarse()
-        P = self.W.P
-        self._coarse = [P.createVecRight(), P.createVecRight(), P.createVecRight()]
-        self._x, f, self._right = self._coarse
-        self._project()
-        self._assign(self._x)
+    def _begin(self) -> None:
+        """For the first solve, or after P has changed: start, A_0 there, and SNES. Collective."""
+        x = self._own(self._coefficients())
+        self._assign(x)
         self._assemble_jacobian()
-        self._product = GalerkinProduct(self._A, self.W)
-        self._A0 = self._product.A0
-        self._A0.setOptionsPrefix(f"{self._prefix}A0_")
-        self._coarse.append(self._A0)
-        # The product was formed with the values at the start: SNES need not do it again.
-        self._assembled_at = self._x.copy()
-        self._coarse.append(self._assembled_at)
-        # PETSc keeps what it is given where Python's collector does not look.
-        me = weakref.ref(self)
-        self._solver.setFunction(_compute_residual, f, args=(me,))
-        self._solver.setJacobian(_compute_jacobian, self._A0, args=(me,))
-        self._layout = self.W.layout
+        renewed = self._coarse.refresh(self._A)
+        if renewed or self._x is None:
+            self._free_vectors()
+            self._f = self._own(x.duplicate())
+            # PETSc keeps what it is given where Python's collector does not look.
+            me = weakref.ref(self)
+            self._solver.setFunction(_compute_residual, self._f, args=(me,))
+            self._solver.setJacobian(_compute_jacobian, self._coarse.A0, args=(me,))
+        self._free(self._x)
+        self._x, self._filled_at = x, self._own(x.copy())
 
-    def _destroy_coarse(self) -> None:
-        if self._coarse:
+    def _free_vectors(self) -> None:
+        """Also those that SNES holds. Collective."""
+        if self._x is not None:
             self._solver.reset()
-        for item in reversed(self._coarse):
-            item.destroy()
-        self._coarse.clear()
-        self._A0 = self._product = None
-        self._free_gram()
-        self._layout = -1
+        self._free(self._x, self._f, self._filled_at)
+        self._x = self._f = self._filled_at = None
 
-    def _free_gram(self) -> None:
-        for item in (self._gram_solver, self._gram):
-            if item is not None:
-                item.destroy()
-        self._gram = self._gram_solver = None
+    def _free_values(self) -> FloatArray:
+        """Values of ``u`` at the owned dofs without Dirichlet condition, shape ``(n,)``."""
+        free = ~self.W.dirichlet
+        return self.u.x.array[: free.size][free]
 
     def _unchanged(self) -> bool:
         """Whether ``u`` at the free dofs is what the last solve left there. Collective."""
-        free = ~self.W.dirichlet
-        mine = np.array_equal(self.u.x.array[: free.size][free], self._fine.array_r[free])
+        mine = self._left is not None and np.array_equal(self._left, self._free_values())
         return bool(self.W.comm.allreduce(mine, op=MPI.LAND))
 
-    def _project(self) -> None:
-        """Set x to the coefficients of ``u`` at the free dofs. Collective."""
-        if self._revision != self.W.revision:
-            self._free_gram()
-            self._revision = self.W.revision
-        self._fine.array_w[:] = self.u.x.array[: self._fine.getLocalSize()]
-        assemble_coarse_vector(self._fine, self.W, self._right)
-        size = self._right.norm()
-        if not np.isfinite(size):
+    def _coefficients(self) -> PETSc.Vec:
+        """Coefficients of ``u`` at the free dofs. Collective; the caller destroys them."""
+        values = self._free_values()
+        found = np.array([not np.isfinite(values).all(), values.any()], dtype=np.int32)
+        self.W.comm.Allreduce(MPI.IN_PLACE, found, op=MPI.MAX)
+        if found[0]:
             raise RuntimeError(
                 "The start of the nonlinear solver, u, has NaN or infinite entries; expected "
                 "finite ones."
             )
-        if size == 0.0:
-            self._x.set(0.0)
-            return
-        if self._gram_solver is None:
-            self._gram = self.W.P.transposeMatMult(self.W.P)
-            self._gram_solver = create_coarse_solver(self._gram, "msnn_projection_")
-        solve_coarse(self._gram_solver, self._right, self._x)
+        # Zero is a usual start, and needs no projection.
+        return self.W.coefficients(self.u) if found[1] else self.W.P.createVecRight()
 
     def _assign(self, x: PETSc.Vec) -> None:
         """Set ``u`` to P x + g. Collective."""
-        self.W.P.mult(x, self._fine)
-        set_function(self.u, self._fine)
+        self.W.prolong(x, self.u)
         self.u.x.array[:] += self._lift
 
     def _assemble_jacobian(self) -> None:
@@ -322,13 +291,14 @@ class NonlinearProblem(Owner):
         assemble_coarse_vector(self._b, self.W, f)
 
     def _jacobian(self, x: PETSc.Vec) -> None:
-        if self._assembled_at is not None and self._assembled_at.equal(x):
+        # At the start it may have been filled already.
+        if self._filled_at is not None and self._filled_at.equal(x):
             return
-        self._assembled_at = None
+        self._free(self._filled_at)
+        self._filled_at = None
         self._assign(x)
         self._assemble_jacobian()
-        assert self._product is not None
-        self._product.assemble(self._A)
+        self._coarse.refresh(self._A)
 
     def _check_converged(self) -> None:
         reason, count = self._solver.getConvergedReason(), self._solver.getIterationNumber()
@@ -346,8 +316,74 @@ class NonlinearProblem(Owner):
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
-        self._destroy_coarse()
+        if not self._destroyed:
+            self._free_vectors()
         super().destroy()
+
+
+class PicardProblem(NonlinearProblem):
+    """Solve a(u; u, v) = L(v) in a multiscale space by Picard's fixed-point iteration.
+
+    The matrix of each step is that of a(u_k; ·, ·): in SNES a Newton method with that for Jacobian
+    (defect correction). Convergence is linear at best, and where the coefficient is steep the steps
+    may swing to and fro: ``snes_linesearch_damping`` shortens them.
+
+    Args:
+        a: Bilinear form, with ``u`` among its coefficients.
+        L: Linear form.
+        u: The unknown, a function in ``V``; the start of the first solve, and the solution.
+        W: Multiscale space.
+        petsc_options_prefix: As in :class:`NonlinearProblem`.
+        bcs: As in :class:`NonlinearProblem`.
+        petsc_options: As in :class:`NonlinearProblem`. Defaults here: ``snes_linesearch_type``
+            ``basic`` and ``snes_max_it`` 200.
+        mat_type: As in :class:`NonlinearProblem`.
+        form_compiler_options: Passed to DOLFINx.
+        jit_options: Passed to DOLFINx.
+
+    Raises:
+        ValueError: If an argument does not fit ``W``.
+
+    Note:
+        Creation is collective.
+    """
+
+    _defaults: ClassVar[dict[str, object]] = {"snes_linesearch_type": "basic", "snes_max_it": 200}
+
+    def __init__(
+        self,
+        a: ufl.Form,
+        L: ufl.Form,
+        u: Function,
+        W: MultiscaleFunctionSpace,
+        *,
+        petsc_options_prefix: str,
+        bcs: Sequence[DirichletBC] = (),
+        petsc_options: Mapping[str, object] | None = None,
+        mat_type: str | None = None,
+        form_compiler_options: CompilerOptions | None = None,
+        jit_options: CompilerOptions | None = None,
+    ) -> None:
+        super().__init__(
+            L,
+            u,
+            W,
+            petsc_options_prefix=petsc_options_prefix,
+            bcs=bcs,
+            J=a,
+            petsc_options=petsc_options,
+            mat_type=mat_type,
+            form_compiler_options=form_compiler_options,
+            jit_options=jit_options,
+        )
+
+    @staticmethod
+    def _check_forms(
+        L: ufl.Form, a: ufl.Form | None, u: Function, W: MultiscaleFunctionSpace
+    ) -> tuple[ufl.Form, ufl.Form]:
+        forms.check_form(a, W.V, "a")  # type: ignore[arg-type]  # refuses None
+        forms.check_arguments(L, [W.V], "L")
+        return ufl.action(a, u) - L, a  # type: ignore[return-value]  # it is none
 
 
 def _compute_residual(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,31 +15,25 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx import fem
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_mat_type, check_options, check_prefix
-from dolfinx_msnn._utils.solvers import solve_coarse
+from dolfinx_msnn._utils.forms import identify
+from dolfinx_msnn._utils.functions import dirichlet_lift
+from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
+from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.problems.bdf import Steps, check_order, check_step
-from dolfinx_msnn.problems.block_forms import (
-    Watch,
-    as_bilinear_blocks,
-    as_linear_blocks,
-    bcs_of_fields,
-    check_blocks,
-    check_settings,
-    is_list,
-)
 from dolfinx_msnn.problems.blocks import (
-    CoarseBlocks,
     FineBlocks,
+    Watch,
     assemble_loads,
-    create_block_solver,
+    bcs_of_fields,
+    bilinear_blocks,
+    is_list,
+    linear_blocks,
 )
+from dolfinx_msnn.problems.coarse_system import CoarseSystem
 from dolfinx_msnn.problems.linear import check_conditions
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
-
-#: Factors kept for different step sizes.
-MAX_FACTORS = 3
 
 #: When a space has been updated in place.
 LOST = (
@@ -53,21 +47,17 @@ class _Level:
     """What is remembered of the solution u = P c + g at one time.
 
     Attributes:
-        c: Coarse coefficients; ``None`` if the solution is not in the present space.
-        momentum: R M u, the coarse vector that the time derivative needs.
-        lift: g, owned values for each field.
-        fine: Owned values of u for each field, if they have been computed.
+        fine: Local values of u for each field, with ghosts; ``None`` until they are asked for.
+        momentum: R M u, the coarse vector that the time derivative needs. It is the system's, as
+            ``c`` is; ``None`` before there is one.
+        c: Coarse coefficients; meaningless if ``fine`` is older than the system.
+        lift: g, local values for each field.
     """
 
-    c: PETSc.Vec | None
-    momentum: PETSc.Vec
-    lift: list[FloatArray]
-    fine: list[FloatArray] | None = None
-
-    def destroy(self) -> None:
-        self.momentum.destroy()
-        if self.c is not None:
-            self.c.destroy()
+    fine: list[FloatArray] | None
+    momentum: PETSc.Vec = None
+    c: PETSc.Vec = None
+    lift: list[FloatArray] = field(default_factory=list)
 
 
 class TransientProblem(Owner):
@@ -140,8 +130,6 @@ class TransientProblem(Owner):
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
-        self._solvers: dict[float, PETSc.KSP] = {}
-        self._levels: list[_Level] = []
         spaces: list[MultiscaleFunctionSpace] = list(W) if isinstance(W, Sequence) else [W]
         functions: list[Function] = list(u) if isinstance(u, Sequence) else [u]
         if not spaces or not all(isinstance(w, MultiscaleFunctionSpace) for w in spaces):
@@ -149,42 +137,31 @@ class TransientProblem(Owner):
                 "W must be a MultiscaleFunctionSpace or a sequence of them, got "
                 f"{[type(w).__name__ for w in spaces]}."
             )
-        comm, num = spaces[0].comm, len(spaces)
+        comm = spaces[0].comm
         super().__init__(comm)
-        with collective_errors(comm):
-            check_prefix(petsc_options_prefix)
-            check_options(petsc_options)
-            check_mat_type(mat_type)
+        with collective_errors(comm) as checks:
+            options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
             check_order(order)
             check_step(dt)
             time = float(time)
             if any(w.V.mesh._cpp_object is not spaces[0].V.mesh._cpp_object for w in spaces):
                 raise ValueError("The spaces are on different meshes; expected one mesh.")
-            if len(functions) != num:
-                raise ValueError(f"Got {len(functions)} functions u for {num} spaces W.")
+            if len(functions) != len(spaces):
+                raise ValueError(f"Got {len(functions)} functions u for {len(spaces)} spaces W.")
             for w, function in zip(spaces, functions, strict=True):
                 w.check_member(function)
-            M, A = (as_bilinear_blocks(f, num, name) for f, name in ((m, "m"), (a, "a")))
-            loads = as_linear_blocks(L, num, "L")
             V = [w.V for w in spaces]
-            for i in range(num):
-                for rows, name in ((M, "m"), (A, "a")):
-                    place = name if num == 1 else f"{name}[{i}][{{}}]"
-                    check_blocks(rows[i], [(V[i], other) for other in V], place)
-            check_blocks(loads, [(v,) for v in V], "L" if num == 1 else "L[{}]")
+            M, A = bilinear_blocks(m, V, "m"), bilinear_blocks(a, V, "a")
+            loads = linear_blocks(L, V, "L")
             by_field = bcs_of_fields(bcs, V)
-        check_settings(
-            spaces,
-            m=M,
-            a=A,
-            L=loads,
-            dt=float(dt),
-            order=order,
-            time=time,
-            petsc_options_prefix=petsc_options_prefix,
-            petsc_options=dict(petsc_options or {}),
-            mat_type=mat_type,
-        )
+            checks.agree(
+                m=[[identify(f) for f in row] for row in M],
+                a=[[identify(f) for f in row] for row in A],
+                L=[identify(f) for f in loads],
+                dt=float(dt),
+                order=order,
+                time=time,
+            )
         for w, conditions in zip(spaces, by_field, strict=True):
             check_conditions(conditions, w)
         compile_form = partial(
@@ -195,18 +172,19 @@ class TransientProblem(Owner):
         self._single = not is_list(W)
         self._functions: list[Function] = functions
         self._bcs = by_field
-        self._prefix, self._options = petsc_options_prefix, dict(petsc_options or {})
+        self._prefix, self._options = petsc_options_prefix, options
         self._steps = Steps(dt, order, time)
         self._order = order
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]
-        self._watch = Watch(loads)
+        self._watch_loads = Watch(loads)
         self._watch_operators = Watch([f for rows in (*M, *A) for f in rows])
         self._M = self._own(FineBlocks(M, kind, compile_form))
         self._A = self._own(FineBlocks(A, kind, compile_form))
-        self._coarse: CoarseBlocks | None = None
-        self._load: list[PETSc.Vec] = []
+        self._operators = [self._own(CoarseOperator(w)) for w in spaces]
+        self._system: CoarseSystem | None = None
+        # The newest first.
+        self._levels = [_Level([function.x.array.copy() for function in functions])]
         self._lift: list[FloatArray] = []
-        self._initial = [self._owned_values(k) for k in range(num)]
 
     # ---- what can be asked ----
 
@@ -233,14 +211,12 @@ class TransientProblem(Owner):
     @property
     def M0(self) -> PETSc.Mat:
         """The coarse (block) matrix of ``m``; assembled if it is not yet (collective then)."""
-        self._ready()
-        return self._M0
+        return self._ready().M0
 
     @property
     def A0(self) -> PETSc.Mat:
         """The coarse (block) matrix of ``a``; assembled if it is not yet (collective then)."""
-        self._ready()
-        return self._A0
+        return self._ready().A0
 
     # ---- what can be done ----
 
@@ -259,34 +235,7 @@ class TransientProblem(Owner):
         Note:
             Collective.
         """
-        self._check_alive()
-        past = self._past()
-        # Products are kept while P is the same.
-        keep = self._coarse if self._coarse is not None and self._is_current() else None
-        self._release(keep)
-        self._M.assemble()
-        self._A.assemble()
-        for w, row in zip(self.spaces, zip(*self._A.matrices, strict=True), strict=True):
-            given = next((A for A in row if A is not None), None)
-            if given is not None:
-                w.match_type(given)
-        self._coarse = self._own(CoarseBlocks(self.spaces) if keep is None else keep)
-        self._M0 = self._own(self._coarse.matrix(self._M))
-        self._A0 = self._own(self._coarse.matrix(self._A))
-        self._load = [self._own(self._A0.createVecLeft()) for _ in range(3)]
-        self._x, self._b = self._own(self._A0.createVecRight()), self._own(self._A0.createVecLeft())
-        if not past:
-            past = [(self._initial, self._lifts())]
-            self._initial = []
-        for fine, lift in past:
-            momentum = self._A0.createVecLeft()
-            self._coarse.restrict(self._M.apply(fine), momentum)
-            self._levels.append(_Level(None, momentum, lift, fine))
-        self._assemble_load()
-        self._lift = self._lifts()
-        self._assemble_lift()
-        self._watch.changed()
-        self._watch_operators.changed()
+        self._assemble()
 
     def step(self, dt: float | None = None, *, prolong: bool = True) -> Any:
         """Do one step.
@@ -308,14 +257,13 @@ class TransientProblem(Owner):
         """
         self._check_alive()
         if dt is not None:
-            with collective_errors(self.spaces[0].comm):
+            with collective_errors(self.spaces[0].comm) as checks:
                 check_step(dt)
-            check_same(self.spaces[0].comm, dt=float(dt))
-        self._ready()
-        self._refresh()
+                checks.agree(dt=float(dt))
+        system = self._refreshed()
         before, self._steps.dt = self._steps.dt, self._steps.dt if dt is None else float(dt)
         try:
-            self._advance(self._steps.coefficients)
+            self._advance(system, self._steps.coefficients)
         except BaseException:
             self._steps.dt = before
             raise
@@ -339,169 +287,117 @@ class TransientProblem(Owner):
         Note:
             Collective.
         """
-        self._check_alive()
-        self._ready()
-        self._refresh()
-        self._advance(np.zeros(1))
+        self._advance(self._refreshed(), np.zeros(1))
         self._steps.restart()
         return self.prolong() if prolong else self.u
 
     def prolong(self) -> Any:
         """Compute ``u`` = P c + g after the last step. Collective."""
         self._check_alive()
-        self._ready()
-        level = self._levels[0]
-        level.fine = self._fine(level)
-        if level.fine is None:
+        fine = self._fine(self._levels[0])
+        if fine is None:
             raise RuntimeError(LOST)
-        for function, values in zip(self._functions, level.fine, strict=True):
-            function.x.array[: len(values)] = values
-            function.x.scatter_forward()
+        for function, values in zip(self._functions, fine, strict=True):
+            function.x.array[:] = values
         return self.u
-
-    def destroy(self) -> None:
-        """Free the PETSc objects of this problem (not those of the spaces). Collective."""
-        self._release()
-        super().destroy()
 
     # ---- how ----
 
-    def _ready(self) -> None:
+    def _ready(self) -> CoarseSystem:
+        """The coarse system; assembled if it is not yet (collective then)."""
         self._check_alive()
-        if self._coarse is None:
-            self.assemble()
+        return self._assemble() if self._system is None else self._system
 
-    def _is_current(self) -> bool:
-        """Whether all ranks have the prolongations they had. Collective."""
-        assert self._coarse is not None
-        return bool(self.spaces[0].comm.allreduce(self._coarse.is_current(), op=MPI.LAND))
-
-    def _release(self, keep: CoarseBlocks | None = None) -> None:
-        """Free all that depends on P or on coefficients, but for ``keep``. Collective."""
-        for solver in self._solvers.values():
-            solver.destroy()
-        self._solvers.clear()
-        for level in self._levels:
-            level.destroy()
-        self._levels.clear()
-        # All but the fine matrices.
-        while len(self._owned) > 2:
-            item = self._owned.pop()
-            if item is not keep:
-                item.destroy()
-        self._coarse = None
-
-    def _owned_values(self, k: int) -> FloatArray:
-        V = self.spaces[k].V
-        size = V.dofmap.index_map.size_local * V.dofmap.index_map_bs
-        return self._functions[k].x.array[:size].copy()
-
-    def _fine(self, level: _Level) -> list[FloatArray] | None:
-        """Owned values of the solution at one time; ``None`` if they are lost. Collective."""
-        if level.fine is not None:
-            return level.fine
-        assert self._coarse is not None
-        if not self._coarse.is_intact():
-            return None
-        inside = self._coarse.prolong(level.c)
-        return [values + g for values, g in zip(inside, level.lift, strict=True)]
-
-    def _past(self) -> list[tuple[list[FloatArray], list[FloatArray]]]:
-        """The solution and its lift at the last times, newest first. Collective."""
-        past: list[tuple[list[FloatArray], list[FloatArray]]] = []
-        for level in self._levels:
-            fine = self._fine(level)
-            if fine is None:
-                if not past:
-                    raise RuntimeError(LOST)
-                self._steps.restart()
-                break
-            past.append((fine, level.lift))
-        return past
-
-    def _lifts(self) -> list[FloatArray]:
-        """Present Dirichlet values, zero elsewhere; owned values for each field."""
-        lifts = []
-        for w, bcs in zip(self.spaces, self._bcs, strict=True):
-            V = w.V
-            bs, index_map = V.dofmap.index_map_bs, V.dofmap.index_map
-            values = np.zeros(bs * (index_map.size_local + index_map.num_ghosts))
-            for bc in bcs:
-                bc.set(values)
-            lifts.append(values[: bs * index_map.size_local])
-        return lifts
-
-    def _assemble_load(self) -> None:
-        assert self._coarse is not None
-        self._coarse.restrict(assemble_loads(self._L), self._load[0])
-
-    def _assemble_lift(self) -> None:
-        """R A g and R M g. Collective."""
-        assert self._coarse is not None
-        for target, operator in zip(self._load[1:], (self._A, self._M), strict=True):
-            self._coarse.restrict(operator.apply(self._lift), target)
-
-    def _refresh(self) -> None:
-        """Assemble what has changed since the last step. Collective."""
-        assert self._coarse is not None
-        lifts = self._lifts()
+    def _refreshed(self) -> CoarseSystem:
+        """The coarse system, what has changed since the last step assembled anew. Collective."""
+        system = self._ready()
+        lift = self._lifts()
         new = np.array(
             [
-                self._watch.changed(),
-                not all(map(np.array_equal, lifts, self._lift)),
-                not self._coarse.is_current() or self._watch_operators.changed(),
+                not system.is_current() or self._watch_operators.changed(),
+                self._watch_loads.changed(),
+                not all(map(np.array_equal, lift, self._lift)),
             ],
             dtype=np.int32,
         )
         self.spaces[0].comm.Allreduce(MPI.IN_PLACE, new, op=MPI.MAX)
-        if new[2]:
-            self.assemble()
-            return
         if new[0]:
-            self._assemble_load()
+            return self._assemble()
         if new[1]:
-            self._lift = lifts
-            self._assemble_lift()
+            system.restrict(assemble_loads(self._L), system.load)
+        if new[2]:
+            self._take_lift(system, lift)
+        return system
 
-    def _solver(self, shift: float) -> PETSc.KSP:
-        """The factors of shift M_0 + A_0. Collective."""
-        if shift in self._solvers:
-            # The last one used is the last to go.
-            self._solvers[shift] = self._solvers.pop(shift)
-            return self._solvers[shift]
-        while len(self._solvers) >= MAX_FACTORS:
-            self._solvers.pop(next(iter(self._solvers))).destroy()
-        K = self._A0.copy()
-        try:
-            if shift:
-                K.axpy(shift, self._M0, structure=PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)
-            solver = create_block_solver(K, self._prefix, self._options)
-        finally:
-            # The solver keeps it.
-            K.destroy()
-        self._solvers[shift] = solver
-        return solver
+    def _assemble(self) -> CoarseSystem:
+        """Everything anew, but for the symbolic products where P is the same. Collective."""
+        self._check_alive()
+        past = self._past()
+        self._free(self._system)
+        self._system = None
+        self._M.assemble()
+        self._A.assemble()
+        system = CoarseSystem(self._operators, self._M, self._A, self._prefix, self._options)
+        self._own(system)
+        self._levels = [_Level(level.fine, system.vector(), system.vector()) for level in past]
+        for level in self._levels:
+            system.restrict(self._M.apply(level.fine), level.momentum)
+        system.restrict(assemble_loads(self._L), system.load)
+        self._take_lift(system, self._lifts())
+        self._watch_loads.changed()
+        self._watch_operators.changed()
+        self._system = system
+        return system
 
-    def _advance(self, coefficients: FloatArray) -> None:
+    def _past(self) -> list[_Level]:
+        """The levels with their fine values, newest first, as far as they are known. Collective."""
+        known: list[_Level] = []
+        for level in self._levels:
+            if self._fine(level) is None:
+                if not known:
+                    raise RuntimeError(LOST)
+                self._steps.restart()
+                break
+            known.append(level)
+        self._levels = known
+        return known
+
+    def _fine(self, level: _Level) -> list[FloatArray] | None:
+        """Local values of the solution at one time; ``None`` if they are lost. Collective."""
+        if level.fine is None and self._system is not None and self._system.is_intact():
+            inside = self._system.prolong(level.c)
+            level.fine = [values + g for values, g in zip(inside, level.lift, strict=True)]
+        return level.fine
+
+    def _lifts(self) -> list[FloatArray]:
+        """Local values of the present Dirichlet lift of each field. Collective."""
+        pairs = zip(self.spaces, self._bcs, strict=True)
+        return [dirichlet_lift(w.V, bcs).x.array.copy() for w, bcs in pairs]
+
+    def _take_lift(self, system: CoarseSystem, lift: list[FloatArray]) -> None:
+        """R A g and R M g. Collective."""
+        self._lift = lift
+        system.restrict(self._A.apply(lift), system.stiff_lift)
+        system.restrict(self._M.apply(lift), system.mass_lift)
+
+    def _advance(self, system: CoarseSystem, coefficients: FloatArray) -> None:
         """One step with the given coefficients c/dt, of the present and the past levels."""
         shift = float(coefficients[0])
-        load, stiff, momentum = self._load
-        b = self._b
-        load.copy(b)
-        b.axpy(-1.0, stiff)
-        b.axpy(-shift, momentum)
-        for c, level in zip(coefficients[1:], self._levels, strict=False):
-            if c:
-                b.axpy(-float(c), level.momentum)
-        solve_coarse(self._solver(shift), b, self._x)
-        # The oldest level makes room for the new one.
-        oldest = self._levels.pop() if len(self._levels) == self._order else None
-        new = oldest if oldest is not None and oldest.c is not None else None
-        if new is None:
-            if oldest is not None:
-                oldest.destroy()
-            new = _Level(self._x.duplicate(), self._x.duplicate(), [])
-        self._x.copy(new.c)
-        self._M0.multAdd(self._x, momentum, new.momentum)
+        b, x = system.load.copy(), system.load.duplicate()
+        try:
+            b.axpy(-1.0, system.stiff_lift)
+            b.axpy(-shift, system.mass_lift)
+            for c, level in zip(coefficients[1:], self._levels, strict=False):
+                if c:
+                    b.axpy(-float(c), level.momentum)
+            system.solve(shift, b, x)
+            # The oldest level makes room for the new one.
+            full = len(self._levels) == self._order
+            new = self._levels.pop() if full else _Level(None, system.vector(), system.vector())
+            x.copy(new.c)
+        finally:
+            b.destroy()
+            x.destroy()
+        system.M0.multAdd(new.c, system.mass_lift, new.momentum)
         new.lift, new.fine = self._lift, None
         self._levels.insert(0, new)

@@ -18,12 +18,12 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.compat import require_real
-from dolfinx_msnn._utils.functions import set_function
+from dolfinx_msnn._utils.functions import set_to_product
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, is_aij, sweep
 from dolfinx_msnn._utils.typing import BoolArray, DirichletBC, Function, FunctionSpace, LongArray
 from dolfinx_msnn.space import storage
-from dolfinx_msnn.space.projection import least_squares
+from dolfinx_msnn.space.projection import create_projection_solver, least_squares
 from dolfinx_msnn.space.prolongation import CoarseDofs
 from dolfinx_msnn.space.update import Source
 
@@ -65,6 +65,7 @@ class MultiscaleFunctionSpace(Owner):
         self.V = V
         self._P: PETSc.Mat = self._own(P)
         self._R: PETSc.Mat | None = None
+        self._projection_solver: PETSc.KSP | None = None
         self._source = source
         self.dirichlet = dirichlet
         self.timings: dict[str, float] = {} if timings is None else timings
@@ -146,12 +147,7 @@ class MultiscaleFunctionSpace(Owner):
                     f"{self.num_dofs} coarse dofs."
                 )
         u = fem.Function(self.V) if u is None else u
-        fine = P.createVecLeft()
-        try:
-            P.mult(coefficients, fine)
-            set_function(u, fine)
-        finally:
-            fine.destroy()
+        set_to_product(u, P, coefficients)
         return u
 
     def match_type(self, A: PETSc.Mat) -> None:
@@ -177,7 +173,7 @@ class MultiscaleFunctionSpace(Owner):
                 "expected the same type (give mat_type to one of them)."
             )
         self.P.convert(wanted)
-        self._forget_R()
+        self._forget()
 
     def changes(self) -> dict[int, float]:
         """How much each local problem has changed since its modes were computed.
@@ -226,17 +222,17 @@ class MultiscaleFunctionSpace(Owner):
             return rebuilt
         self._set_dofs(dofs)
         self.revision += 1
-        self._forget_R()
+        self._forget()
         if replaced is not None:
             self._free(P)
             self._P = self._own(replaced)
             self.layout += 1
         return rebuilt
 
-    def _forget_R(self) -> None:
-        """P has changed: R is formed anew when it is asked for. Collective."""
-        self._free(self._R)
-        self._R = None
+    def _forget(self) -> None:
+        """P has changed: what was made of it is made anew when it is asked for. Collective."""
+        self._free(self._R, self._projection_solver)
+        self._R = self._projection_solver = None
 
     @property
     def _updatable(self) -> Source:
@@ -264,7 +260,15 @@ class MultiscaleFunctionSpace(Owner):
         P = self.P
         with collective_errors(self.comm):
             self.check_member(f)
-        return least_squares(P, f, M)
+        if M is None:
+            if self._projection_solver is None:
+                self._projection_solver = self._own(create_projection_solver(P))
+            return least_squares(P, self._projection_solver, f)
+        solver = create_projection_solver(P, M)
+        try:
+            return least_squares(P, solver, f, M)
+        finally:
+            solver.destroy()
 
     def interpolate(self, f: Function) -> Function:
         """The member of the space that is closest to ``f`` at the fine nodes (least squares).
@@ -375,4 +379,4 @@ class MultiscaleFunctionSpace(Owner):
     def destroy(self) -> None:
         """Free the PETSc matrices. Collective; calling it again does nothing."""
         super().destroy()
-        self._R = self._source = None
+        self._R = self._projection_solver = self._source = None

@@ -10,11 +10,24 @@ from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import Function
 
 
-def least_squares(P: PETSc.Mat, f: Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
+def create_projection_solver(P: PETSc.Mat, M: PETSc.Mat | None = None) -> PETSc.KSP:
+    """A solver with PᵀMP for :func:`least_squares`. Collective; the caller destroys it."""
+    gram = P.transposeMatMult(P) if M is None else M.ptap(P)
+    try:
+        return create_coarse_solver(gram, "msnn_projection_")
+    finally:
+        # The solver keeps it.
+        gram.destroy()
+
+
+def least_squares(
+    P: PETSc.Mat, solver: PETSc.KSP, f: Function, M: PETSc.Mat | None = None
+) -> PETSc.Vec:
     """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
 
     Args:
         P: Prolongation.
+        solver: From :func:`create_projection_solver`, for the same P and M.
         f: A function in the fine space.
         M: Fine symmetric matrix; default the identity.
 
@@ -24,12 +37,9 @@ def least_squares(P: PETSc.Mat, f: Function, M: PETSc.Mat | None = None) -> PETS
     Note:
         Collective.
     """
-    gram = P.transposeMatMult(P) if M is None else M.ptap(P)
     fine, image = P.createVecLeft(), P.createVecLeft()
     right, c = P.createVecRight(), P.createVecRight()
-    solver: PETSc.KSP = None
     try:
-        solver = create_coarse_solver(gram, "msnn_projection_")
         fine.array_w[:] = f.x.array[: fine.getLocalSize()]
         if M is not None:
             M.mult(fine, image)
@@ -39,7 +49,6 @@ def least_squares(P: PETSc.Mat, f: Function, M: PETSc.Mat | None = None) -> PETS
         c.destroy()
         raise
     finally:
-        for item in (solver, gram, fine, image, right):
-            if item is not None:
-                item.destroy()
+        for item in (fine, image, right):
+            item.destroy()
     return c

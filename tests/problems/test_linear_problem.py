@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""LinearProblem: boundary conditions, kernels, many right-hand sides, new coefficients."""
+"""LinearProblem: boundary conditions, null spaces, many right-hand sides, new coefficients."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from utils import (
     elasticity,
     gather_function,
     gather_matrix,
+    gather_rows,
     gather_vector,
     mass,
     rough,
 )
 
 import ufl
-from dolfinx import fem
+from dolfinx import fem, la
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
@@ -120,7 +121,7 @@ def test_boundary_conditions(kind):
 
 @pytest.mark.parametrize("vector", [False, True])
 def test_pure_neumann(vector):
-    """An incompatible load is made compatible; the solution is orthogonal to the kernel."""
+    """An incompatible load is made compatible; the solution is orthogonal to the null space."""
     V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)) if vector else ("Lagrange", 1))
     a = elasticity(V, kappa) if vector else diffusion(V, kappa)
     if vector:
@@ -178,7 +179,7 @@ def test_pure_neumann_against_the_fine_solution():
 
 
 def test_roller():
-    """Conditions on one component leave the other one free to slide: a kernel with conditions."""
+    """With conditions on one component the body is free to slide along the other one."""
     V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)))
     a, bcs = elasticity(V, kappa), [clamp(V, left, 0.1, component=0)]
     f = [1 + x[0], ufl.cos(np.pi * x[1])]
@@ -201,6 +202,87 @@ def test_roller():
                 expected = uh.x.array.copy()
                 bc.set(expected)
                 np.testing.assert_array_equal(uh.x.array, expected)
+
+
+def test_pin():
+    """Held in one node a body may still turn about it, which is none of the motions by itself."""
+    V, kappa, coarse, v, x = setting(element=("Lagrange", 1, (2,)))
+    a = elasticity(V, kappa)
+    bcs = [clamp(V, lambda p: left(p) & np.isclose(p[1], 0.0), 0.1)]
+    roller = clamp(V, lambda p: left(p) & np.isclose(p[1], 1.0), component=0)
+    turn = [lambda p: np.array([p[1], -p[0]]), ufl.as_vector([x[1], -x[0]])]
+    f = ufl.as_vector([1 + x[0], ufl.cos(np.pi * x[1])])
+
+    def moment(u):
+        return COMM.allreduce(fem.assemble_scalar(fem.form(ufl.inner(u, turn[1]) * ufl.dx)))
+
+    # The moment about the pin, for which nothing makes up, is taken out of the load.
+    compatible = f - moment(f) / moment(turn[1]) * turn[1]
+    u = fine_solution(a, ufl.inner(compatible, v) * ufl.dx, [*bcs, roller])
+    z = fem.Function(V)
+    z.interpolate(turn[0])
+    u.x.array[:] -= 0.1
+    u.x.array[:] -= moment(u) / moment(z) * z.x.array
+    u.x.array[:] += 0.1
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(20), a, mass(V, kappa), bcs) as W,
+        LinearProblem(a, ufl.inner(f, v) * ufl.dx, W, bcs=bcs, petsc_options_prefix="pin_") as p,
+    ):
+        uh = p.solve()
+        # The lift, here the values in one node, is not among what is made orthogonal.
+        lift = fem.Function(V)
+        bcs[0].set(lift.x.array)
+        lift.x.scatter_forward()
+        assert abs(moment(uh - lift)) < 1e-12
+        expected = uh.x.array.copy()
+        bcs[0].set(expected)
+        np.testing.assert_array_equal(uh.x.array, expected)
+        uh.x.array[:] -= moment(uh - 0.1 * ufl.as_vector([1, 1])) / moment(z) * z.x.array
+        assert relative(uh, u) < 0.05
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_null_space_follows_the_space_and_the_form(vector):
+    """P refilled in place, and a Robin condition that comes and goes."""
+    V, kappa, coarse, v, x = setting(
+        n=12, element=("Lagrange", 1, (2,)) if vector else ("Lagrange", 1)
+    )
+    a = elasticity(V, kappa) if vector else diffusion(V, kappa)
+    spring = fem.Constant(V.mesh, 0.0)
+    a += spring * ufl.inner(ufl.TrialFunction(V), v) * ufl.ds
+    f = 1 + ufl.cos(np.pi * x[0]) + x[1]
+    L = ufl.inner(ufl.as_vector([f, 2 * f]) if vector else f, v) * ufl.dx
+    with (
+        multiscale_functionspace(
+            V, coarse, SpectralBasis(5), a, mass(V, kappa), updatable=True
+        ) as W,
+        LinearProblem(a, L, W, petsc_options_prefix="follow_") as problem,
+    ):
+
+        def check():
+            u = gather_function(problem.solve())
+            P, A, b = gather_matrix(W.P), gather_matrix(problem.A), gather_vector(problem.b)
+            expected = P @ np.linalg.lstsq((P.T @ A @ P).toarray(), P.T @ b, rcond=1e-12)[0]
+            difference = u - expected
+            assert difference @ (A @ difference) < 1e-14 * (expected @ (A @ expected))
+            return b, gather_rows(COMM, load.array[: problem.b.getLocalSize()])
+
+        load = fem.assemble_vector(fem.form(L))
+        load.scatter_reverse(la.InsertMode.add)
+        check()
+        kappa.x.array[:] = cell_field(V.mesh, rough(1e3)).x.array
+        W.update()
+        assert (W.revision, W.layout) == (1, 0)
+        check()
+        spring.value = 2.0
+        problem.assemble()
+        taken, given = check()
+        # Nothing of the load is taken out any more.
+        np.testing.assert_allclose(taken, given, atol=1e-12 * np.abs(given).max())
+        spring.value = 0.0
+        problem.assemble()
+        taken, given = check()
+        assert np.abs(taken - given).max() > 0.1 * np.abs(given).max()
 
 
 @pytest.mark.parametrize("num_modes", [1, 2, 3, 80])

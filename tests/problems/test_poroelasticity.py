@@ -152,7 +152,7 @@ def test_against_dense_blocks(order):
         whole = gather(problem.A0).toarray()
         expected = P.T @ A @ P
         np.testing.assert_allclose(np.linalg.norm(whole), np.linalg.norm(expected), rtol=1e-12)
-        assert next(iter(problem._solvers.values())).getPC().getType() == "lu"
+        assert next(iter(problem._system._solvers.values())).getPC().getType() == "lu"
     for w in W:
         w.destroy()
 
@@ -264,8 +264,8 @@ def test_wrong_inputs_on_one_rank():
     refused("a must be 2 lists of 2", a=[[stiff, coupling]])
     refused("a must be 2 lists of 2", a=[stiff, coupling])
     refused("a must be 2 lists of 2", a=stiff)
-    refused(r"arguments of a\[0\]\[1\] are on other", a=[[stiff, flow], [None, flow]])
-    refused(r"a\[1\]\[0\] must be a UFL bilinear form or None", a=[[stiff, None], [0, flow]])
+    refused(r"arguments of a\[0\]\[1\] are on another", a=[[stiff, flow], [None, flow]])
+    refused(r"a\[1\]\[0\] must be a UFL bilinear form, got int", a=[[stiff, None], [0, flow]])
     refused("L must have one form", L=biot.L[0])
     refused(r"arguments of L\[1\]", L=[biot.L[0], biot.L[0]])
     refused("1 functions u for 2 spaces", u=biot.u[:1])

@@ -251,7 +251,8 @@ def test_only_what_has_changed_is_assembled():
     p = Setting()
     with p.space() as W, p.problem(W, order=2) as problem:
         problem.step()
-        vectors = problem._load
+        system = problem._system
+        vectors = [system.load, system.stiff_lift, system.mass_lift]
 
         def states():
             return [v.stateGet() for v in vectors]
@@ -296,14 +297,14 @@ def test_factors_are_kept_for_step_sizes():
     with p.space() as W, p.problem(W, order=1) as problem:
         for dt in (0.1, 0.2, 0.1, 0.2):
             problem.step(dt, prolong=False)
-        factors = dict(problem._solvers)
+        factors = dict(problem._system._solvers)
         assert len(factors) == 2
         for dt in (0.1, 0.2):
             problem.step(dt, prolong=False)
-        assert dict(problem._solvers) == factors
+        assert dict(problem._system._solvers) == factors
         for dt in (0.3, 0.4, 0.5):
             problem.step(dt, prolong=False)
-        assert len(problem._solvers) == 3
+        assert len(problem._system._solvers) == 3
 
 
 def test_changed_coefficients():
@@ -411,10 +412,10 @@ def test_advection_is_solved_by_lu():
         for _ in range(3):
             expected = dense.step(0.02, 1, vector(p.L), lift(p.V, p.bcs))
             np.testing.assert_allclose(gather_function(problem.step()), expected, atol=1e-8)
-        assert next(iter(problem._solvers.values())).getPC().getType() == "lu"
+        assert next(iter(problem._system._solvers.values())).getPC().getType() == "lu"
     with p.space() as W, p.problem(W) as problem:
         problem.step()
-        assert next(iter(problem._solvers.values())).getPC().getType() == "cholesky"
+        assert next(iter(problem._system._solvers.values())).getPC().getType() == "cholesky"
 
 
 def test_options_and_matrix_types():
@@ -426,7 +427,7 @@ def test_options_and_matrix_types():
     with p.space(mat_type="aijperm") as W, p.problem(W, petsc_options=options) as problem:
         np.testing.assert_allclose(gather_function(problem.step()), expected, atol=1e-8)
         assert problem.A0.getType() == W.P.getType()
-        solver = next(iter(problem._solvers.values()))
+        solver = next(iter(problem._system._solvers.values()))
         assert solver.getType() == "cg" and solver.getIterationNumber() > 1
 
 
@@ -446,7 +447,7 @@ def test_wrong_inputs_on_one_rank():
         refused("m must be .* form", m=3)
         refused("a must be a bilinear form", a=p.L)
         refused("L must be a linear form", L=p.a)
-        refused("arguments of a are on other", a=other.a)
+        refused("arguments of a are on another", a=other.a)
         refused("Function", u=other.u)
         refused("bcs must be a sequence", bcs=3)
         refused(r"bcs\[0\] must be", bcs=[3])

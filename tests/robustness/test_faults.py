@@ -799,13 +799,13 @@ def test_form_of_problem(sample, space, other, quadratic, mistake):
 
 
 RIGHT_HAND_SIDES = {
-    "none": (lambda p, Q: None, "L must be a UFL linear form with one test function on V, got No"),
-    "bilinear": (lambda p, Q: p.a, "L must be a UFL linear form .* got 2 arguments"),
-    "functional": (lambda p, Q: p.kappa * ufl.dx, "L must be a UFL linear form .* got 0 arg"),
-    "number": (lambda p, Q: 1.0, "L must be a UFL linear form .* got float"),
+    "none": (lambda p, Q: None, "L must be a UFL linear form, got NoneType"),
+    "bilinear": (lambda p, Q: p.a, "L must be a linear form .* 2 arguments"),
+    "functional": (lambda p, Q: p.kappa * ufl.dx, "L must be a linear form .* 0 arguments"),
+    "number": (lambda p, Q: 1.0, "L must be a UFL linear form, got float"),
     "another space": (
         lambda p, Q: ufl.TestFunction(Q) * ufl.dx,
-        "L has its test function on another space than V",
+        "The arguments of L are on another function space; expected TestFunction",
     ),
     "quadratic": (lambda p, Q: p.v * p.v * ufl.dx, "L must be linear in each of its arguments"),
     "a constant term": (lambda p, Q: p.L + p.kappa * ufl.dx, "L must be linear in each of its"),
@@ -832,7 +832,7 @@ def test_compiled_right_hand_side(sample, space, quadratic):
     good = fem.form(sample.L)
     for form, match in (
         (sample.a, "L must be a linear form, got a compiled form of rank 2"),
-        (ufl.TestFunction(quadratic) * ufl.dx, "L has its test function on another space"),
+        (ufl.TestFunction(quadratic) * ufl.dx, "arguments of L are on another function space"),
     ):
         with sample.problem(space) as problem, expect_error(ValueError, match):
             problem.solve(bad_if_here(fem.form(form), good))
