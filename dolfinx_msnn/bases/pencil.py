@@ -88,8 +88,13 @@ class Pencil:
 
         Coordinates without energy do not count.
         """
-        quotients = self.stiffness / self._mean(self._energies[2])
-        return float(quotients[quotients > 1e-12 * quotients.max()].min())
+        stiffness, mass = self.stiffness, self._mean(self._energies[2])
+        quotients = stiffness[mass > 0] / mass[mass > 0]
+        quotients = quotients[quotients > 1e-12 * quotients.max(initial=0.0)]
+        if len(quotients):
+            return float(quotients.min())
+        # As on a hat of one dof, in the middle of the neighbourhood.
+        return 1e-6 * float(self.diagonal.sum() / self.problem.S.diagonal().sum())
 
     @cached_property
     def _energies(self) -> tuple[FloatArray, FloatArray, FloatArray]:
