@@ -89,7 +89,7 @@ def eliminate(M: FloatArray) -> tuple[FloatArray, FloatArray]:
 def equilibrate(
     patches: Patches, S: FloatArray, h: FloatArray, boundary: FloatArray
 ) -> tuple[FloatArray, float]:
-    """Solve the mixed problems of all patches, and sum their fluxes.
+    """Solve the mixed problems of all patches, and sum their fluxes. Collective.
 
     Args:
         patches: Pairs of a patch and a cell of this rank; the cells of a patch may be on any rank.
@@ -101,9 +101,6 @@ def equilibrate(
     Returns:
         The flux, shape ``(num_cells, nf)``, and the largest lack of equilibrium in a connected part
         of a patch, relative to the flows there: rounding errors, or there is no such flux.
-
-    Note:
-        Collective.
     """
     comm, cell = patches.comm, patches.cell
     num_cells, nf = patches.dirichlet.shape

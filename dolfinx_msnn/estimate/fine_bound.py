@@ -76,15 +76,12 @@ class SchwarzPreconditioner(Owner):
         self._work = [self._own(A.createVecLeft()) for _ in range(2)]
 
     def apply(self, pc: PETSc.PC, r: PETSc.Vec, z: PETSc.Vec) -> None:
-        """Put M⁻¹ r into z.
+        """Put M⁻¹ r into z. Collective.
 
         Args:
             pc: Not used (PETSc passes its own).
             r: Fine vector.
             z: Filled; another vector than ``r``.
-
-        Note:
-            Collective.
         """
         image, rest = self._work
         A = self._problem.A
@@ -118,7 +115,7 @@ def bound_fine_error(
     ratio: float = 1.05,
     error: Function | None = None,
 ) -> FineErrorBound:
-    """Bound the energy error of a multiscale solution against the fine one.
+    """Bound the energy error of a multiscale solution against the fine one. Collective.
 
     k steps of conjugate gradients for the fine system from u_H: ‖u_h − u_H‖_A² is
     Σ_{j<k} γ_j ‖r_j‖²_{M⁻¹} + ‖u_h − u_k‖_A² (Hestenes, Stiefel, 1952; it holds locally in finite
@@ -148,9 +145,6 @@ def bound_fine_error(
     Raises:
         ValueError: If an argument is out of range.
         RuntimeError: If the matrix or the preconditioner turns out not to be positive definite.
-
-    Note:
-        Collective.
     """
     with collective_errors(problem.W.comm) as checks:
         positive = is_number(lambda_min) and 0 < lambda_min < np.inf

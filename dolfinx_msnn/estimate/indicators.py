@@ -41,7 +41,7 @@ class LocalIndicators:
 
 
 def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
-    """The fine residual b − A u of a multiscale solution, zero on Dirichlet dofs.
+    """The fine residual b − A u of a multiscale solution, zero on Dirichlet dofs. Collective.
 
     Args:
         problem: Solved problem.
@@ -49,9 +49,6 @@ def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
 
     Returns:
         Fine vector. The caller destroys it.
-
-    Note:
-        Collective.
     """
     A, b = problem.A, problem.b
     x, r = A.createVecRight(), A.createVecLeft()
@@ -73,7 +70,7 @@ def local_indicators(
     solvers: SubdomainSolvers | None = None,
     constants: Mapping[int, float] | None = None,
 ) -> LocalIndicators:
-    """Residual indicators η_i of a multiscale solution, one a neighbourhood.
+    """Residual indicators η_i of a multiscale solution, one a neighbourhood. Collective.
 
     η_i² = ‖R‖² in the dual of the functions that vanish outside ω_i, with the energy norm: the
     energy of the local correction z_i, A_i z_i = b − A u_H on ω_i (Chung, Efendiev, Li, J. Comput.
@@ -93,9 +90,6 @@ def local_indicators(
 
     Raises:
         ValueError: If a neighbourhood has no constant.
-
-    Note:
-        Collective.
     """
     comm = problem.W.comm
     mine = SubdomainSolvers(problem.A, problem.W) if solvers is None else solvers
@@ -120,7 +114,7 @@ def local_indicators(
 
 
 def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
-    """Energy norms √a(w, w) of a function on every neighbourhood.
+    """Energy norms √a(w, w) of a function on every neighbourhood. Collective.
 
     With the error that :func:`bound_fine_error` finds these are indicators that follow the true
     local errors closely, also where a coarse space is so poor that its residual indicators do not.
@@ -132,9 +126,6 @@ def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
 
     Returns:
         Shape ``(coarse.num_vertices,)``, the same on every rank; zero without cells.
-
-    Note:
-        Collective.
     """
     V = w.function_space
     msh = V.mesh

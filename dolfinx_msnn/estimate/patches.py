@@ -45,7 +45,7 @@ def _evaluate(expression: Data, msh: Mesh, X: FloatArray, cells: LongArray) -> F
 
 
 class Patches:
-    """What the flux through every patch is computed from, cell by cell.
+    """What the flux through every patch is computed from, cell by cell. Creation is collective.
 
     Args:
         u: Function.
@@ -74,9 +74,6 @@ class Patches:
         cell: Cell of each pair of a patch and a cell in it, shape ``(num_pairs,)``.
         patch: Patch of each pair.
         chi: Nodal values of χ for each pair, shape ``(num_pairs, nodes)``.
-
-    Note:
-        Creation is collective.
     """
 
     def __init__(

@@ -119,7 +119,7 @@ def stability_constants(
 def schwarz_lambda_min(
     W: MultiscaleFunctionSpace, coarse: CoarseGrid, constants: Mapping[int, float]
 ) -> float:
-    """A lower bound of λ_min(M⁻¹A) for :class:`SchwarzPreconditioner` on ``W``.
+    """A lower bound of λ_min(M⁻¹A) for :class:`SchwarzPreconditioner` on ``W``. Collective.
 
     1/max(1, θ) with θ the largest Σ τ_i over the neighbourhoods of one cell: v − v_0 splits into
     v_i = χ_i v − w_i, Σ ‖v_i‖² ≤ θ ‖v‖², and the coarse part is treated exactly (the hybrid, or
@@ -132,9 +132,6 @@ def schwarz_lambda_min(
 
     Returns:
         The bound; zero if a τ_i is infinite. The same on every rank.
-
-    Note:
-        Collective.
     """
     tau = np.zeros(coarse.num_vertices)
     for vertex, value in constants.items():

@@ -19,7 +19,7 @@ from dolfinx_msnn.plot.gather import CellValues, NodalValues, Slice
 def on_root[T, A](
     comm: MPI.Comm, axes: Any, gathered: T | None, draw: Callable[[Any, T], A]
 ) -> A | None:
-    """Draw what was gathered on rank 0; an error there is one on all ranks.
+    """Draw what was gathered on rank 0; an error there is one on all ranks. Collective.
 
     Args:
         comm: Communicator.
@@ -29,9 +29,6 @@ def on_root[T, A](
 
     Returns:
         The artist on rank 0, elsewhere ``None``.
-
-    Note:
-        Collective.
     """
     artist: A | None = None
     with collective_errors(comm):

@@ -20,7 +20,7 @@ from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
 def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> Function:
-    """A basis function of a coarse vertex, scaled to a largest absolute value of one.
+    """A basis function of a coarse vertex, scaled to a largest absolute value of one. Collective.
 
     The basis functions of a vertex are orthonormal, each from the modes up to its own; the sign is
     such that the value farthest from zero is positive.
@@ -35,9 +35,6 @@ def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> 
 
     Raises:
         ValueError: If the vertex has no such function.
-
-    Note:
-        Collective.
     """
     check_same(W.comm, vertex=vertex, number=number)
     dofs = W.neighbourhood_dofs(vertex)
@@ -73,7 +70,7 @@ def draw_basis_functions(
     cmap: str = "RdBu_r",
     bar: str | None = None,
 ) -> list[Any] | None:
-    """Draw the first basis functions of a coarse vertex, each on its own axes.
+    """Draw the first basis functions of a coarse vertex, each on its own axes. Collective.
 
     Args:
         axes: As many matplotlib axes as functions (more are left alone); matter on rank 0 only.
@@ -89,9 +86,6 @@ def draw_basis_functions(
 
     Raises:
         ValueError: If the vertex has fewer functions, or there are fewer axes.
-
-    Note:
-        Collective.
     """
     given: list[Any] = [None] * num
     with collective_errors(W.comm) as checks:
@@ -106,10 +100,7 @@ def draw_basis_functions(
 
 
 def gather_spectra(W: MultiscaleFunctionSpace) -> dict[int, FloatArray]:
-    """The eigenvalues of all neighbourhoods by coarse vertex, ascending, on every rank.
-
-    Note:
-        Collective.
+    """The eigenvalues of all neighbourhoods by coarse vertex, ascending, on every rank. Collective.
     """
     found: dict[int, FloatArray] = {}
     for part in W.comm.allgather(W.eigenvalues):
@@ -124,7 +115,7 @@ def draw_spectra(
     highlight: int | None = None,
     threshold: float | None = None,
 ) -> Any:
-    """Draw the local eigenvalues: a line for each neighbourhood, and their median.
+    """Draw the local eigenvalues: a line for each neighbourhood, and their median. Collective.
 
     Eigenvalues of (nearly) zero, as that of the constant, are left out: the axis is logarithmic.
 
@@ -139,9 +130,6 @@ def draw_spectra(
 
     Raises:
         ValueError: If the vertex to highlight has no neighbourhood.
-
-    Note:
-        Collective.
     """
 
     def draw(axes: Any, spectra: dict[int, FloatArray]) -> Any:

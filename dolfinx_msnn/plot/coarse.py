@@ -25,7 +25,7 @@ def draw_coarse_grid(
     colour: str = "0.6",
     linewidth: float = 0.8,
 ) -> Any:
-    """Draw the lines of a coarse grid.
+    """Draw the lines of a coarse grid. Collective.
 
     Args:
         axes: Matplotlib axes; matter on rank 0 only.
@@ -39,9 +39,6 @@ def draw_coarse_grid(
 
     Raises:
         ValueError: If the grid is one of a three-dimensional mesh.
-
-    Note:
-        Collective.
     """
     comm, msh = coarse.fine.comm, getattr(coarse, "coarse", None)
     lines: FloatArray | None = None
@@ -73,7 +70,7 @@ def draw_neighbourhood(
     colour: str = "#ee6677",
     alpha: float = 0.4,
 ) -> Any:
-    """Draw the cells of a neighbourhood ω_i (without oversampling) over a 2D mesh.
+    """Draw the cells of a neighbourhood ω_i (without oversampling) over a 2D mesh. Collective.
 
     Args:
         axes: Matplotlib axes; matter on rank 0 only.
@@ -88,9 +85,6 @@ def draw_neighbourhood(
 
     Raises:
         ValueError: If there is no such vertex, or the neighbourhood holds no cell.
-
-    Note:
-        Collective.
     """
     comm = V.mesh.comm
     with collective_errors(comm) as checks:

@@ -37,7 +37,7 @@ def draw_coefficient(
     cmap: str = "cividis",
     bar: str | None = None,
 ) -> Any:
-    """Draw a positive coefficient, cell by cell.
+    """Draw a positive coefficient, cell by cell. Collective.
 
     Args:
         axes: Matplotlib axes; matter on rank 0 only.
@@ -54,9 +54,6 @@ def draw_coefficient(
 
     Raises:
         ValueError: If an argument is not as expected.
-
-    Note:
-        Collective.
     """
     if msh is None and isinstance(kappa, fem.Function):
         msh = kappa.function_space.mesh
@@ -83,7 +80,7 @@ def draw_cells(
     cmap: str = "viridis",
     bar: str | None = None,
 ) -> Any:
-    """Draw one value a cell, such as local errors.
+    """Draw one value a cell, such as local errors. Collective.
 
     Args:
         axes: As for :func:`draw_coefficient`.
@@ -97,9 +94,6 @@ def draw_cells(
 
     Returns:
         The artist on rank 0, elsewhere ``None``.
-
-    Note:
-        Collective.
     """
     colours = Colours(cmap, bar, log, limits)
     if msh.topology.dim == 2:
@@ -123,7 +117,7 @@ def draw_function(
     cmap: str = "viridis",
     bar: str | None = None,
 ) -> Any:
-    """Draw a function in a Lagrange space on any mesh, or a slice through it in 3D.
+    """Draw a function in a Lagrange space on any mesh, or a slice through it in 3D. Collective.
 
     Args:
         axes: As for :func:`draw_coefficient`.
@@ -141,9 +135,6 @@ def draw_function(
 
     Raises:
         ValueError: If the function is not of this kind.
-
-    Note:
-        Collective.
     """
     V = check_function(u)
     msh, comm = V.mesh, V.mesh.comm
@@ -170,7 +161,7 @@ def draw_error(
     cmap: str = "magma_r",
     bar: str | None = None,
 ) -> Any:
-    """Draw the absolute value of the difference of two functions of one space.
+    """Draw the absolute value of the difference of two functions of one space. Collective.
 
     Args:
         axes: As for :func:`draw_coefficient`.
@@ -183,9 +174,6 @@ def draw_error(
 
     Returns:
         The artist on rank 0, elsewhere ``None``.
-
-    Note:
-        Collective.
     """
     V = check_function(u)
     comm = V.mesh.comm

@@ -72,7 +72,7 @@ class Slice(NamedTuple):
 
 
 def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
-    """Collect cell values of a 2D mesh on rank 0.
+    """Collect cell values of a 2D mesh on rank 0. Collective.
 
     Args:
         msh: Mesh of triangles or quadrilaterals.
@@ -83,9 +83,6 @@ def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
 
     Raises:
         ValueError: If the mesh is not two-dimensional, or there are too few values.
-
-    Note:
-        Collective.
     """
     with collective_errors(msh.comm):
         _check_plane_mesh(msh)
@@ -103,7 +100,7 @@ def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
 
 
 def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | None:
-    """Collect a function on a 2D mesh on rank 0, with triangles between its nodes.
+    """Collect a function on a 2D mesh on rank 0, with triangles between its nodes. Collective.
 
     Cells of degree two (and quadrilaterals) become several triangles, so that nothing of the nodal
     values is lost; functions of higher degree are interpolated to degree two first.
@@ -117,9 +114,6 @@ def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | 
 
     Raises:
         ValueError: If the function is of another kind.
-
-    Note:
-        Collective.
     """
     V = check_function(u)
     msh, bs, degree = V.mesh, V.dofmap.index_map_bs, V.ufl_element().degree

@@ -19,14 +19,11 @@ COLOURS = dict(zip(OUTCOMES, ("#4477aa", "#ccbb44", "#aa3377"), strict=True))
 
 
 def gather_reports(comm: MPI.Comm, reports: Iterable[GuardReport]) -> list[GuardReport]:
-    """The reports of all ranks, by vertex, on every rank.
+    """The reports of all ranks, by vertex, on every rank. Collective.
 
     Args:
         comm: Communicator of the mesh.
         reports: Those of this rank.
-
-    Note:
-        Collective.
     """
     parts = comm.allgather(list(reports))
     return sorted((report for part in parts for report in part), key=lambda report: report.vertex)
