@@ -23,7 +23,7 @@ import ufl
 
 
 class ConstitutiveLaw(Protocol):
-    """What a law of unsaturated flow gives; UFL in, UFL out, all without units.
+    """A law of unsaturated flow: its methods return UFL expressions without units.
 
     ``p`` is a pressure head in units of length, those of the law's parameters.
     """
@@ -49,7 +49,7 @@ class _Law:
     theta_s: float = 1.0
     k_min: float = 0.0
 
-    #: Least value (not itself allowed, unless the flag says so) of each parameter.
+    #: Lower bound of each parameter, and whether it is allowed itself.
     _LEAST: ClassVar[dict[str, tuple[float, bool]]] = {
         "theta_r": (0.0, True),
         "theta_s": (0.0, False),
@@ -203,5 +203,5 @@ class VanGenuchtenMualem(_Law):
 
 
 def _power(base: Any, exponent: float) -> Any:
-    """One call of pow less at each quadrature point for the exponent 1."""
+    """Base to the exponent; without a call of ``pow`` for the exponent 1."""
     return base if exponent == 1.0 else base**exponent

@@ -6,7 +6,7 @@ Exit codes: 0 if all went well, 1 for an error (one sentence on standard error),
 command line, 130 if it was interrupted (and, for training, can be resumed). ``doctor`` exits with 1
 if it finds a problem, ``bench`` if a program fails.
 
-All commands may be started by ``mpiexec``. Rank 0 speaks for all.
+All commands may be started by ``mpiexec``. Rank 0 prints.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def main() -> None:
     except Exception:
         if comm.size == 1:
             raise
-        # Nothing that is foreseen; the other ranks may be waiting for this one.
+        # An unexpected error; the other ranks may be waiting for this one.
         abort(comm, traceback.format_exc(), 1)
 
 

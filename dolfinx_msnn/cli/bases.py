@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Bases by name, their progress, and what they report."""
+"""Local bases by name, with a progress bar, and their reports."""
 
 import os
 from collections import Counter
@@ -13,12 +13,12 @@ import dolfinx_msnn as msnn
 from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need
 from dolfinx_msnn.pretrained import pretrained_models
 
-#: Neighbourhoods that a basis is given at a time while somebody watches.
+#: Neighbourhoods that a basis is given at a time if there is a progress bar.
 CHUNK = 16
 
 
 def model_path(name: str) -> str:
-    """A file, or the file of the shipped model of that name.
+    """The file of a model: of this name, or of the shipped model of this name.
 
     Raises:
         FileNotFoundError: If there is neither.
@@ -83,7 +83,7 @@ class Watched:
 
 
 def reports(comm: MPI.Intracomm, basis: Any) -> dict[str, Any]:
-    """What a basis says about its modes, on all ranks together. Collective."""
+    """A summary of the reports of a basis over all ranks. Collective."""
     said: dict[str, Any] = {}
     if isinstance(basis, msnn.GuardedBasis):
         said["guard"] = _count(comm, [report.outcome for report in basis.reports])

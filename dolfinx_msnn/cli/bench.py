@@ -87,6 +87,6 @@ def find_programs(checkout: str | None = None) -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """First line of what a program says of itself."""
+    """First line of the docstring of a program."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]

@@ -126,7 +126,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_pyvista() -> Iterator[Finding]:
-    """pyvista, tried in another process: without OpenGL it ends the one it runs in."""
+    """pyvista, tried in another process: without OpenGL it crashes."""
     from dolfinx_msnn.plot import pyvista_works
 
     if not installed("pyvista"):

@@ -29,7 +29,7 @@ for function, epilog in (
     (doctor.doctor, doctor.EXAMPLES),
 ):
     app.command(epilog=epilog)(function)
-# What a program of the benchmarks takes is its own business.
+# Further arguments are passed on to the program.
 app.command(
     epilog=bench.EXAMPLES,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

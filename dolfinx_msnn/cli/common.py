@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What the commands share: errors, progress, and text."""
+"""Shared by the commands: errors, progress, parsing of options, and output."""
 
 import contextlib
 import importlib.util
@@ -17,7 +17,7 @@ import typer
 
 from dolfinx_msnn._utils.mpi import abort
 
-#: Seconds that a rank with an error waits for the others to have it too, before it ends them.
+#: Seconds that a rank with an error waits for the same error on the others, before it ends them.
 PATIENCE = 10.0
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -25,17 +25,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 class WrongCommandLine(ValueError):
-    """An argument that cannot be understood: exit code 2."""
+    """An invalid argument: exit code 2."""
 
 
 def examples(*commands: str) -> str:
-    """The end of a help text; the first character keeps its lines apart."""
+    """The examples at the end of a help text; the first character keeps their lines apart."""
     return "\b\n" + "\n".join(["Examples:", *(f"  {command}" for command in commands)])
 
 
 @contextlib.contextmanager
 def errors(comm: MPI.Intracomm) -> Iterator[None]:
-    """Turn what a user can cause into one sentence and exit code 1 (2 for the command line).
+    """Turn the library's errors into one sentence and exit code 1 (2 for the command line).
 
     The library raises the same error on all ranks. If one fails alone nevertheless, the others may
     wait for it for ever: after :data:`PATIENCE` it says so and ends the run.
@@ -69,7 +69,7 @@ def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: 
 
 
 class Progress:
-    """One line on standard error: the stage, and how much of it is done; and seconds of stages.
+    """Progress bar on standard error, and timings of the stages.
 
     The line is shown on rank 0 only, if standard error is a terminal and tqdm is installed.
 
@@ -87,13 +87,13 @@ class Progress:
 
     @property
     def shown(self) -> bool:
-        """Whether anybody sees it."""
+        """Whether there is a progress bar."""
         return self._bar is not None
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage of so many steps."""
+        """Begin a stage of ``total`` steps, or of unknown length."""
         if self._bar is not None:
-            # What is not counted shows its name, and no bar.
+            # A stage that is not counted shows its name, and no bar.
             self._bar.bar_format = None if total else "{desc}"
             self._bar.total = total
             self._bar.reset(total)
@@ -101,19 +101,19 @@ class Progress:
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time the body, a stage; collective if it succeeds."""
+        """A stage whose time is kept; collective if the body succeeds."""
         self.stage(name)
         begin = time.perf_counter()
         yield
         self.seconds[name] = self._comm.allreduce(time.perf_counter() - begin, MPI.MAX)
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps are done."""
+        """Count steps as done."""
         if self._bar is not None:
             self._bar.update(steps)
 
     def show(self, done: int, total: int) -> None:
-        """So many steps of so many are done."""
+        """Set the number of steps done, and of all steps."""
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
@@ -132,7 +132,7 @@ def installed(module: str) -> bool:
 
 
 def need(module: str, what: str, extra: str) -> None:
-    """Say which extra of the package to install if a module is missing.
+    """Refuse to go on without a module, and say how to install it.
 
     Raises:
         ImportError: In one sentence.
@@ -144,7 +144,7 @@ def need(module: str, what: str, extra: str) -> None:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print JSON; what is not finite becomes null."""
+    """Print JSON; NaN and infinity become null."""
     typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
@@ -200,7 +200,7 @@ def number(option: str, text: str) -> float:
 
 
 def plain(value: object) -> str:
-    """A value for reading."""
+    """A value as text for people."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):

@@ -33,7 +33,7 @@ def doctor(
         findings: list[Finding] = []
         with Progress(comm, quiet, "check") as progress:
             progress.stage("checks", len(CHECKS) + 2)
-            # Of the machine of rank 0, and the same on all ranks as far as check_ranks can tell.
+            # On rank 0 only: check_ranks compares the versions on all ranks.
             for check in CHECKS if comm.rank == 0 else ():
                 name = check.__name__.removeprefix("check_").replace("_", " ")
                 findings += _examine(name, check())
@@ -53,7 +53,7 @@ def doctor(
 
 
 def _examine(name: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """What a check finds; that it fails is a finding, too."""
+    """The findings of a check; an exception becomes one, too."""
     try:
         yield from findings
     except Exception as error:

@@ -85,7 +85,7 @@ def evaluate(
         with Progress(comm, quiet, "field") as progress:
             mine = jobs[comm.rank :: comm.size]
             progress.stage("fields", len(mine))
-            # Each rank on its own: the body talks to no other rank.
+            # Each rank works on its own fields, without communication.
             with collective_errors(comm):
                 for (label, make), number_ in mine:
                     records += one_field(label, make(dim, number_), counts, coarse, loaded, modes)
@@ -160,7 +160,7 @@ def energy_defect(
 def one_field(
     label: str, field: Any, cells: Sequence[int], boxes: Sequence[int], model: Any, modes: int
 ) -> list[dict[str, Any]]:
-    """Figures of all bases on one field. Not collective: on this rank alone."""
+    """Errors and times of all bases on one field, on this rank alone."""
     from dolfinx_msnn.nn.learned import LearnedBasis
 
     text = ",".join(map(str, cells))

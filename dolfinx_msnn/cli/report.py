@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What ``msnn solve`` says: its figures by name, and the same as text."""
+"""The results of ``msnn solve`` as a dictionary for JSON, and as text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def solution(problem: Problem, u: Function) -> dict[str, float]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The figures for reading."""
+    """The results as lines of text."""
     field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
     lines = [
         ("coefficient", f"{field['name']}, contrast {field['contrast']:.3g}"),

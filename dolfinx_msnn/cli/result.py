@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What becomes of a solution: errors, bounds, files."""
+"""Errors and bounds of a solution, and output to files."""
 
 import os
 from collections.abc import Sequence

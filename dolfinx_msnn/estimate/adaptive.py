@@ -63,7 +63,7 @@ class Round:
 
 
 class AdaptiveSolution(Owner):
-    """What :func:`adapt` gives. Owns ``W``: call :meth:`destroy` or use it as a context manager.
+    """The result of :func:`adapt`. Owns ``W``: destroy it or use it as a context manager.
 
     Attributes:
         u: The multiscale solution, in the fine space.
@@ -175,7 +175,7 @@ def adapt(
             num_dofs = state.W.num_dofs
             marked = set() if done else state.enrich(kind, modes_per_round, marking, colours)
             rounds.append(Round(num_dofs, bound.upper, bound.lower, relative, len(marked)))
-            # Nothing left to add: all modes are in.
+            # No mode is left to be added.
             if done or not marked:
                 return AdaptiveSolution(state.problem.u, state.release(), rounds, relative <= tol)
 
@@ -216,7 +216,7 @@ class _Growing(Owner):
         self._changed: set[int] = set()
         try:
             self.W, self.problem = self._solve()
-            # They serve to the end: the fine matrix and the neighbourhoods stay the same.
+            # Used for all later spaces: the fine matrix and the neighbourhoods do not change.
             self._solvers: SubdomainSolvers = self._own(SubdomainSolvers(self.problem.A, self.W))
             self._constants = stability_constants(self.W, coarse, a, bcs)
             arguments = dict.fromkeys(a.arguments(), self.problem.u)
@@ -243,7 +243,7 @@ class _Growing(Owner):
     def bound(self, steps: int) -> FineErrorBound:
         """Bound the error of the present solution. Collective."""
         with SchwarzPreconditioner(self.problem, solvers=self._solvers) as pc:
-            # Old constants hold for a larger space, only less sharply.
+            # The constants of a smaller space remain valid, but are less sharp.
             found = self._bound(pc, steps)
             loose = found.upper > LOOSE * found.lower
             if self.W.comm.allreduce(len(self._changed)) > 0 and loose:
@@ -270,7 +270,7 @@ class _Growing(Owner):
         comm = self.W.comm
         vertex, functions, energy = self._corrections()
         if kind != "online":
-            # Where modes are left.
+            # Neighbourhoods of this rank and of all ranks with modes that were not used yet.
             left = {int(v) for v in self._pool.vertex[~self._keep]}
             everywhere = set().union(*comm.allgather(left))
             if kind == "modes":
@@ -316,8 +316,8 @@ class _Growing(Owner):
             solvers.vertex, solvers.dofs, solvers.matrices, z, energy, strict=True
         ):
             if e > 0:
-                # The norm that the other basis functions have length one in. Orthogonal to them
-                # in energy it is by itself: the residual vanishes on them.
+                # Basis functions have length one in this norm. z_i is already orthogonal to them
+                # in energy, as the residual vanishes on them.
                 length = np.sqrt(np.einsum("n,n,n->", values, matrix.diagonal(), values))
                 functions[int(vertex)] = (int(vertex), dofs, values / length)
         return solvers.vertex, functions, energy

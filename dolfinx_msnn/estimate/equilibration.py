@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Fluxes that are in equilibrium with the sources, computed patch by patch.
 
-The mixed problem of a patch is hybridised: cells are eliminated, and what is left is sparse,
-positive definite, one unknown a facet (Arnold, Brezzi, RAIRO M2AN 19, 1985).
+The mixed problem of a patch is hybridised: cells are eliminated, which leaves a sparse, positive
+definite system with one unknown a facet (Arnold, Brezzi, RAIRO M2AN 19, 1985).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dolfinx_msnn._utils.typing import BoolArray, FloatArray, LongArray
 from dolfinx_msnn.algebra.local_solvers import factorise
 from dolfinx_msnn.estimate.patches import Patches
 
-#: Total flow that data may lack, relative to the flows there are, before they are incompatible.
+#: Largest sum of all sources and flows, relative to their size, of compatible Neumann data.
 COMPATIBLE = 1e-6
 
 
@@ -62,7 +62,7 @@ def balance(patches: Patches) -> float:
     )
     A = sum(comm.allgather((X.T @ X).tocsr()))
     free = np.flatnonzero((fixed == 0) & (scale > 0))
-    # Known up to a constant if no value is given anywhere.
+    # Without Dirichlet conditions the coefficients are determined up to a constant.
     free = free[1:] if singular else free
     c = np.zeros(patches.num)
     if len(free):
@@ -100,7 +100,8 @@ def equilibrate(
 
     Returns:
         The flux, shape ``(num_cells, nf)``, and the largest lack of equilibrium in a connected part
-        of a patch, relative to the flows there: rounding errors, or there is no such flux.
+        of a patch, relative to the flows there; if it is more than rounding errors, there is no
+        equilibrated flux.
     """
     comm, cell = patches.comm, patches.cell
     num_cells, nf = patches.dirichlet.shape
@@ -133,7 +134,7 @@ def equilibrate(
 def _solve_patch(
     facets: LongArray, S: FloatArray, h: FloatArray, boundary: FloatArray, dirichlet: BoolArray
 ) -> tuple[FloatArray, float]:
-    """Flows of the n cells of one patch; the inner boundary lets nothing through.
+    """Flows of the n cells of one patch; zero through its boundary inside the domain.
 
     Arguments and results are as for :func:`equilibrate`: ``facets``, ``h``, ``boundary`` and
     ``dirichlet`` of shape ``(n, nf)``, ``S`` of shape ``(n, nf, nf)``.
@@ -146,15 +147,15 @@ def _solve_patch(
     right = np.bincount(local.reshape(-1), weights=(h - boundary).reshape(-1), minlength=n)
     free = np.ones(n, dtype=bool)
     free[local[dirichlet]] = False
-    # Parts of a patch that only meet in a vertex, or on two sides of a slit, stand for themselves.
+    # Parts of a patch that share no facet (two sides of a slit) are independent.
     num, part = sp.csgraph.connected_components(K, directed=False)
     floating = np.ones(num, dtype=bool)
     floating[part[~free]] = False
     excess = np.abs(np.bincount(part, weights=right, minlength=num))[floating]
-    # Of what flows: the residual of one cell may be rounding errors only.
+    # Relative to all flows of the part: those of one cell may be rounding errors only.
     flow = np.bincount(part[local[:, 0]], weights=np.abs(h).sum(axis=1), minlength=num)[floating]
     lack = float(np.max(excess / np.maximum(flow, np.finfo(float).tiny), initial=0.0))
-    # Multipliers are known up to a constant there.
+    # Without a Dirichlet facet multipliers are determined up to a constant.
     free[np.unique(part, return_index=True)[1][floating]] = False
     solution = np.zeros(n)
     if free.any():

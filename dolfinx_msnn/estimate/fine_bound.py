@@ -49,7 +49,7 @@ class FineErrorBound:
 
 
 class SchwarzPreconditioner(Owner):
-    """Two-level Schwarz: the coarse space exactly, and between, corrections on all ω_i at once.
+    """Hybrid two-level Schwarz: coarse corrections before and after those on all ω_i at once.
 
     M⁻¹ = Q + (I − QA) (Σ R_iᵀ A_i⁻¹ R_i) (I − AQ), Q = P A_0⁻¹ Pᵀ. Its smallest eigenvalue
     λ_min(M⁻¹A) is bounded by :func:`schwarz_lambda_min`, with exact coarse and local solves.
@@ -209,7 +209,7 @@ def _iterate(
         apply(r, z)
         rho, before = r.dot(z), rho
         delta = rho / before
-        # 1/lambda_min is always allowed, and all there is once rounding errors have eaten the gap.
+        # 1/lambda_min is always a bound; the better one is lost where the gap is rounding errors.
         gap = radau - gamma
         radau = gap / (lambda_min * gap + delta) if gap > 1e-12 * radau else 1.0 / lambda_min
         history.append(np.sqrt(found + max(rho, 0.0) * radau))

@@ -21,7 +21,7 @@ from dolfinx_msnn.estimate.patches import Data, Patches
 from dolfinx_msnn.local.coefficient import check_coefficient
 from dolfinx_msnn.local.grid import CoarseGrid
 
-#: Lack of equilibrium, relative to the flows there are, that rounding errors may cause.
+#: Largest lack of equilibrium, relative to the flows, that counts as rounding errors.
 EQUILIBRIUM = 1e-8
 
 
@@ -64,8 +64,9 @@ def bound_error(
     SIAM J. Numer. Anal. 53, 2015, there on the patches of fine vertices). It exists if u_H is
     orthogonal to the hat functions χ_i, which a multiscale space holds: its first mode is the
     constant. Where it does not, or the coarse solve was not exact, hat functions are first added
-    to u_H, and Pythagoras accounts for them. Where a neighbourhood falls into parts (on two sides
-    of a slit) that are not in equilibrium each, the flux is computed as with ``coarse=None``.
+    to u_H, and their energy to the bound (the two are orthogonal). Where a neighbourhood falls into
+    parts (on two sides of a slit) that are not in equilibrium each, the flux is computed as with
+    ``coarse=None``.
 
     Guaranteed up to rounding errors if κ is piecewise constant, f and g are integrated exactly (by
     quadrature of degree 2k + 2, k the degree of V), and the boundary values are those of the exact
@@ -164,7 +165,7 @@ def _flux(patches: Patches, sweeps: int = 0) -> FloatArray | None:
         step, _ = equilibrate(patches, S, h, np.zeros_like(h))
         lack = _total(patches, np.abs(step.sum(axis=1)))
         if not lack <= EQUILIBRIUM * _total(patches, np.abs(step)):
-            # Nothing but rounding errors is left, and they would lead out of equilibrium.
+            # The step is rounding errors; adding it would destroy the equilibrium.
             break
         now = -_total(patches, step * m)
         direction = step + (now / before if before > 0 else 0.0) * direction

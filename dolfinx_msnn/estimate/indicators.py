@@ -54,7 +54,7 @@ def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
     x, r = A.createVecRight(), A.createVecLeft()
     with x as array:
         array[:] = problem.u.x.array[: len(array)] if u is None else u.array_r
-        # What the boundary values contribute is in b.
+        # b contains the contribution of the boundary values.
         array[problem.W.dirichlet] = 0.0
     A.mult(x, r)
     r.aypx(-1.0, b)

@@ -27,7 +27,7 @@ from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.hats import Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
 
-#: What a right-hand side may be.
+#: Type of the right-hand side and the Neumann data.
 type Data = ufl.core.expr.Expr | float
 
 
@@ -45,7 +45,7 @@ def _evaluate(expression: Data, msh: Mesh, X: FloatArray, cells: LongArray) -> F
 
 
 class Patches:
-    """What the flux through every patch is computed from, cell by cell. Creation is collective.
+    """Coefficients, data and hat functions on the cells of patches. Creation is collective.
 
     Args:
         u: Function.

@@ -21,7 +21,7 @@ from dolfinx_msnn._utils.typing import BoolArray, FloatArray, LongArray, Mesh
 #: Cells whose vertices are further from those of an affine cell, relative to its size, are refused.
 AFFINE_TOLERANCE = 1e-9
 
-#: What the bound can do, as the end of a sentence.
+#: End of the messages about meshes.
 SUPPORTED = "a guaranteed bound needs triangles, parallelograms, tetrahedra or parallelepipeds"
 
 

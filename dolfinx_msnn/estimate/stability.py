@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""How well a coarse space splits: computed constants that make residuals into bounds."""
+"""Computed constants of stable decompositions, which turn residuals into bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import scipy.sparse.linalg as spla
 import ufl
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.linalg import rigid_motions, whiten
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
 from dolfinx_msnn.algebra.local_solvers import factorise
 from dolfinx_msnn.bases.inertia import can_count, inertia
@@ -47,7 +47,7 @@ def stability_constants(
     *,
     vertices: Iterable[int] | None = None,
 ) -> dict[int, float]:
-    """The factor τ_i of every neighbourhood: what its basis functions leave of a cut-off function.
+    """The constants τ_i: how well the basis functions of ω_i represent χ_i v. Collective.
 
     τ_i = max over v of min over w in the span of the basis functions of ω_i of
     ‖χ_i v − w‖²_A / ‖v‖²_{A_i}, with the natural matrix A_i of ω_i. For a spectral basis of the
@@ -74,15 +74,15 @@ def stability_constants(
         ValueError: If the arguments are not those that ``W`` was made with.
 
     Note:
-        Collective. Values are up to rounding errors, those of the basis included: a function of
-        which less than 1e-10 of the energy is left counts as represented.
+        Values hold up to rounding errors, those of the basis included: a function of which less
+        than 1e-10 of the energy is left counts as represented.
     """
-    with collective_errors(W.comm):
+    with collective_errors(W.comm) as checks:
         if not isinstance(coarse, CoarseGrid):
             raise ValueError(f"Expected a CoarseGrid, got {type(coarse).__name__}.")
         forms.check_form(a, W.V, "a")
         forms.check_bcs(bcs, W.V)
-    check_same(W.comm, a=forms.identify(a))
+        checks.agree(a=forms.identify(a))
     grid = copy.copy(coarse)
     grid.oversampling = 0
     problems = LocalProblems(W.V, grid, a, None, bcs)
@@ -106,7 +106,7 @@ def stability_constants(
                 row[order] = values
             constants[problem.vertex] = _constant(problem, functions)
         if wanted is None and set(constants) - set(W.vertex.tolist()):
-            # Without basis functions nothing corrects, or W lives on other ranks than expected.
+            # τ_i has no meaning without basis functions; or W was built on other ranks.
             lost = min(set(constants) - set(W.vertex.tolist()))
             raise ValueError(
                 f"The multiscale space has no basis function of coarse vertex {lost} on the rank "
@@ -148,8 +148,8 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     A = problem.A[free][:, free].tocsr()
     chi, functions = problem.chi[free], functions[:, free]
     DAD = A.multiply(chi[:, None]).multiply(chi[None, :]).tocsr()
-    # B G⁻¹ Bᵀ with orthonormal functions: G = I. Dependent ones are left out.
-    # Twice: once the energies, which differ by the contrast, are of one size, nothing is lost.
+    # Orthonormal in energy; dependent ones are left out. Twice, as energies differ by the contrast
+    # at first, and rounding errors with them.
     for _ in range(2):
         functions = whiten(functions @ (A @ functions.T)).T @ functions
     B = chi[:, None] * (A @ functions.T)
@@ -166,7 +166,7 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
 
 
 def _kernel_dofs(A: Any, DAD: Any, B: FloatArray, motions: FloatArray) -> Any:
-    """Dofs that may be fixed since a motion without energy can be added; ``None`` if it may not."""
+    """Dofs to fix, one for each motion without energy; ``None`` if the space lacks a motion."""
     # Energy of a motion if each dof moved alone: what rounding errors are measured by.
     scale = np.sqrt(np.einsum("in,n,in->i", motions, A.diagonal(), motions))
     motions = motions[scale > 0] / scale[scale > 0][:, None]

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Coefficient fields: how they get onto a mesh, and what the random ones share."""
+"""Base classes of coefficient fields, and their interpolation into DG0."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ type Box = Sequence[Sequence[float]]
 
 
 class MeshField(ABC):
-    """What generated and lattice fields share.
+    """Base class of random fields and fields on a lattice.
 
     Attributes:
         dim: Dimension, 2 or 3.
@@ -34,7 +34,7 @@ class MeshField(ABC):
         """Values at points of shape ``(n, 3)`` or ``(n, dim)``, shape ``(n,)``."""
 
     def _identity(self) -> object:
-        """An object whose ``repr`` fields with other values do not share."""
+        """An object whose ``repr`` differs for fields with different values."""
         return self
 
     def _points(self, x: npt.ArrayLike) -> FloatArray:
@@ -46,7 +46,7 @@ class MeshField(ABC):
         return points[:, : self.dim]
 
     def _box(self, msh: Mesh, box: Box | None = None) -> FloatArray:
-        """Check field, mesh and box; the corners of ``box``, by default of the mesh. Collective.
+        """The corners of ``box``, by default of the mesh's bounding box, checked. Collective.
 
         Returns:
             Shape ``(2, dim)``.
@@ -97,7 +97,7 @@ class Field(MeshField):
     contrast: float | None
 
     def __init__(self, dim: int, contrast: float, seed: int) -> None:
-        """Check what all families share; they raise ValueError for what is not as described."""
+        """Check the common arguments; raises ValueError like the constructors of the families."""
         require(dim in (2, 3), "The dimension of a field or its mesh", dim, "2 or 3")
         ok = is_number(contrast) and 1 <= contrast < math.inf
         require(ok, "contrast", contrast, "a finite number not below 1")
@@ -159,7 +159,7 @@ class TwoValuedField(Field):
 def on_mesh[**P](
     family: Callable[Concatenate[int, P], Field], name: str
 ) -> Callable[Concatenate[Mesh, P], Function]:
-    """Make the function that takes a mesh where a family takes the dimension."""
+    """The function that creates a field of the family and interpolates it on a mesh."""
 
     def generate(msh: Mesh, /, *args: P.args, **kwargs: P.kwargs) -> Function:
         with collective_errors(msh.comm):

@@ -62,7 +62,7 @@ class Channels(TwoValuedField):
             pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(nearest.tolist())})
             lines += [self._arm(rng, lines[i], lines[j]) for i, j in pairs]
         self._capsules = self._polylines(lines)
-        # Inclusions inside channels would not show: draw more than asked, keep those outside.
+        # Inclusions inside channels are not visible: draw more than needed, keep those outside.
         at = rng.uniform(size=(8 * num, 3))
         at = at[~self._in_capsules(at[:, :dim])][:num]
         lens = rng.uniform(-0.5, 0.5, at.shape) * [1.0, 1.0, 0.3] * self.thickness

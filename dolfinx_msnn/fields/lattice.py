@@ -34,7 +34,7 @@ class LatticeField(MeshField):
         cell_size: Sequence[float] | None = None,
         origin: Sequence[float] | None = None,
     ) -> None:
-        """Copy and check the values; raise ValueError for what is not as described above."""
+        """Copy and check the values; raises ValueError if an argument is not as described."""
         v = np.array(values, dtype=np.float64)
         ok = v.ndim in (2, 3) and v.size > 0
         require(ok, "The shape of the lattice", v.shape, "2D or 3D and not empty")
@@ -73,7 +73,7 @@ class LatticeField(MeshField):
         return float(self.values.max() / self.values.min())
 
     def __getitem__(self, key: object) -> "LatticeField":
-        """Crop: slices of step 1 keep their axes and places, integers drop theirs (3D to 2D)."""
+        """Crop by slices of step 1; an integer drops its axis (a 2D layer of a 3D field)."""
         keys: list[Any] = list(key) if isinstance(key, tuple) else [key]
         if Ellipsis not in keys:
             keys.append(Ellipsis)
@@ -99,7 +99,7 @@ class LatticeField(MeshField):
         Returns:
             Values, shape ``(n,)``.
         """
-        # A point on a face, up to round-off, belongs to the upper cell, whatever the round-off.
+        # Points on a face belong to the upper cell, also if rounding puts them slightly below.
         cell = np.floor((self._points(x) - self.origin) / self.cell_size + 1e-6)
         index = np.clip(cell.astype(np.int64), 0, np.array(self.shape) - 1)
         return np.asarray(self.values[tuple(index.T)])
@@ -128,7 +128,7 @@ class LatticeField(MeshField):
         return create(comm, corners, self.shape, chosen)
 
     def interpolate(self, msh: Mesh, *, fit: bool = False) -> Function:
-        """Take for each mesh cell the value at its midpoint. Collective on ``msh.comm``.
+        """The value at the midpoint of each mesh cell. Collective on ``msh.comm``.
 
         Args:
             msh: Mesh of the same dimension, inside the lattice.

@@ -133,7 +133,7 @@ def from_array(
     cell_size: Sequence[float] | None = None,
     origin: Sequence[float] | None = None,
 ) -> LatticeField:
-    """Make a lattice field of an array, as it is or with its grey values mapped. Not collective.
+    """A lattice field from an array of values, or of grey values to be mapped. Not collective.
 
     Args:
         array: One (grey) value a cell, indexed (x, y) or (x, y, z).

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""From what was gathered on rank 0 to matplotlib's artists."""
+"""Draw gathered values on rank 0, with matplotlib."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Colours(NamedTuple):
 
 
 def show_all(axes: Any, x: FloatArray, *, margin: float | None = None) -> None:
-    """Show all of the points, shape ``(n, 2)``, and what was drawn before, at equal scales."""
+    """Extend the view to points of shape ``(n, 2)``; equal scales on both axes."""
     axes.update_datalim(x)
     if margin is not None:
         axes.margins(margin)

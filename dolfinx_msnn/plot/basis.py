@@ -100,8 +100,7 @@ def draw_basis_functions(
 
 
 def gather_spectra(W: MultiscaleFunctionSpace) -> dict[int, FloatArray]:
-    """The eigenvalues of all neighbourhoods by coarse vertex, ascending, on every rank. Collective.
-    """
+    """The eigenvalues by coarse vertex, of all neighbourhoods, on every rank. Collective."""
     found: dict[int, FloatArray] = {}
     for part in W.comm.allgather(W.eigenvalues):
         found |= part

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What is drawn, collected on rank 0 from all ranks."""
+"""Collect cell values, functions and slices on rank 0, to be drawn."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def owned_values(msh: Mesh, values: npt.ArrayLike) -> FloatArray:
 
 
 def check_component(component: object, num: int) -> None:
-    """Refuse what is none of ``num`` components, nor ``None``. Not collective."""
+    """Check the number of a component, or ``None``. Not collective."""
     ok = component is None or (isinstance(component, int) and 0 <= component < num)
     require(ok, "component", component, f"from 0 to {num - 1}")
 

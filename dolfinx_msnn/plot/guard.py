@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What a guard found, over the domain."""
+"""Draw the reports of a guarded basis over the domain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from dolfinx_msnn.bases.guarded import OUTCOMES, GuardReport
 
-#: Colour of each outcome, told apart by people who see no red or green, too.
+#: Colour of each outcome; can be told apart by colour-blind people.
 COLOURS = dict(zip(OUTCOMES, ("#4477aa", "#ccbb44", "#aa3377"), strict=True))
 
 
@@ -62,7 +62,7 @@ def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True
         axes.scatter(*place.T, c=colours, s=40)
     else:
         size = 0.5 * (upper - lower)
-        # One-sided neighbourhoods have their vertex at the edge.
+        # Neighbourhoods at the boundary have their vertex on their edge.
         edges = [np.isclose(place, lower), np.isclose(place, upper)]
         corners = np.select(edges, [lower, 0.5 * (lower + upper)], place - 0.5 * size)
         for report, corner, sides, colour in zip(reports, corners, size, colours, strict=True):

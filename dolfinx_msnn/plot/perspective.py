@@ -47,7 +47,7 @@ def _trial(timeout: float) -> str:
     """Why pyvista cannot be used; empty if it can."""
     if importlib.util.find_spec("pyvista") is None:
         return 'pyvista is not installed: pip install "dolfinx-msnn[viz]"'
-    # Inside mpiexec the trial must not take part in the MPI run.
+    # Inside mpiexec the trial must not join the MPI run.
     private = ("PMI", "MPI", "OMPI", "HYDRA", "PMIX")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(private)}
     try:
@@ -115,7 +115,7 @@ def render(
         cells, types, x = plot.vtk_mesh(msh, 3, np.arange(num, dtype=np.int32))
         values = u.x.array[V.dofmap.list[:num, 0]]
     else:
-        # The overload for a function space is not in its annotations.
+        # vtk_mesh takes a function space and cells, which its annotations do not say.
         own = np.arange(msh.topology.index_map(3).size_local, dtype=np.int32)
         cells, types, x = plot.vtk_mesh(V, own)  # type: ignore[arg-type]
         values = u.x.array
