@@ -79,7 +79,6 @@ class LinearProblem(Owner):
         self._compile = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
-        kind = W.P.getType() if mat_type is None else mat_type
         with collective_errors(W.comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
             forms.check_form(a, W.V, "a")
