@@ -257,7 +257,6 @@ def check_solve(comm: MPI.Intracomm) -> Iterator[Finding]:
     """A small multiscale problem against the fine one. Collective."""
     from dolfinx_msnn.cli import problem as problems
     from dolfinx_msnn.cli import result
-    from dolfinx_msnn.petsc import LinearProblem
 
     advice = "Please report this with all lines."
     try:
@@ -265,10 +264,7 @@ def check_solve(comm: MPI.Intracomm) -> Iterator[Finding]:
         msh = problems.create_mesh(comm, field, cells="16")
         p = problems.pose(msh, field.interpolate(msh), source=1.0)
         coarse, basis = dolfinx_msnn.CoarseGrid(msh, (4, 4)), dolfinx_msnn.SpectralBasis(4)
-        with (
-            dolfinx_msnn.multiscale_functionspace(p.V, coarse, basis, p.a, s=p.s, bcs=p.bcs) as W,
-            LinearProblem(p.a, p.L, W, bcs=p.bcs, petsc_options_prefix="msnn_doctor_") as solved,
-        ):
+        with p.space(coarse, basis) as W, p.within(W, "msnn_doctor_") as solved:
             error = result.errors(p, solved.solve(), result.solve_fine(p))["energy"]
     except (ValueError, RuntimeError, OSError, MemoryError) as exc:
         yield problem("small problem", " ".join(str(exc).split()), advice)

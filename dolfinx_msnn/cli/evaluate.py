@@ -31,7 +31,6 @@ from dolfinx_msnn.cli.common import (
     print_json,
     table,
 )
-from dolfinx_msnn.petsc import LinearProblem
 
 EXAMPLES = examples(
     "msnn evaluate diffusion-2d",
@@ -178,10 +177,7 @@ def one_field(
     records = []
     for name in BASES:
         basis = _Compared(bases[name], truth)
-        with (
-            msnn.multiscale_functionspace(p.V, coarse, basis, p.a, s=p.s, bcs=p.bcs) as W,
-            LinearProblem(p.a, p.L, W, bcs=p.bcs, petsc_options_prefix="msnn_evaluate_") as problem,
-        ):
+        with p.space(coarse, basis) as W, p.within(W, "msnn_evaluate_") as problem:
             found = result.errors(p, problem.solve(), fine)
         records.append(
             {

@@ -15,11 +15,18 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, io, mesh
-from dolfinx_msnn import fields
+from dolfinx_msnn import (
+    CoarseGrid,
+    LocalBasis,
+    MultiscaleFunctionSpace,
+    fields,
+    multiscale_functionspace,
+)
 from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, Function, FunctionSpace, Mesh
 from dolfinx_msnn.cli.common import WrongCommandLine, number, numbers, pairs
+from dolfinx_msnn.petsc import LinearProblem
 
 FAMILIES: dict[str, Any] = {
     "channels": fields.Channels,
@@ -66,6 +73,14 @@ class Problem:
         """Communicator of the mesh."""
         comm: MPI.Intracomm = self.V.mesh.comm
         return comm
+
+    def space(self, coarse: CoarseGrid, basis: LocalBasis) -> MultiscaleFunctionSpace:
+        """A multiscale space for the problem. Collective."""
+        return multiscale_functionspace(self.V, coarse, basis, self.a, s=self.s, bcs=self.bcs)
+
+    def within(self, W: MultiscaleFunctionSpace, prefix: str) -> LinearProblem:
+        """The problem in a multiscale space, with a prefix of PETSc's options. Collective."""
+        return LinearProblem(self.a, self.L, W, bcs=self.bcs, petsc_options_prefix=prefix)
 
 
 def generator(

@@ -16,6 +16,7 @@ import ufl
 from dolfinx import fem, has_adios2, io
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace, estimate, plot
+from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.cli.common import WrongCommandLine, need
@@ -186,11 +187,11 @@ def picture(
     wanted = 2 + (reference is not None) + (guard is not None)
     figure: Any = None
     axes: list[Any] = [None] * wanted
+    side = np.ptp(bounding_box(problem.V.mesh), axis=0)
     with collective_errors(comm):
         if comm.rank == 0:
             from matplotlib.figure import Figure
 
-            side = np.ptp(problem.V.mesh.geometry.x[:, :2], axis=0) if comm.size == 1 else [1, 1]
             height = float(np.clip(4.2 * side[1] / side[0], 3.0, 9.0))
             figure = Figure(figsize=(4.6 * wanted, height), layout="constrained", dpi=120)
             axes = list(figure.subplots(1, wanted, squeeze=False)[0])

@@ -9,7 +9,7 @@ from mpi4py import MPI
 import numpy as np
 import typer
 
-import dolfinx_msnn as msnn
+from dolfinx_msnn import CoarseGrid
 from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
 from dolfinx_msnn._utils.typing import Mesh
 from dolfinx_msnn.cli import problem as problems
@@ -25,7 +25,6 @@ from dolfinx_msnn.cli.common import (
     numbers,
     print_json,
 )
-from dolfinx_msnn.petsc import LinearProblem
 
 EXAMPLES = examples(
     "msnn solve --generator channels --contrast 1e4 --seed 3 --compare -o channels.png",
@@ -184,21 +183,9 @@ def solve(
             chosen = create_basis(basis, kappa, tdim, modes, threshold=threshold, guard=guard)
             count = _default_boxes(msh) if boxes is None else numbers("--boxes", boxes, int, tdim)
             with progress.timed("multiscale space"):
-                coarse = msnn.CoarseGrid(msh, count, oversampling=oversampling)
-                W = msnn.multiscale_functionspace(
-                    problem.V,
-                    coarse,
-                    Watched(chosen, progress),
-                    problem.a,
-                    s=problem.s,
-                    bcs=problem.bcs,
-                )
-            with (
-                W,
-                LinearProblem(
-                    problem.a, problem.L, W, bcs=problem.bcs, petsc_options_prefix="msnn_coarse_"
-                ) as solved,
-            ):
+                coarse = CoarseGrid(msh, count, oversampling=oversampling)
+                W = problem.space(coarse, Watched(chosen, progress))
+            with W, problem.within(W, "msnn_coarse_") as solved:
                 with progress.timed("coarse problem"):
                     u = solved.solve()
                 found["field"] = report.field(repr(coefficient) if field is None else field, kappa)
