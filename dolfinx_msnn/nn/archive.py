@@ -1,11 +1,12 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Archives of model files, gone through before torch sees them.
+"""Model files of whatever origin: all that decides whether one is a model is checked before torch.
 
-No Python pickle is ever run: TorchScript archives have a reader of their own, whose pickles are
-gone through first (:mod:`~dolfinx_msnn.nn.pickles`), and may hold neither code that runs on loading
-nor operators that touch files or the network. Of a ``.pt2`` program only the weights are read, as
-plain numbers, into the network that the card describes.
+TorchScript archives have a reader of their own in torch, whose pickles are gone through first
+(:mod:`~dolfinx_msnn.nn.pickles`); they may hold neither code that runs on loading nor operators
+that touch files or the network. Reading a ``.pt2`` program would run pickles and evaluate
+expressions; so only its weights are read, as plain numbers, into the network that the card
+describes.
 """
 
 from __future__ import annotations
@@ -17,22 +18,20 @@ import os
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dolfinx_msnn._utils.files import reason
 from dolfinx_msnn.nn.card import ModelCard
 from dolfinx_msnn.nn.pickles import check_pickle
 
 if TYPE_CHECKING:
     import torch
 
-
 _LARGEST_ARCHIVE = 2**31
-
 
 #: TorchScript operators that reach beyond the module, or hide what they call.
 _REFUSED = re.compile(
@@ -42,7 +41,15 @@ _REFUSED = re.compile(
 
 
 class Archive:
-    """A model file in memory, its checksums and card checked."""
+    """A model file in memory, its checksums and card checked.
+
+    Attributes:
+        name: Name of the file.
+        data: All of it.
+        entries: Its entries, named from the archive's only folder on.
+        card: Its card.
+        is_script: Whether it is TorchScript, or else of ``torch.export``.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
@@ -54,34 +61,22 @@ class Archive:
             raise FileNotFoundError(f"There is no file {self.name} with a model.") from None
         except OSError as exc:
             raise ValueError(f"{self.name} cannot be read: {exc.strerror}.") from None
-        self.entries = self._read()
-        roots = {entry.split("/")[0] for entry in self.entries}
-        self.root = roots.pop() if len(roots) == 1 else ""
-        self.is_script = {"data.pkl", "constants.pkl"} <= self._below("")
-        if not self.is_script and "models/model.json" not in self._below(""):
+        entries = self._read()
+        # One folder holds all of them.
+        one = len({name.split("/")[0] for name in entries}) == 1
+        self.entries = {name.partition("/")[2]: entry for name, entry in entries.items() if one}
+        self.is_script = {"data.pkl", "constants.pkl"} <= self.entries.keys()
+        if not self.is_script and "models/model.json" not in self.entries:
             raise ValueError(
                 f"{self.name} is a zip archive but not a model, expected TorchScript or what "
                 "torch.export writes."
             )
-        if "extra/card.json" not in self._below(""):
+        if "extra/card.json" not in self.entries:
             raise ValueError(f"{self.name} has no card, expected a file written by save_model.")
         try:
-            self.card = ModelCard.from_json(self["extra/card.json"])
+            self.card = ModelCard.from_json(self.entries["extra/card.json"])
         except ValueError as exc:
-            reason = str(exc).rstrip(".")
-            raise ValueError(f"{self.name} has no valid card: {reason}.") from None
-
-    def __getitem__(self, entry: str) -> bytes:
-        return self.entries[f"{self.root}/{entry}"]
-
-    def _below(self, folder: str) -> set[str]:
-        """Names of the entries in a folder of the archive."""
-        prefix = f"{self.root}/{folder}"
-        return {entry.removeprefix(prefix) for entry in self.entries if entry.startswith(prefix)}
-
-    def _sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of the entries in a folder of the archive."""
-        return {name: len(self[f"{folder}/{name}"]) for name in self._below(f"{folder}/")}
+            raise ValueError(f"{self.name} has no valid card: {reason(exc)}.") from None
 
     def _read(self) -> dict[str, bytes]:
         """All entries; reading them compares their checksums."""
@@ -97,10 +92,8 @@ class Archive:
                 double = len({entry.filename for entry in listed}) < len(listed)
                 if not large and not double:
                     return {entry.filename: archive.read(entry) for entry in listed}
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError):
+        except Exception:
             raise ValueError(f"{self.name} is damaged or cut off: not a whole archive.") from None
-        except (NotImplementedError, OverflowError, LookupError, MemoryError, TypeError):
-            raise ValueError(f"{self.name} is damaged: not an archive that torch writes.") from None
         raise ValueError(f"{self.name} is not an archive that torch writes.")
 
     def script(self) -> torch.jit.ScriptModule:
@@ -110,8 +103,10 @@ class Archive:
         if any(b"__setstate__" in code for code in self.entries.values()):
             raise ValueError(f"{self.name} holds code that runs on loading, expected none.")
         for part in ("data", "constants"):
+            below = [name for name in self.entries if name.startswith(f"{part}/")]
+            sizes = {name.removeprefix(f"{part}/"): len(self.entries[name]) for name in below}
             try:
-                check_pickle(self[f"{part}.pkl"], self._sizes(part))
+                check_pickle(self.entries[f"{part}.pkl"], sizes)
             except ValueError as exc:
                 raise ValueError(f"{self.name} is not a model that torch wrote: {exc}.") from None
         try:
@@ -121,7 +116,7 @@ class Archive:
                 kinds = set(_kinds(module.inlined_graph))
         except Exception as exc:
             raise ValueError(
-                f"{self.name} cannot be read as TorchScript: {first_line(exc)}."
+                f"{self.name} cannot be read as TorchScript: {_first_line(exc)}."
             ) from None
         refused = sorted(kind for kind in kinds if _REFUSED.fullmatch(kind))
         if refused:
@@ -136,30 +131,23 @@ class Archive:
 
         card = self.card
         try:
-            listed = json.loads(self["data/weights/model_weights_config.json"])["config"]
+            listed = json.loads(self.entries["data/weights/model_weights_config.json"])["config"]
             state = {}
             for name, entry in listed.items():
-                meta, raw = entry["tensor_meta"], self[f"data/weights/{entry['path_name']}"]
+                meta, raw = entry["tensor_meta"], self.entries[f"data/weights/{entry['path_name']}"]
                 shape = [size["as_int"] for size in meta["sizes"]]
                 strides = [size["as_int"] for size in meta["strides"]]
                 dense = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
                 if entry["use_pickle"] or strides != dense or meta["storage_offset"]["as_int"]:
                     raise ValueError("not plain numbers")
-                values = np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
-                state[name] = torch.from_numpy(values)
-            hidden = len(state["layers.0.expand.bias"])
+                values = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+                state[name] = torch.from_numpy(values.reshape(shape))
+            sizes = {key: getattr(card, key) for key in ("width", "modes", "layers")}
+            sizes["hidden"] = len(state["layers.0.expand.bias"])
+            warp = len(state["head.bias"]) != card.n_out
             # Without memory, so that a card cannot ask for more than the archive holds.
             with torch.device("meta"):
-                module = FFNO(
-                    card.dim,
-                    card.in_channels,
-                    card.n_out,
-                    width=card.width,
-                    modes=card.modes,
-                    layers=card.layers,
-                    hidden=hidden,
-                    warp=len(state["head.bias"]) != card.n_out,
-                )
+                module = FFNO(card.dim, card.in_channels, card.n_out, **sizes, warp=warp)
             module.load_state_dict(state, assign=True)
         except Exception:
             raise ValueError(
@@ -184,23 +172,8 @@ def _kinds(block: Any) -> Iterator[str]:
             yield from _kinds(inner)
 
 
-def first_line(exc: BaseException) -> str:
+def _first_line(exc: BaseException) -> str:
     """What torch says, without its stack trace and in one sentence."""
     lines = [line.strip() for line in str(exc).splitlines()]
     line = next((line for line in lines if line), type(exc).__name__)
     return line[:200].rstrip(". ").replace(". ", "; ")
-
-
-def check_ffno(module: torch.nn.Module, card: ModelCard) -> None:
-    """Refuse what cannot be built again from the card alone."""
-    from dolfinx_msnn.nn.ffno import FFNO
-
-    if not isinstance(module, FFNO):
-        raise ValueError(f"The network is a {type(module).__name__}, a .pt2 file needs an FFNO.")
-    spectral = module.state_dict()["layers.0.spectral"]
-    shape = (len(module.layers), *spectral.shape[:3])
-    if shape != (card.layers, card.dim, card.modes, card.width):
-        raise ValueError(
-            f"The network has {shape} layers, dimensions, modes and channels, the card says "
-            f"{(card.layers, card.dim, card.modes, card.width)}."
-        )

@@ -1,27 +1,25 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What a model is for: its card, which the model file carries."""
+"""The card of a model: what it is for, how it was made and how good it was."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
+from dolfinx_msnn._utils.checks import is_finite, require
 from dolfinx_msnn._version import __version__
 
 FORMAT_VERSION = 1
 
-
 #: What the network's input holds; see :func:`dolfinx_msnn.nn.lattice.network_input`.
 CONVENTION = "log-centred-0.25"
 
-
 #: Bounds of a card's integers: a wrong one must not exhaust the memory.
-BOUNDS = {
+_BOUNDS = {
     "format_version": (1, FORMAT_VERSION),
     "dim": (2, 3),
     "n_out": (1, 1024),
@@ -32,9 +30,7 @@ BOUNDS = {
     "modes": (1, 257),
     "layers": (1, 256),
 }
-
-
-LARGEST_INPUT = 2**26
+_LARGEST_INPUT = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +91,29 @@ class ModelCard:
         Raises:
             ValueError: If an entry has another type than stated, or is out of bounds.
         """
-        for entry in fields(self):
-            _check_entry(entry.name, str(entry.type), getattr(self, entry.name))
-        if self.input_convention != CONVENTION:
-            raise ValueError(
-                f"input_convention is {self.input_convention!r}, expected {CONVENTION!r}."
-            )
-        if not re.fullmatch(r"[0-9a-f]{64}|", self.sha256):
-            raise ValueError(f"sha256 is {self.sha256!r}, expected 64 hexadecimal digits.")
-        if self.in_channels * self.lattice**self.dim > LARGEST_INPUT:
+        for name in (entry.name for entry in fields(self) if entry.type == "str"):
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            ok = type(value) is int and low <= value <= high
+            _require(ok, name, value, f"an integer from {low} to {high}")
+        for name in ("log_kappa_range", "training_time_s"):
+            value = getattr(self, name)
+            _require(_is_number(value) and value >= 0, name, value, "a number >= 0")
+        ok = isinstance(self.classes, tuple) and all(isinstance(name, str) for name in self.classes)
+        _require(ok, "classes", self.classes, "strings")
+        ok = isinstance(self.validation, Mapping) and all(
+            isinstance(key, str) and _is_number(value) for key, value in self.validation.items()
+        )
+        _require(ok, "validation", self.validation, "names with finite numbers")
+        same = self.input_convention == CONVENTION
+        _require(same, "input_convention", self.input_convention, repr(CONVENTION))
+        ok = re.fullmatch(r"[0-9a-f]{64}|", self.sha256) is not None
+        _require(ok, "sha256", self.sha256, "64 hexadecimal digits")
+        if self.in_channels * self.lattice**self.dim > _LARGEST_INPUT:
             raise ValueError(
                 f"samples {self.samples} and lattice {self.lattice} make inputs of more than "
-                f"{LARGEST_INPUT} numbers, expected fewer."
+                f"{_LARGEST_INPUT} numbers, expected fewer."
             )
 
     @property
@@ -141,31 +148,11 @@ class ModelCard:
         return cls(**data)
 
 
-def _check_entry(name: str, kind: str, value: object) -> None:
-    """Refuse an entry of a card that is of another type, not finite or out of bounds."""
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number that JSON may hold."""
+    return isinstance(value, int | float) and is_finite(value)
 
-    def number(x: object) -> bool:
-        # Compared, because math.isfinite overflows with integers that JSON may hold.
-        return (
-            isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
-        )
 
-    if kind == "str":
-        good, expected = isinstance(value, str), "a string"
-    elif kind == "int":
-        low, high = BOUNDS[name]
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        good = whole and low <= value <= high  # type: ignore[operator]  # an int, by the line above
-        expected = f"an integer from {low} to {high}"
-    elif kind == "float":
-        good, expected = number(value) and value >= 0, "a number >= 0"  # type: ignore[operator]  # as above
-    elif kind.startswith("tuple"):
-        good = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-        expected = "strings"
-    else:
-        good = isinstance(value, Mapping) and all(
-            isinstance(key, str) and number(item) for key, item in value.items()
-        )
-        expected = "names with finite numbers"
-    if not good:
-        raise ValueError(f"{name} is {str(value)[:80]!r}, expected {expected}.")
+def _require(ok: bool, name: str, value: object, expected: str) -> None:
+    """Refuse an entry of a card, of which no more than the beginning is told."""
+    require(ok, name, str(value)[:80], expected)

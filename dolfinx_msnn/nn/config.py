@@ -6,7 +6,7 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dolfinx_msnn._utils.checks import require
@@ -172,11 +172,11 @@ class Config:
     """
 
     seed: int = key(0, low=0)
-    problem: Problem = key()
-    data: Data = key()
+    problem: Problem
+    data: Data
     families: tuple[Family, ...] = key(table="family")
-    network: Network = key(Network())
-    training: Training = key()
+    network: Network = field(default=Network())
+    training: Training
     name: str = key("model")
 
     def __post_init__(self) -> None:

@@ -6,10 +6,8 @@ A model file is a zip archive as torch writes it, with the card as the extra fil
 either TorchScript, which may hold any network, or what ``torch.export`` writes (``.pt2``), which
 must hold an :class:`~dolfinx_msnn.nn.ffno.FFNO`.
 
-A file is not trusted. All that decides whether it is a model (archive, checksums, card) is checked
-before torch sees it, see :mod:`~dolfinx_msnn.nn.archive`.
-
-Importing this module and :func:`read_card` need no torch.
+A file is not trusted: no Python pickle is ever run, see :mod:`~dolfinx_msnn.nn.archive`. Importing
+this module and :func:`read_card` need no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,14 +22,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dolfinx_msnn._utils.files import replacing
 from dolfinx_msnn._version import __version__
-from dolfinx_msnn.nn.archive import Archive, check_ffno, quiet
-from dolfinx_msnn.nn.card import ModelCard
-
-__all__ = ["Model", "ModelCard", "load_model", "read_card", "save_model", "weights_hash"]
+from dolfinx_msnn.nn.archive import Archive, quiet
+from dolfinx_msnn.nn.card import CONVENTION, FORMAT_VERSION, ModelCard
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = [
+    "CONVENTION",
+    "FORMAT_VERSION",
+    "Model",
+    "ModelCard",
+    "load_model",
+    "read_card",
+    "save_model",
+    "weights_hash",
+]
 
 
 class Model:
@@ -134,29 +141,17 @@ def save_model(
     )
     _try_out(Model(module, card, torch.device("cpu")), "The network")
     extra = {"card.json": card.to_json()}
-    # In the same folder, so that the last step cannot fail half-way.
-    partial = f"{name}.{uuid.uuid4().hex}.part"
-    try:
-        with open(partial, "wb") as file, quiet():
-            if pt2:
-                check_ffno(module, card)
-                shape = (2, card.in_channels, *(card.lattice,) * card.dim)
-                batch = {0: torch.export.Dim("batch")}
-                program = torch.export.export(
-                    module, (torch.zeros(shape),), dynamic_shapes=(batch,)
-                )
-                torch.export.save(program, file, extra_files=extra)
-            else:
-                script = (
-                    module
-                    if isinstance(module, torch.jit.ScriptModule)
-                    else torch.jit.script(module)
-                )
-                torch.jit.save(script, file, _extra_files=extra)
-        os.replace(partial, name)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with replacing(name) as draft, open(draft, "wb") as file, quiet():
+        if pt2:
+            _check_ffno(module, card)
+            shape = (2, card.in_channels, *(card.lattice,) * card.dim)
+            batch = {0: torch.export.Dim("batch")}
+            program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=(batch,))
+            torch.export.save(program, file, extra_files=extra)
+        else:
+            scripted = isinstance(module, torch.jit.ScriptModule)
+            script = module if scripted else torch.jit.script(module)
+            torch.jit.save(script, file, _extra_files=extra)
     return card
 
 
@@ -215,6 +210,21 @@ def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
             raise ValueError(f"{name} has weights {key!r} of {value.dtype}, expected float32.")
         if not bool(torch.all(torch.isfinite(value))):
             raise ValueError(f"{name} has weights {key!r} that are not finite.")
+
+
+def _check_ffno(module: torch.nn.Module, card: ModelCard) -> None:
+    """Refuse what cannot be built again from the card alone."""
+    from dolfinx_msnn.nn.ffno import FFNO
+
+    if not isinstance(module, FFNO):
+        raise ValueError(f"The network is a {type(module).__name__}, a .pt2 file needs an FFNO.")
+    spectral = module.state_dict()["layers.0.spectral"]
+    shape = (len(module.layers), *spectral.shape[:3])
+    if shape != (card.layers, card.dim, card.modes, card.width):
+        raise ValueError(
+            f"The network has {shape} layers, dimensions, modes and channels, the card says "
+            f"{(card.layers, card.dim, card.modes, card.width)}."
+        )
 
 
 def _try_out(model: Model, name: str) -> None:

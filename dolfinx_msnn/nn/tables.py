@@ -43,7 +43,7 @@ def from_table[T](cls: type[T], table: object, where: str = "") -> T:
     if not isinstance(table, Mapping):
         raise ValueError(f"{where} must be a table, got {table!r}.")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass
-    known = {entry.metadata["table"] or entry.name: entry for entry in fields}
+    known = {entry.metadata.get("table") or entry.name: entry for entry in fields}
     prefix = f"{where}." if where else ""
     for name in table:
         if name not in known:
@@ -75,8 +75,8 @@ def _convert(value: Any, kind: Any, where: str, allowed: Mapping[str, Any]) -> A
         return tuple(_convert(v, item, f"{where}[{k}]", allowed) for k, v in enumerate(value))
     if hasattr(kind, "parse"):
         return kind.parse(value, where)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return from_table(kind, value, where)
+    if dataclasses.is_dataclass(kind):
+        return from_table(kind, value, where)  # type: ignore[arg-type]  # a class, no instance
     if kind is float:
         ok = is_finite(value)
     elif kind is int:

@@ -23,7 +23,7 @@ from sample import is_sentence
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid
-from dolfinx_msnn.nn import dataset, lattice, sample_file
+from dolfinx_msnn.nn import dataset, lattice, sample_file, sampling
 from dolfinx_msnn.nn.config import Family
 
 COMM = MPI.COMM_WORLD
@@ -94,7 +94,7 @@ def test_pencils_hold_the_integrals_of_the_coefficient(tmp_path, dim):
         with h5py.File(path) as file:
             x = file[f"geometry/{group.key}/x"][()].astype(float)
         for k in range(len(group)):
-            kappa = dataset.draw_field(coarse, FAMILIES, 4, int(group.fields[k])).kappa.x.array
+            kappa = sampling.draw_field(coarse, FAMILIES, 4, int(group.fields[k])).kappa.x.array
             vertex = coarse.vertex_coordinates(group.vertices[k : k + 1])[0]
             inside = np.all(np.abs(midpoints - vertex) < 0.5, axis=1)
             integral = kappa[inside].sum() / 6**dim
@@ -284,14 +284,14 @@ def test_killed_at_any_time(tmp_path):
     folder, deadline = path + ".parts", time.monotonic() + 60
     try:
         while time.monotonic() < deadline and child.poll() is None:
-            if os.path.isdir(folder) and len(sample_file.parts_of(folder)) >= 3:
+            if os.path.isdir(folder) and len(sample_file.files_of(path)) >= 3:
                 break
             time.sleep(0.003)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert child.returncode == -signal.SIGKILL
-    parts = sample_file.parts_of(folder)
+    parts = sample_file.files_of(path)
     assert len(parts) >= 3
     assert all(len(dataset.load(part)) == 16 for part in parts)
     with pytest.raises(FileNotFoundError, match="not finished"):
@@ -314,7 +314,7 @@ def test_a_failing_field_leaves_the_others(tmp_path):
 
     with pytest.raises(ValueError):
         generate(tmp_path / "a.h5", coarse, field, num_fields=4)
-    assert len(sample_file.parts_of(str(tmp_path / "a.h5.parts"))) == 2
+    assert len(sample_file.files_of(str(tmp_path / "a.h5"))) == 2
 
 
 # ---- splits ----
