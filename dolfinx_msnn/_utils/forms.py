@@ -23,8 +23,7 @@ from ufl.algorithms.check_arities import ArityMismatch, check_integrand_arity
 from ufl.algorithms.remove_complex_nodes import remove_complex_nodes
 from ufl.domain import extract_unique_domain
 
-_ALLOWED_INTEGRALS = ("cell", "exterior_facet")
-
+_ALLOWED_INTEGRALS = {"cell", "exterior_facet"}
 
 #: Signatures of forms that passed :func:`check_arity`.
 _linear_forms: set[str] = set()
@@ -84,8 +83,8 @@ def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
     if isinstance(form, ufl.Form) and any(d != V.mesh.ufl_domain() for d in _domains(form)):
         raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
     check_arguments(form, (V, V), name, "TrialFunction(V) and TestFunction(V)")
-    kinds = sorted({integral.integral_type() for integral in form.integrals()})
-    refused = [kind for kind in kinds if kind not in _ALLOWED_INTEGRALS]
+    types = {integral.integral_type() for integral in form.integrals()}
+    refused = sorted(types - _ALLOWED_INTEGRALS)
     if refused:
         raise ValueError(
             f"{name} contains {' and '.join(refused)} integrals; only cell (dx) and exterior "

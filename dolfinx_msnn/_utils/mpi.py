@@ -54,7 +54,7 @@ class collective_errors:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -69,21 +69,21 @@ class collective_errors:
             return
         parcel = _pack(error) if error is not None and comm.rank == first else b""
         common, message = pickle.loads(comm.bcast(parcel, root=first))
-        if kind is not common or str(error) != message:
+        if error_type is not common or str(error) != message:
             raise common(message) from error
 
 
 def _pack(error: BaseException) -> bytes:
-    """An exception's type and message such that ``kind(message)`` says the same elsewhere."""
-    kind, message = type(error), str(error)
+    """An exception's type and message such that ``error_type(message)`` says the same elsewhere."""
+    error_type, message = type(error), str(error)
     try:
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            parcel = pickle.dumps((kind, message))
+            parcel = pickle.dumps((error_type, message))
             if str(pickle.loads(parcel)[0](message)) == message:
                 return parcel
     except Exception:
         pass
-    return pickle.dumps((RuntimeError, f"{kind.__name__}: {message}"))
+    return pickle.dumps((RuntimeError, f"{error_type.__name__}: {message}"))
 
 
 def check_same(comm: MPI.Comm, **arguments: object) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dolfinx_msnn._utils.linalg import rigid_motions
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.pencil import Pencil
+from dolfinx_msnn.local.geometry import Geometry
 
 #: Jumps of κ above which the modes of least energy hide behind more cosines.
 HIGH_JUMP = 1e4
@@ -43,13 +44,33 @@ def cosines(pencil: Pencil, num: int) -> tuple[FloatArray, float]:
     """
     problem, geometry = pencil.problem, pencil.geometry
     bs, each = problem.block_size, _per_component(pencil, num)
-    scalar = geometry.cosines(_lowest_waves(pencil, each), bs)
+    waves = _lowest_waves(pencil, each)
+    scalar = geometry.once(("cosines", waves.tobytes()), lambda: _products(geometry, waves, bs))
     if bs == 1:
         return scalar, cosine_end(pencil, num)
     centred = geometry.offsets[::bs] - geometry.offsets[::bs].mean(axis=0)
     rotations = rigid_motions(centred, bs)[bs:]
     functions = np.einsum("nj,cd->ncjd", scalar, np.eye(bs)).reshape(problem.num_dofs, -1)
     return np.hstack([rotations.T, functions])[:, :num], cosine_end(pencil, num)
+
+
+def _products(geometry: Geometry, waves: npt.NDArray[np.int64], block_size: int) -> FloatArray:
+    """Products of cos(π w_k t_k), t in the unit box, at the dof blocks.
+
+    Args:
+        geometry: Where the dofs are.
+        waves: Wave numbers w, shape ``(num, gdim)``.
+        block_size: Components of a dof block.
+
+    Returns:
+        Shape ``(num_blocks, num)``.
+    """
+    t = (geometry.offsets[::block_size] - geometry.lower) / geometry.length
+    table = np.cos(np.arange(int(waves.max()) + 1)[:, None, None] * (np.pi * t)[None])
+    product = table[waves[:, 0], :, 0]
+    for k in range(1, waves.shape[1]):
+        product = product * table[waves[:, k], :, k]
+    return np.ascontiguousarray(product.T)
 
 
 def cosine_end(pencil: Pencil, num: int) -> float:

@@ -98,7 +98,23 @@ class Pencil:
 
     @cached_property
     def _energies(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return kernels.energies(self.problem.A, self.problem.S, self.geometry.linear)
+        linear = self.geometry.once("linear", self._linear)
+        return kernels.energies(self.problem.A, self.problem.S, linear)
+
+    def _linear(self) -> FloatArray:
+        """Coordinates from the box's centre, then the constant; for vectors in each component.
+
+        Returns:
+            Shape ``(n_i, m)`` with ``m >= (gdim + 1) * block_size`` a multiple of 4, the last
+            columns zero: four columns are as fast as one.
+        """
+        geometry, bs, gdim = self.geometry, self.problem.block_size, self.problem.gdim
+        centred = geometry.offsets - geometry.lower - 0.5 * geometry.length
+        linear = np.zeros((len(centred), 4 * -(-(gdim + 1) * bs // 4)))
+        for c in range(bs):
+            linear[c::bs, c : gdim * bs : bs] = centred[c::bs]
+            linear[c::bs, gdim * bs + c] = 1.0
+        return linear
 
     def _mean(self, energy: FloatArray) -> FloatArray:
         """Mean over the components of a vector, for each coordinate."""

@@ -7,10 +7,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 import ufl
@@ -39,34 +37,26 @@ from dolfinx_msnn.local.problem import CellSample, LocalProblem
 
 @dataclass(frozen=True)
 class _Pattern:
-    """Where the entries of a neighbourhood's element matrices go in its CSR matrix."""
+    """Where the entries of a neighbourhood's element matrices go in its CSR matrix.
 
-    key: bytes
+    Attributes:
+        indptr: Of the CSR matrix, shape ``(n_i + 1,)``.
+        indices: Of the CSR matrix, shape ``(num_entries,)``.
+        slot: Position in ``indices`` of each entry of the element matrices, one after the other.
+    """
+
     indptr: IntArray
     indices: IntArray
     slot: LongArray
 
     @classmethod
-    def create(cls, key: bytes, cell_dofs: IntArray, n: int) -> _Pattern:
-        """Sort the (row, column) pairs of all element matrices and number the distinct ones."""
-        width = cell_dofs.shape[1]
-        # Stable sorts of 16-bit integers are radix sorts.
-        small: npt.NDArray[Any] = cell_dofs
-        if n <= np.iinfo(np.uint16).max:
-            small = cell_dofs.astype(np.uint16)
-        rows = np.repeat(small, width, axis=1).reshape(-1)
-        cols = np.tile(small, (1, width)).reshape(-1)
-        order = np.argsort(cols, kind="stable")
-        order = order[np.argsort(rows[order], kind="stable")]
-        rows, cols = rows[order], cols[order]
-        new = np.empty(len(order), dtype=bool)
-        new[:1] = True
-        new[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
-        slot = np.empty(len(order), dtype=np.int64)
-        slot[order] = np.cumsum(new) - 1
-        indptr = np.zeros(n + 1, dtype=np.int32)
-        np.cumsum(np.bincount(rows[new], minlength=n), out=indptr[1:])
-        return cls(key, indptr, cols[new].astype(np.int32), slot)
+    def create(cls, cell_dofs: IntArray, n: int) -> _Pattern:
+        """The pattern of cells with these dofs, shape ``(num_cells, n_e)``, among ``n``."""
+        pairs = n * cell_dofs.astype(np.int64)[:, :, None] + cell_dofs[:, None, :]
+        entries, slot = np.unique(pairs.reshape(-1), return_inverse=True)
+        rows, cols = np.divmod(entries, n)
+        indptr = np.searchsorted(rows, np.arange(n + 1))
+        return cls(indptr.astype(np.int32), cols.astype(np.int32), slot)
 
     def sum(self, blocks: FloatArray) -> sp.csr_matrix:
         """Sum element matrices, shape ``(num_cells, n_e, n_e)``, to a neighbourhood's matrix."""
@@ -89,9 +79,6 @@ class LocalProblems:
         keep: Keep what :meth:`assemble` needs to be called again.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
-
-    Attributes:
-        num_total: Neighbourhoods of all ranks together.
 
     Note:
         Creation is collective; iterating is not.
@@ -118,7 +105,6 @@ class LocalProblems:
             x = V.tabulate_dof_coordinates()
             hats = coarse.hats(x)
             self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
-        self.num_total = self._neighbourhoods.num_total
         with self.timings.stage("exchange"):
             self._ghosts = ghosts = GhostCells(V, self._neighbourhoods)
             self._x = ghosts.extend_dofs(np.ascontiguousarray(x[:, : V.mesh.geometry.dim]))
@@ -231,7 +217,7 @@ class LocalProblems:
             unrolled = (bs * local[:, :, None] + np.arange(bs, dtype=np.int32)).reshape(
                 len(cells), -1
             )
-            pattern = _Pattern.create(key, unrolled, n)
+            pattern = _Pattern.create(unrolled, n)
             if len(self._patterns) >= 16:
                 self._patterns.pop(next(iter(self._patterns)))
             self._patterns[key] = pattern

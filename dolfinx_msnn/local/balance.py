@@ -11,7 +11,7 @@ import numpy as np
 from dolfinx_msnn._utils.typing import IntArray, LongArray
 
 
-def balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> tuple[IntArray, int]:
+def balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> IntArray:
     """Choose an owner for each neighbourhood. Collective; the same answer on every rank.
 
     Args:
@@ -20,8 +20,7 @@ def balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> tuple[IntArray, int]
         dim: Dimension of the mesh.
 
     Returns:
-        The owner of each neighbourhood by coarse vertex (-1 where there is none), and how many
-        there are.
+        The owner of each neighbourhood by coarse vertex, -1 where there is none.
     """
     ids, counts = np.unique(vertex, return_counts=True)
     sizes = np.array(comm.allgather(len(ids)))
@@ -36,7 +35,7 @@ def balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> tuple[IntArray, int]
     size = int(present[-1]) + 1 if len(present) else 0
     table = np.full(size, -1, np.int32)
     table[present] = assign(where, ranks, all_counts, comm.size, dim)
-    return table, len(present)
+    return table
 
 
 def assign(where: LongArray, ranks: IntArray, counts: LongArray, size: int, dim: int) -> IntArray:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dolfinx_msnn._utils.typing import FloatArray
 
@@ -23,16 +22,12 @@ class Geometry:
         offsets: Positions relative to the first dof, shape ``(n_i, gdim)``.
         lower: Lower corner of the bounding box, relative to the first dof.
         length: Sides of the bounding box.
-        linear: Coordinates from the box's centre, then the constant; for vectors each in each
-            component. Shape ``(n_i, m)`` with ``m >= (gdim + 1) * block_size`` a multiple of 4, the
-            last columns zero.
         made: What has been computed from the geometry, see :meth:`once`.
     """
 
     offsets: FloatArray
     lower: FloatArray
     length: FloatArray
-    linear: FloatArray
     made: dict[object, Any] = field(default_factory=dict)
 
     @classmethod
@@ -51,15 +46,8 @@ class Geometry:
             difference = float(np.abs(known.offsets - offsets).max())
             if difference <= 1e-9 * float(known.length.max()):
                 return known
-        bs, gdim = block_size, x.shape[1]
-        lower, upper = offsets.min(axis=0), offsets.max(axis=0)
-        centred = offsets - 0.5 * (lower + upper)
-        # Four columns are as fast as one.
-        linear = np.zeros((len(offsets), 4 * -(-(gdim + 1) * bs // 4)))
-        for c in range(bs):
-            linear[c::bs, c : gdim * bs : bs] = centred[c::bs]
-            linear[c::bs, gdim * bs + c] = 1.0
-        made = cls(offsets, lower, upper - lower, linear)
+        lower = offsets.min(axis=0)
+        made = cls(offsets, lower, offsets.max(axis=0) - lower)
         with _lock:
             while len(_geometries) >= 16:
                 _geometries.pop(next(iter(_geometries)))
@@ -72,19 +60,6 @@ class Geometry:
         if found is None:
             self.made[key] = found = make()
         return found
-
-    def cosines(self, waves: npt.NDArray[np.int64], block_size: int) -> FloatArray:
-        """Products of cosines cos(π w_k t_k), t in the unit box, shape ``(num_blocks, num)``."""
-
-        def make() -> FloatArray:
-            t = (self.offsets[::block_size] - self.lower) / self.length
-            table = np.cos(np.arange(int(waves.max()) + 1)[:, None, None] * (np.pi * t)[None])
-            product = table[waves[:, 0], :, 0]
-            for k in range(1, waves.shape[1]):
-                product = product * table[waves[:, k], :, k]
-            return np.ascontiguousarray(product.T)
-
-        return self.once(("cosines", waves.tobytes()), make)
 
 
 _geometries: dict[tuple[bytes, int], Geometry] = {}

@@ -24,14 +24,12 @@ class Neighbourhoods(NamedTuple):
         offsets: Where each one's cells start, shape ``(num + 1,)``.
         cell_rank: Rank that owns each cell.
         cell: Local index of the cell on that rank.
-        num_total: Number of neighbourhoods that hold cells, on all ranks together.
     """
 
     vertices: LongArray
     offsets: LongArray
     cell_rank: IntArray
     cell: IntArray
-    num_total: int
 
 
 def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Neighbourhoods:
@@ -57,13 +55,11 @@ def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Nei
     member = member.tocoo()
     cell, vertex = member.row.astype(np.int32), member.col.astype(np.int64)
 
-    owner, num_total = balance(comm, vertex, V.mesh.topology.dim)
+    owner = balance(comm, vertex, V.mesh.topology.dim)
     source, (vertex, cell) = route(comm, owner[vertex], vertex, cell)
     order = np.argsort(vertex, kind="stable")
     vertices, start = np.unique(vertex[order], return_index=True)
-    return Neighbourhoods(
-        vertices, np.append(start, len(order)), source[order], cell[order], num_total
-    )
+    return Neighbourhoods(vertices, np.append(start, len(order)), source[order], cell[order])
 
 
 def cell_membership(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> sp.csr_matrix:

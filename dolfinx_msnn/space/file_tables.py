@@ -136,11 +136,11 @@ def _shapes(
     path: str, attributes: dict[str, Any], file: h5py.File, V: FunctionSpace
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of the tables of a file of this format, which must all be there."""
-    kind, version = attributes.get("format"), attributes.get("format_version")
-    if not _is(kind, FORMAT) or not _is(version, FORMAT_VERSION):
+    name, version = attributes.get("format"), attributes.get("format_version")
+    if not _is(name, FORMAT) or not _is(version, FORMAT_VERSION):
         raise UnfitFile(
             f"{path} is not a file of the format '{FORMAT}', version {FORMAT_VERSION}; it says "
-            f"{_shown(repr(kind))}, version {_shown(version)}."
+            f"{_shown(repr(name))}, version {_shown(version)}."
         )
     element = attributes.get("element")
     if not _is(element, str(V.ufl_element())):

@@ -243,7 +243,7 @@ def found_neighbourhoods(V, coarse):
         mine[int(vertex)] = set(where)
     everyone = COMM.allgather(mine)
     merged = {v: cells for part in everyone for v, cells in part.items()}
-    assert sum(map(len, everyone)) == len(merged) == found.num_total
+    assert sum(map(len, everyone)) == len(merged)
     owner = {v: rank for rank, part in enumerate(everyone) for v in part}
     return merged, owner
 
