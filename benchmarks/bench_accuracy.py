@@ -16,8 +16,6 @@ from 10^6 on, which no model has seen), and ratios are to SLEPc on the same fiel
 - learned + filter: the model that comes with the package (16 outputs), for all N_bf and families.
 - filtered cosines: no training.
 
-Rows of Richards' equation are made from the records of ``bench_richards.py``, not run here.
-
     python benchmarks/bench_accuracy.py [--quick] [--resume] [--show]
     python benchmarks/bench_accuracy.py --fields 3 --cases 2d-100 --steps 200 --families log-normal
 """
@@ -25,30 +23,18 @@ Rows of Richards' equation are made from the records of ``bench_richards.py``, n
 from __future__ import annotations
 
 import gc
-import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness import learning, richards
+from harness import learning
 from harness.bases import FILTERED, LEARNED, UNFILTERED, WithConstant, make
 from harness.machine import installed
 from harness.problems import FAMILIES, FIRST_SEED, NORMS, Diffusion, box
-from harness.results import (
-    RESULTS,
-    Parser,
-    Record,
-    Results,
-    Shown,
-    grouped,
-    plain_ticks,
-    ratios,
-    select,
-    spread,
-    values,
-)
+from harness.results import Parser, Record, Records, Results, Shown, plain_ticks, spread, tabulate
 from harness.timing import Clock
 
 import numpy as np
@@ -69,8 +55,6 @@ PAPER = {
     ("3d-50", "SLEPc"): (3.07, 20.72),
     ("3d-50", "learned raw"): (3.10, 20.39),
 }
-#: Names of the bases in the records of Richards' equation.
-RICHARDS = {"computed": "SLEPc", "learned": "learned + filter", "filtered": "filtered cosines"}
 
 #: Neighbourhoods of a training in 3D lie in a smaller cube of the same cells, boxes and fields.
 RAW: dict[int, dict[str, Any]] = {
@@ -180,10 +164,8 @@ def run_field(
 
 
 def run(results: Results, options: Namespace) -> None:
-    """All cases, then what is known of Richards' equation."""
+    """All cases."""
     learned = installed("torch", "h5py")
-    # Those of Richards' equation are read anew; before, they would pass for records of diffusion.
-    results.records = [r for r in results.records if r.get("problem") != "Richards"]
     for case in options.cases:
         dim, cells, boxes, count = {**CASES, **QUICK}[case]
         raw = train_raw(results, dim, options) if learned else {}
@@ -197,43 +179,35 @@ def run(results: Results, options: Namespace) -> None:
                 if left:
                     problem = Diffusion(FAMILIES[family](msh, seed), boxes)
                     run_field(results, key, problem, raw, left)
-    add_richards(results)
 
 
-def add_richards(results: Results) -> None:
-    """Records of the benchmark of Richards' equation, as they are now."""
-    path = RESULTS / "richards.json"
-    found = json.loads(path.read_text())["records"] if path.exists() else []
-    for record in found:
-        if record["basis"] in RICHARDS:
-            entry = {k: record[k] for k in ("case", "family", "data", "seed", "L2", "energy")}
-            basis = RICHARDS[record["basis"]]
-            results.add(entry | {"problem": "Richards", "basis": basis, "modes": 8})
+def shown(records: Records, case: str, family: str) -> Shown:
+    """One case and family."""
+    runs = records.select(case=case, family=family)
+
+    def paper(key: tuple[int, str]) -> str:
+        known = PAPER.get((case, key[1])) if key[0] == 8 and family == "log-normal" else None
+        return "{}, {}".format(*known) if known else ""
+
+    def error(entry: str, of: tuple[int, str]) -> str:
+        return runs.spread(entry, 100, modes=of[0], basis=of[1])
+
+    def over(entry: str, of: tuple[int, str]) -> str:
+        pair, to = ("seed", "modes"), {"basis": "SLEPc"}
+        return spread(runs.ratios(entry, pair, to, modes=of[0], basis=of[1]))
+
+    columns = {
+        "N_bf": lambda key: f"{key[0]}",
+        "basis": lambda key: str(key[1]),
+        **{f"{e} %": partial(error, e) for e in NORMS},
+        **{f"{e} / SLEPc": partial(over, e) for e in NORMS},
+        "paper: L2, H1 %": paper,
+    }
+    title = f"Accuracy: diffusion, {case}, {family}, fields: {len(runs.by('seed'))}"
+    return tabulate(title, product(MODES, BASES), columns, notes(records, case, family))
 
 
-def shown(results: Results) -> list[Shown]:
-    """One table for each case and family, and one for Richards' equation."""
-    made = []
-    records = [r for r in results.records if r.get("problem") != "Richards"]
-    for (case, family), runs in grouped(records, "case", "family").items():
-        seeds = {r["seed"] for r in runs}
-        title = f"Accuracy: diffusion, {case}, {family}, fields: {len(seeds)}"
-        head = ["N_bf", "basis", *[f"{e} %" for e in NORMS]]
-        head += [f"{e} / SLEPc" for e in NORMS] + ["paper: L2, H1 %"]
-        rows = []
-        for modes in MODES:
-            for basis in BASES:
-                key = {"basis": basis, "modes": modes}
-                cells = [spread(values(runs, e, **key), 100) for e in NORMS]
-                pair, to = ("seed", "modes"), {"basis": "SLEPc"}
-                cells += [spread(ratios(runs, e, pair, to, **key)) for e in NORMS]
-                paper = PAPER.get((case, basis)) if modes == 8 and family == "log-normal" else None
-                rows.append([str(modes), basis, *cells, "{}, {}".format(*paper) if paper else ""])
-        made.append(Shown(title, head, rows, notes(records, case, family)))
-    return [*made, shown_richards(results.records)]
-
-
-def notes(records: list[Record], case: str, family: str) -> str:
+def notes(records: Records, case: str, family: str) -> str:
     """What to know beside the figures of a case."""
     dim = int(case[0])
     said = [
@@ -242,7 +216,7 @@ def notes(records: list[Record], case: str, family: str) -> str:
         "2026, GMsFEM and learned, their own problem, fields and number of modes; it enters no "
         "ratio."
     ]
-    trained = sorted(select(records, case="training", dim=dim), key=lambda r: r["modes"])
+    trained = sorted(records.select(case="training", dim=dim), key=lambda r: r["modes"])
     if not trained:
         said.append("The learned rows need torch and h5py, which were not installed.")
     else:
@@ -256,7 +230,7 @@ def notes(records: list[Record], case: str, family: str) -> str:
             f"the modes on unseen fields is then {validation}."
         )
         to = {"case": case, "family": family, "modes": 8}
-        alone, more = (values(records, "energy", basis=b, **to) for b in RAW_BASES)
+        alone, more = (records.values("energy", basis=b, **to) for b in RAW_BASES)
         if alone.size and more.size:
             said.append(
                 f"One function more, the constant, takes the raw energy error with 8 modes from "
@@ -267,68 +241,33 @@ def notes(records: list[Record], case: str, family: str) -> str:
             said.append("Fields like these the raw models have not seen.")
         if dim == 3:
             said.append("In 3D there is a raw model for N_bf = 8 only.")
-    raw = select(records, case=case, family=family, basis="learned raw")
-    fallen = sum(r["fallbacks"] for r in raw)
-    if fallen:
+    key = {"case": case, "family": family, "basis": "learned raw"}
+    if fallen := int(records.values("fallbacks", **key).sum()):
         said.append(f"{fallen} raw predictions were dependent; filtered cosines stood in.")
     return " ".join(said)
 
 
-def shown_richards(records: list[Record]) -> Shown:
-    """Richards' equation, from the records of its own benchmark."""
-    rows = []
-    for (case, data), found in grouped(select(records, problem="Richards"), "case", "data").items():
-        paper = dict(zip(("SLEPc", "learned + filter"), richards.PAPER.get(case, ()), strict=False))
-        for basis in RICHARDS.values():
-            errors = [values(found, e, basis=basis) for e in ("L2", "energy")]
-            cells = [spread(e, 100) for e in errors]
-            for e in ("L2", "energy"):
-                over = ratios(found, e, ("seed",), {"basis": "SLEPc"}, basis=basis)
-                cells.append(spread(over))
-            rows.append([case, data, str(len(errors[0])), basis, *cells])
-            rows[-1].append(str(paper.get(basis, "")))
-    head = ["case", "data", "fields", "basis", "L2 %", "energy %", "L2 / SLEPc"]
-    head += ["energy / SLEPc", "paper: L2 %"]
-    return Shown(
-        "Accuracy: Richards' equation, log-normal, 8 modes",
-        head,
-        rows,
-        "From the records of `bench_richards.py`. The paper's learned figures (Rudikov et al., "
-        "ICLR 2026) are for a prediction without filter and their own problem; they enter no "
-        "ratio.",
-    )
-
-
-def figure(results: Results, case: str) -> Callable[[Figure], None]:
+def draw(records: Records, case: str, canvas: Figure) -> None:
     """Errors over the number of modes, one line for each basis."""
-    runs = [r for r in select(results.records, case=case) if "problem" not in r]
-    families = [family for (family,) in grouped(runs, "family")]
+    families = records.select(case=case).by("family")
     styles = dict(zip(BASES, ("ks-", "C3o-", "C1x-.", "C0^--", "C2v:"), strict=True))
-
-    def draw(canvas: Figure) -> None:
-        canvas.set_size_inches(max(5.4, 3.6 * len(families) + 0.4), 6.2)
-        axes = canvas.subplots(2, len(families), squeeze=False, sharex=True)
-        for row, error in zip(axes, ("L2", "energy"), strict=True):
-            for ax, family in zip(row, families, strict=True):
-                for basis, style in styles.items():
-                    found = [
-                        (k, 100 * values(runs, error, family=family, basis=basis, modes=k).mean())
-                        for k in MODES
-                        if any(select(runs, family=family, basis=basis, modes=k))
-                    ]
-                    if found:
-                        ax.semilogy(*np.array(found).T, style, label=basis, mfc="none", ms=6)
-                ax.grid(alpha=0.3, which="both")
-                ax.set_ylabel(f"{error} error, %")
-                ax.set_title(f"{case}, {family}", fontsize=10)
-                ax.set_xticks(MODES)
-                plain_ticks(ax)
-        for ax in axes[-1]:
-            ax.set_xlabel("modes for each vertex, N_bf")
-        lines, names = axes[0][0].get_legend_handles_labels()
-        canvas.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(BASES))
-
-    return draw
+    canvas.set_size_inches(max(5.4, 3.6 * len(families) + 0.4), 6.2)
+    axes = canvas.subplots(2, len(families), squeeze=False, sharex=True)
+    for row, error in zip(axes, ("L2", "energy"), strict=True):
+        for ax, (family, runs) in zip(row, families.items(), strict=True):
+            for basis, style in styles.items():
+                found = [(k, runs.values(error, basis=basis, modes=k)) for k in MODES]
+                points = [(k, 100 * v.mean()) for k, v in found if v.size]
+                if points:
+                    ax.semilogy(*np.array(points).T, style, label=basis, mfc="none", ms=6)
+            ax.grid(alpha=0.3, which="both")
+            ax.set(ylabel=f"{error} error, %", xticks=MODES)
+            ax.set_title(f"{case}, {family}", fontsize=10)
+            plain_ticks(ax)
+    for ax in axes[-1]:
+        ax.set_xlabel("modes for each vertex, N_bf")
+    lines, names = axes[0][0].get_legend_handles_labels()
+    canvas.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(BASES))
 
 
 def main() -> None:
@@ -347,8 +286,11 @@ def main() -> None:
     results = Results("accuracy", options, settings)
     if not options.show:
         run(results, options)
-    cases = dict.fromkeys(r["case"] for r in results.records if "basis" in r and "problem" not in r)
-    results.finish(shown(results), {case: figure(results, case) for case in cases})
+    records = results.records
+    groups = records.by("case", "family")
+    cases = dict.fromkeys(case for case, _ in groups)
+    figures = {case: partial(draw, records, case) for case in cases}
+    results.finish([shown(records, *key) for key in groups], figures)
 
 
 if __name__ == "__main__":

@@ -18,23 +18,13 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, UNFILTERED, Polynomials, make, usable
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import (
-    Parser,
-    Record,
-    Results,
-    Shown,
-    grouped,
-    ratios,
-    spread,
-    tabulate,
-    values,
-)
+from harness.results import Parser, Record, Records, Results, Shown, tabulate
 from harness.trials import compare
 
 from mpi4py import MPI
@@ -97,25 +87,25 @@ def run(results: Results, options: Namespace) -> None:
                 compare(results, key, rows(dim, options), partial(pose, msh, family, seed, boxes))
 
 
-def shown(case: str, family: str, records: Sequence[Record]) -> Shown:
+def shown(case: str, family: str, records: Records) -> Shown:
     """All bases on one family of a case: means over fields, ratios field by field."""
 
     def over(basis: str, entry: str) -> np.ndarray:
-        return ratios(records, entry, ("field",), {"basis": SLEPC}, basis=basis)
+        return records.ratios(entry, ("field",), {"basis": SLEPC}, basis=basis)
 
     columns: dict[str, Callable[[str], str]] = {
         "basis": str,
-        "L2 %": lambda b: spread(values(records, "L2", basis=b), 100),
-        "energy %": lambda b: spread(values(records, "energy", basis=b), 100),
+        "L2 %": lambda b: records.spread("L2", 100, basis=b),
+        "energy %": lambda b: records.spread("energy", 100, basis=b),
         "L2 / SLEPc": lambda b: f"{over(b, 'L2').mean():.3f}",
         "energy / SLEPc": lambda b: f"{over(b, 'energy').mean():.3f}",
-        "ms": lambda b: f"{np.median(values(records, 'basis_ms', basis=b)):.3g}",
+        "ms": lambda b: f"{np.median(records.values('basis_ms', basis=b)):.3g}",
         "faster than SLEPc": lambda b: f"{np.median(1 / over(b, 'basis_ms')):.1f}x",
-        "sweeps": lambda b: spread(values(records, "sweeps", basis=b)),
-        "fallbacks": lambda b: spread(values(records, "fallbacks", basis=b), 100, " %"),
+        "sweeps": lambda b: records.spread("sweeps", basis=b),
+        "fallbacks": lambda b: records.spread("fallbacks", 100, " %", basis=b),
     }
-    number = len(grouped(records, "field"))
-    bases = [basis for (basis,) in grouped(records, "basis")]
+    number = len(records.by("field"))
+    bases = [basis for basis in records.by("basis")]
     notes = "Times are medians, of a neighbourhood."
     return tabulate(f"{case}, {family}, {number} fields", bases, columns, notes)
 
@@ -133,7 +123,7 @@ def main() -> None:
     results = Results("bases", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})
     if not options.show:
         run(results, options)
-    groups = grouped(results.records, "case", "family")
+    groups = results.records.by("case", "family")
     results.finish([shown(*key, group) for key, group in groups.items()])
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.bases import BASES, FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, mean, over, tabulate
 from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
 
 import numpy as np
@@ -48,111 +48,90 @@ FEW = 5
 MORE = "filtered, 16 modes"
 #: What partners of a ratio have in common.
 PAIR = ("case", "family", "contrast", "seed")
+TO = {"basis": SLEPC}
 
 
-def errors(records: Sequence[Record], case: str, family: str) -> Shown:
+def contrast(rows: Records) -> str:
+    """The first column of most tables."""
+    return f"{rows[0]['contrast']:.0e}"
+
+
+def errors(name: str, rows: Sequence[Records], bases: Sequence[str]) -> Shown:
     """Errors over the contrast."""
-    shown = [b for b in BASES if any(select(records, case=case, family=family, basis=b))]
-    others = [b for b in shown if b != SLEPC]
-    head = ["contrast", "fields", "SLEPc: L2 %", "energy %"]
-    head += [f"L2 / SLEPc: {b}" for b in others] + [f"energy / SLEPc: {b}" for b in others]
-    rows = []
-    for contrast in contrasts(records, case):
-        key = {"case": case, "family": family, "contrast": contrast}
-        row = [f"{contrast:.0e}", str(len(values(records, "L2", basis=SLEPC, **key)))]
-        row += [spread(values(records, e, basis=SLEPC, **key), 100) for e in ("L2", "energy")]
-        for entry in ("L2", "energy"):
-            for b in others:
-                found = ratios(records, entry, PAIR, {"basis": SLEPC}, basis=b, **key)
-                row.append(spread(found))
-        rows.append(row)
-    return Shown(f"{title(case, family)}: errors", head, rows)
+    columns = [
+        ("contrast", contrast),
+        ("fields", lambda rows: str(len(rows.values("L2", **TO)))),
+        ("SLEPc: L2 %", mean("L2", 100, **TO)),
+        ("energy %", mean("energy", 100, **TO)),
+    ]
+    for e in ("L2", "energy"):
+        others = (b for b in bases if b not in (SLEPC, MORE))
+        columns += [(f"{e} / SLEPc: {b}", over(e, PAIR, TO, basis=b)) for b in others]
+    return tabulate(f"{name}: errors", rows, columns)
 
 
-def work(records: Sequence[Record], case: str, family: str) -> Shown:
+def work(name: str, rows: Sequence[Records], bases: Sequence[str]) -> Shown:
     """What filter, network and guard did, over the contrast."""
     columns = [
-        ("sweeps: filtered", FILTERED, "sweeps", 1.0, ""),
-        ("learned", LEARNED, "sweeps", 1.0, ""),
-        ("the guard's", GUARDED, "guard_sweeps", 1.0, ""),
-        ("rounds: filtered", FILTERED, "rounds", 1.0, ""),
-        ("learned", LEARNED, "rounds", 1.0, ""),
-        ("out of the card's range", LEARNED, "out_of_range", 100.0, " %"),
-        ("fallbacks", LEARNED, "fallbacks", 100.0, " %"),
-        ("guard: repaired", GUARDED, "repaired", 100.0, " %"),
-        ("recomputed", GUARDED, "recomputed", 100.0, " %"),
+        ("contrast", contrast),
+        ("sweeps: filtered", mean("sweeps", basis=FILTERED)),
+        ("learned", mean("sweeps", basis=LEARNED)),
+        ("the guard's", mean("guard_sweeps", basis=GUARDED)),
+        ("rounds: filtered", mean("rounds", basis=FILTERED)),
+        ("learned", mean("rounds", basis=LEARNED)),
+        ("out of the card's range", mean("out_of_range", 100, " %", basis=LEARNED)),
+        ("fallbacks", mean("fallbacks", 100, " %", basis=LEARNED)),
+        ("guard: repaired", mean("repaired", 100, " %", basis=GUARDED)),
+        ("recomputed", mean("recomputed", 100, " %", basis=GUARDED)),
     ]
-    rows = []
-    for contrast in contrasts(records, case):
-        key = {"case": case, "family": family, "contrast": contrast}
-        row = [f"{contrast:.0e}"]
-        for _, basis, entry, scale, unit in columns:
-            row.append(spread(values(records, entry, basis=basis, **key), scale, unit))
-        rows.append(row)
     notes = (
         "Means ± standard deviations over fields, of means over neighbourhoods. Sweeps: products "
         "with the local matrix (the guard's with 24 functions, come on top). Rounds: of filter "
         "and Rayleigh-Ritz. Fallbacks: neighbourhoods whose modes are not the network's. Repaired, "
         "recomputed: neighbourhoods whose modes the guard did not accept."
     )
-    head = ["contrast", *(c[0] for c in columns)]
-    return Shown(f"{title(case, family)}: sweeps and fallbacks", head, rows, notes)
+    return tabulate(f"{name}: sweeps and fallbacks", rows, columns, notes)
 
 
-def iterations(records: Sequence[Record], case: str, family: str) -> Shown:
+def iterations(name: str, rows: Sequence[Records], bases: Sequence[str]) -> Shown:
     """Iterations with each space, and times, over the contrast."""
-    shown = [b for b in (*BASES, MORE) if any(select(records, case=case, family=family, basis=b))]
-    timed = [b for b in shown if b not in (SLEPC, MORE)]
-    head = ["contrast", *(f"CG: {b}" for b in shown), "SLEPc: ms"]
-    head += [f"SLEPc's time / its: {b}" for b in timed]
-    rows = []
-    for contrast in contrasts(records, case):
-        key = {"case": case, "family": family, "contrast": contrast}
-        row = [f"{contrast:.0e}"]
-        for b in shown:
-            failed = len(list(select(records, basis=b, solved=False, **key)))
-            count = spread(values(records, "iterations", basis=b, **key))
-            row.append(count + (f" ({failed} not solved)" if failed else ""))
-        row.append(spread(values(records, "basis_ms", basis=SLEPC, **key)))
-        for b in timed:
-            found = ratios(records, "basis_ms", PAIR, {"basis": SLEPC}, basis=b, **key)
-            row.append(spread(1.0 / found))
-        rows.append(row)
+
+    def count(basis: str, rows: Records) -> str:
+        failed = len(rows.select(basis=basis, solved=False))
+        found = rows.spread("iterations", basis=basis)
+        return found + (f" ({failed} not solved)" if failed else "")
+
+    columns = [("contrast", contrast), *((f"CG: {b}", partial(count, b)) for b in bases)]
+    columns.append(("SLEPc: ms", mean("basis_ms", **TO)))
+    for b in (b for b in bases if b not in (SLEPC, MORE)):
+        less = over("basis_ms", PAIR, TO, inverse=True, basis=b)
+        columns.append((f"SLEPc's time / its: {b}", less))
     notes = (
         f"CG: iterations to {RTOL:.0e}, at most {MAX_ITERATIONS} (counted as such if not solved). "
         f"Time: processor time of the basis stage of a neighbourhood, {NUM_MODES} modes."
     )
-    return Shown(f"{title(case, family)}: two-level iterations and time", head, rows, notes)
+    return tabulate(f"{name}: two-level iterations and time", rows, columns, notes)
 
 
-def findings(records: Sequence[Record]) -> Shown:
+def findings(records: Records) -> Shown:
     """The figures that decide, over all contrasts."""
     head = ["basis", "worst energy / SLEPc", "at", "above 1.05", "worst L2 / SLEPc", "at"]
     head += ["above 1.05", "most CG", "at", "most CG / SLEPc's", "failed"]
-    partners = {tuple(r[p] for p in PAIR): r for r in select(records, basis=SLEPC)}
     rows = []
     for basis in (*BASES, MORE):
-        chosen = list(select(records, basis=basis))
-        mine = [r for r in chosen if "failed" not in r]
-        both = [(r, partners[tuple(r[p] for p in PAIR)]) for r in mine]
-        if not both:
+        chosen = records.select(basis=basis)
+        mine = Records(r for r in chosen if "failed" not in r)
+        if not mine:
             continue
         row = [basis]
         for entry in ("energy", "L2"):
-            ratio = np.array([r[entry] / s[entry] for r, s in both])
+            ratio = records.ratios(entry, PAIR, TO, basis=basis)
             row += [f"{ratio.max():.4g}", place(mine[int(ratio.argmax())])]
             row.append(f"{np.mean(ratio > 1.05):.0%}")
-        most = int(np.argmax([r["iterations"] for r in mine]))
-        more = [r["iterations"] / s["iterations"] for r, s in both]
-        rows.append(
-            [
-                *row,
-                f"{mine[most]['iterations']}",
-                place(mine[most]),
-                f"{max(more):.2g}",
-                f"{len(chosen) - len(mine)} of {len(chosen)}",
-            ]
-        )
+        most = max(mine, key=lambda r: r["iterations"])
+        more = records.ratios("iterations", PAIR, TO, basis=basis)
+        row += [f"{most['iterations']}", place(most), f"{more.max():.2g}"]
+        rows.append([*row, f"{len(chosen) - len(mine)} of {len(chosen)}"])
     return Shown(
         "Over all fields and contrasts",
         head,
@@ -174,45 +153,35 @@ def place(record: Record) -> str:
     return f"{record['case']} {record['family'].replace('_', '-')} {record['contrast']:.0e}"
 
 
-def contrasts(records: Sequence[Record], case: str) -> list[float]:
-    """Contrasts of a case, ascending."""
-    return sorted({r["contrast"] for r in select(records, case=case)})
-
-
 def title(case: str, family: str) -> str:
     """Of a table or a panel."""
     return f"{case.upper()}, {family.replace('_', '-')}"
 
 
-def draw(figure: Figure, records: Sequence[Record], case: str) -> None:
+def draw(figure: Figure, records: Records, case: str) -> None:
     """Energy error and iterations over the contrast."""
     figure.set_size_inches(7.6, 6.2)
     axes = figure.subplots(2, len(FAMILIES), sharex=True, sharey="row")
-    entries = (
-        ("energy", "relative energy error"),
-        ("iterations", "CG iterations, two levels"),
-    )
-    for axis, (_, label) in zip(axes[:, 0], entries, strict=True):
-        axis.set_ylabel(label)
+    labels = {"energy": "relative energy error", "iterations": "CG iterations, two levels"}
     for column, family in zip(axes.T, FAMILIES, strict=True):
-        for axis, (entry, _) in zip(column, entries, strict=True):
+        for axis, entry in zip(column, labels, strict=True):
             for basis in BASES:
-                key = {"case": case, "family": family, "basis": basis}
-                found = [
-                    (c, values(records, entry, contrast=c, **key)) for c in contrasts(records, case)
-                ]
-                found = [(c, v) for c, v in found if v.size]
+                mine = records.select(case=case, family=family, basis=basis).by("contrast")
+                found = {c: v for c, r in sorted(mine.items()) if (v := r.values(entry)).size}
                 if not found:
                     continue
-                x = [c for c, _ in found]
-                low, middle, high = ([np.quantile(v, q) for _, v in found] for q in (0.1, 0.5, 0.9))
-                axis.plot(x, middle, linewidth=1.2, **line(basis))
+                low, middle, high = (
+                    [np.quantile(v, q) for v in found.values()] for q in (0.1, 0.5, 0.9)
+                )
+                axis.plot(list(found), middle, linewidth=1.2, **line(basis))
                 shade = {"color": line(basis)["color"], "alpha": 0.12, "linewidth": 0}
-                axis.fill_between(x, low, high, **shade)
+                axis.fill_between(list(found), low, high, **shade)
             axis.set(xscale="log", yscale="log")
             axis.grid(visible=True, color="0.9")
         column[0].set_title(title(case, family))
         column[1].set_xlabel("contrast of the coefficient")
+    for axis, label in zip(axes[:, 0], labels.values(), strict=True):
+        axis.set_ylabel(label)
     axes[0, 0].legend(fontsize="small", title="median; shade: 10 to 90 %", title_fontsize="small")
 
 
@@ -246,13 +215,19 @@ def main() -> None:
             posed = partial(pose, msh, boxes, family, contrast, seed)
             compare(results, key, bases | (more if k < FEW else {}), posed, iterations=True)
     records = results.records
-    there = [case for case in CASES if any(select(records, case=case))]
     tables = [findings(records)]
-    for case in there:
-        for family in FAMILIES:
-            tables += [f(records, case, family) for f in (errors, work, iterations)]
-    figures = {c: lambda figure, c=c: draw(figure, records, c) for c in there}
+    for (case, family), mine in sorted(records.by("case", "family").items(), key=order):
+        rows = [mine.select(contrast=c) for c in sorted(mine.by("contrast"))]
+        bases = [b for b in (*BASES, MORE) if mine.select(basis=b)]
+        tables += [f(title(case, family), rows, bases) for f in (errors, work, iterations)]
+    figures = {c: lambda figure, c=c: draw(figure, records, c) for c in records.by("case")}
     results.finish(tables, figures)
+
+
+def order(group: tuple[tuple[str, str], Records]) -> tuple[int, int]:
+    """Where a case and family stand."""
+    case, family = group[0]
+    return list(CASES).index(case), FAMILIES.index(family)
 
 
 if __name__ == "__main__":

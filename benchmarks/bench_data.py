@@ -31,7 +31,7 @@ from harness import flow, learning, networks
 from harness.bases import UNFILTERED
 from harness.flow import DATA_SEED, KINDS, FlowProblem
 from harness.problems import NUM_MODES
-from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, spread
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -119,11 +119,10 @@ def run_learned(
             results.add(key | {"field": number} | found | trained.record())
 
 
-def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]:
+def shown(records: Records, settings: Mapping[str, Any]) -> list[Shown]:
     """Errors over the number of fields."""
-    counts = sorted({r["train"] for r in records if r["train"]}, reverse=True)
-    found = []
-    seeds = sorted({r["seed"] for r in records if r["seed"]})
+    counts = sorted((n for n in records.by("train") if n), reverse=True)
+    seeds, found = [seed for seed in records.by("seed") if seed], []
     titles = "Error in L2, %", "Relative error in the energy norm"
     for error, title, scale in zip(("L2", "energy"), titles, (100, 1), strict=True):
         head = ["method", *(f"{n} fields" for n in counts)]
@@ -147,26 +146,19 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
             table = table._replace(head=[*head, growth, "over SLEPc, fewest"], notes=note)
         for name in (*CONSTANT, *LEARNED):
             if name in CONSTANT:
-                cell = spread(values(records, error, method=name), scale)
-                more = ["–", "–"] if error == "L2" else []
-                table.rows.append([name, *[cell] * len(counts), *more])
+                cells = [records.spread(error, scale, method=name)] * len(counts)
+                table.rows.append([name, *cells, *["–", "–"] * (error == "L2")])
                 continue
             cells = []
             for n in counts:
-                mine = list(select(records, method=name, train=n))
-                if not mine:
-                    cells.append("–")
-                    continue
-                means = seed_means(records, error, name, n)
-                between = spread(means, scale).partition("±")[2].strip() or "–"
-                cells.append(f"{spread(values(mine, error), scale)} ({between})")
+                mine = records.select(method=name, train=n)
+                between = spread(seed_means(mine, error), scale).partition("±")[2].strip() or "–"
+                cells.append(f"{mine.spread(error, scale)} ({between})" if mine else "–")
             if error == "L2":
-                pair, last = ("seed", "field"), counts[-1]
-                to = {"method": name, "train": counts[0]}
-                grown = ratios(records, error, pair, to, method=name, train=last)
-                to = {"method": "SLEPc"}
-                over = ratios(records, error, ("field",), to, method=name, train=last)
-                cells += [spread(grown), spread(over)]
+                key, to = {"method": name, "train": counts[-1]}, {"method": "SLEPc"}
+                most = {"method": name, "train": counts[0]}
+                cells.append(spread(records.ratios(error, ("seed", "field"), most, **key)))
+                cells.append(spread(records.ratios(error, ("field",), to, **key)))
             table.rows.append([name, *cells])
         if error == "L2":
             for name, figures in PAPER.items():
@@ -176,14 +168,12 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
     return [*found, training(records, counts)]
 
 
-def seed_means(records: Sequence[Record], error: str, name: str, count: int) -> np.ndarray:
+def seed_means(records: Records, error: str) -> np.ndarray:
     """Mean error over the fields for each seed."""
-    mine = list(select(records, method=name, train=count))
-    seeds = sorted({r["seed"] for r in mine})
-    return np.array([values(mine, error, seed=seed).mean() for seed in seeds])
+    return np.array([mine.values(error).mean() for _, mine in sorted(records.by("seed").items())])
 
 
-def training(records: Sequence[Record], counts: Sequence[int]) -> Shown:
+def training(records: Records, counts: Sequence[int]) -> Shown:
     """What each training saw and took."""
     table = Shown(
         "Training",
@@ -195,31 +185,32 @@ def training(records: Sequence[Record], counts: Sequence[int]) -> Shown:
     )
     for name in LEARNED:
         for n in counts:
-            mine = list({r["seed"]: r for r in select(records, method=name, train=n)}.values())
+            runs = records.select(method=name, train=n).by("seed").values()
+            mine = Records(of_seed[-1] for of_seed in runs)
             if not mine:
                 continue
             alone = name == ALONE
-            samples = f"{n if alone else values(mine, 'samples').mean():,.0f}"
+            samples = f"{n if alone else mine.values('samples').mean():,.0f}"
             keys = ("steps", "train s", "loss") if alone else ("steps", "training", "validation")
-            table.rows.append([name, f"{n}", samples, *(spread(values(mine, k)) for k in keys)])
+            table.rows.append([name, f"{n}", samples, *(mine.spread(k) for k in keys)])
     return table
 
 
-def draw(figure: Figure, records: Sequence[Record]) -> None:
+def draw(figure: Figure, records: Records) -> None:
     """Error over the number of fields."""
     all_axes = figure.subplots(1, 2)
-    counts = sorted({r["train"] for r in records if r["train"]})
+    counts = sorted(n for n in records.by("train") if n)
     for axes, error, title in zip(all_axes, ("L2", "energy"), ("L2", "energy norm"), strict=True):
         for name, marker in zip(LEARNED, "so^", strict=True):
             # What a seed means: the fields, and so their spread, are the same for all points.
-            found = [seed_means(records, error, name, n) for n in counts]
-            pairs = [(n, 100 * v) for n, v in zip(counts, found, strict=True) if len(v)]
-            if pairs:
-                x, y = [n for n, _ in pairs], [v.mean() for _, v in pairs]
-                bars = [v.std(ddof=1) if len(v) > 1 else 0.0 for _, v in pairs]
-                axes.errorbar(x, y, bars, marker=marker, label=name, capsize=3)
+            mine = sorted(records.select(method=name).by("train").items())
+            found = {n: 100 * seed_means(runs, error) for n, runs in mine}
+            if found:
+                bars = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in found.values()]
+                y = [v.mean() for v in found.values()]
+                axes.errorbar(list(found), y, bars, marker=marker, label=name, capsize=3)
         for name, style in zip(CONSTANT, ("-", ":"), strict=True):
-            level = 100 * values(records, error, method=name).mean()
+            level = 100 * records.values(error, method=name).mean()
             axes.axhline(level, color="black", ls=style, lw=1.2, label=name)
         axes.set(
             xscale="log", yscale="log", xlabel="fields to learn from (bars: seeds)", title=title

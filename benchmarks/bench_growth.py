@@ -34,7 +34,7 @@ from harness.bases import FILTERED, LEARNED, SLEPC, make, usable
 from harness.launch import launch, serve
 from harness.machine import peak_gib
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results
+from harness.results import Parser, Record, Records, Results
 from harness.timing import least
 
 from mpi4py import MPI
@@ -155,7 +155,7 @@ def multigrid(W: Any, A0: PETSc.Mat, b0: PETSc.Vec, x0: PETSc.Vec) -> Record:
     return found
 
 
-def work(*configurations: Sequence[Any]) -> list[Record] | None:
+def work(*configurations: Sequence[Any]) -> Records | None:
     """Build spaces, one after the other, after a small one: the first compiles the forms."""
     # The stages of a space are timed by this clock.
     time.perf_counter = time.process_time
@@ -166,7 +166,7 @@ def work(*configurations: Sequence[Any]) -> list[Record] | None:
     return found if comm.rank == 0 else None
 
 
-def peaks(n: int, mib: int) -> list[Record]:
+def peaks(n: int, mib: int) -> Records:
     """Matrix products and memory of one core, by NumPy."""
     rng = np.random.default_rng(0)
     found = []
@@ -184,7 +184,7 @@ def peaks(n: int, mib: int) -> list[Record]:
     return found
 
 
-def kernels(dim: int, width: int) -> list[Record]:
+def kernels(dim: int, width: int) -> Records:
     """Operations and bytes a second of the filter and of Rayleigh-Ritz's Gram matrices."""
     # Of an inner vertex: large ones come first.
     problem = next(pose(MPI.COMM_SELF, dim, 3, width // 2).local_problems())

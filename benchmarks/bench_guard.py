@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from harness.bases import UNFILTERED
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results, Shown, grouped, tabulate, values
+from harness.results import Parser, Record, Records, Results, Shown, tabulate
 from harness.timing import Clock
 
 import torch
@@ -116,14 +116,14 @@ def measure(
     }
 
 
-def shown(case: str, family: str, records: Sequence[Record]) -> Shown:
+def shown(case: str, family: str, records: Records) -> Shown:
     """All models on a family of a case."""
 
-    def get(entry: str, form: str) -> Callable[[Sequence[Record]], str]:
-        return lambda r: format(values(r, entry).mean(), form)
+    def get(entry: str, form: str) -> Callable[[Records], str]:
+        return lambda r: format(r.values(entry).mean(), form)
 
-    def worst(entry: str) -> Callable[[Sequence[Record]], str]:
-        return lambda r: f"{values(r, entry).mean():.3f} ({values(r, entry).max():.3f})"
+    def worst(entry: str) -> Callable[[Records], str]:
+        return lambda r: f"{r.values(entry).mean():.3f} ({r.values(entry).max():.3f})"
 
     columns = {
         "model": lambda r: str(r[0]["model"]),
@@ -135,9 +135,9 @@ def shown(case: str, family: str, records: Sequence[Record]) -> Shown:
         "guard's time / SLEPc's": get("guard", ".0%"),
         "all time / SLEPc's": get("whole", ".0%"),
     }
-    number = len(grouped(records, "seed"))
+    number = len(records.by("seed"))
     title = f"{case}, {family}, {number} fields"
-    return tabulate(title, grouped(records, "model").values(), columns)
+    return tabulate(title, records.by("model").values(), columns)
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     results = Results("guard", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})
     if not options.show:
         run(results, options, None if options.mild is None else load_model(options.mild))
-    groups = grouped(results.records, "case", "family")
+    groups = results.records.by("case", "family")
     results.finish([shown(*key, group) for key, group in groups.items()])
 
 

@@ -25,24 +25,15 @@ from __future__ import annotations
 import gc
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 from harness import learning
 from harness.bases import Polynomials, WithConstant
 from harness.machine import installed
 from harness.problems import FIRST_SEED, NUM_MODES, box, relative_errors
-from harness.results import (
-    Parser,
-    Record,
-    Results,
-    Shown,
-    grouped,
-    plain_ticks,
-    ratios,
-    select,
-    spread,
-    values,
-)
+from harness.results import Parser, Record, Records, Results, Shown, plain_ticks, spread
 from harness.richards import Richards
 
 import numpy as np
@@ -69,19 +60,10 @@ CONTRASTS: dict[str, tuple[Callable[[Any, int], Any], dict[str, Any]]] = {
 }
 USES = ("raw", "raw + constant", "filtered")
 #: Rows without training: their bases by use.
-UNTRAINED: dict[str, dict[str, Callable[[], Any]]] = {
-    "SLEPc": {"raw": lambda: msnn.SpectralBasis(NUM_MODES)},
-    "8 cosines": {
-        "raw": Polynomials,
-        "filtered": lambda: msnn.FilteredBasis(
-            NUM_MODES, degree=SWEEPS, max_rounds=1, num_start=NUM_MODES
-        ),
-    },
-    "24 cosines": {
-        "filtered": lambda: msnn.FilteredBasis(
-            NUM_MODES, degree=SWEEPS, max_rounds=1, num_start=24
-        ),
-    },
+UNTRAINED: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "SLEPc": {"raw": lambda _: msnn.SpectralBasis(NUM_MODES)},
+    "8 cosines": {"raw": lambda _: Polynomials(), "filtered": lambda _: cosines(8)},
+    "24 cosines": {"filtered": lambda _: cosines(24)},
 }
 #: Rudikov et al., ICLR 2026: L2 errors in per cent of their ablation, Richards 100 x 100.
 PAPER = {"basis_l2": 3.46, "sal": 1.88, "sal_pr": 1.87}
@@ -110,6 +92,11 @@ def configuration(contrast: str, loss: str, seed: int, options: Namespace) -> di
     )
 
 
+def cosines(number: int) -> msnn.FilteredBasis:
+    """So many, through the filter."""
+    return msnn.FilteredBasis(NUM_MODES, degree=SWEEPS, max_rounds=1, num_start=number)
+
+
 class Field(Richards):
     """A field with its fine solution."""
 
@@ -134,45 +121,22 @@ class Field(Richards):
         return found | {"fallbacks": getattr(basis, "num_fallbacks", 0)}
 
 
-def run_untrained(results: Results, contrast: str, samples: list[Field]) -> None:
-    """Rows without training."""
-    for name, made in UNTRAINED.items():
-        for use, make in made.items():
-            for field in samples:
-                key = {"contrast": contrast, "row": name, "use": use, "seed": field.seed}
-                if results.missing(**key):
-                    results.add(key | field.measure(make()))
-                    gc.collect()
-
-
-def run_trained(
-    results: Results, contrast: str, samples: list[Field], seed: int, options: Namespace
+def measure(
+    results: Results, key: Record, samples: list[Field], bases: dict[str, Callable[[Field], Any]]
 ) -> None:
-    """One training seed of all losses."""
-    from dolfinx_msnn.nn.model import load_model
-
-    for loss in options.losses:
-        key: dict[str, Any] = {"contrast": contrast, "row": loss, "training_seed": seed}
-        trained = learning.train(configuration(contrast, loss, seed, options), sample_seed=1)
-        if results.missing(**key, use="training"):
-            results.add({**key, "use": "training", **trained.record()})
-        run_model(results, key, load_model(trained.path), samples)
-        gc.collect()
+    """The uses of a row on all fields."""
+    for field, (use, make) in product(samples, bases.items()):
+        entry = {**key, "use": use, "seed": field.seed}
+        if results.missing(**entry):
+            results.add(entry | field.measure(make(field)))
+            gc.collect()
 
 
-def run_model(results: Results, key: dict[str, Any], model: Any, samples: list[Field]) -> None:
-    """One model on all fields, raw, with one function more, and filtered."""
-    for field in samples:
-        for use in USES:
-            entry = {**key, "use": use, "seed": field.seed}
-            if results.missing(**entry):
-                sweeps = SWEEPS if use == "filtered" else 0
-                basis: Any = msnn.LearnedBasis(
-                    model, field.kappa, NUM_MODES, sweeps=sweeps, cosines=0, max_rounds=1
-                )
-                if use == "raw + constant":
-                    basis = WithConstant(basis)
-                results.add(entry | field.measure(basis))
+def learned(model: Any, use: str, field: Field) -> Any:
+    """The basis of a model, raw, with one function more, or filtered."""
+    sweeps = SWEEPS if use == "filtered" else 0
+    basis = msnn.LearnedBasis(model, field.kappa, NUM_MODES, sweeps=sweeps, cosines=0, max_rounds=1)
+    return WithConstant(basis) if use == "raw + constant" else basis
 
 
 def run(results: Results, options: Namespace) -> None:
@@ -183,27 +147,36 @@ def run(results: Results, options: Namespace) -> None:
         contrast: [Field(msh, contrast, FIRST_SEED + k, boxes) for k in range(options.fields)]
         for contrast in options.contrasts
     }
-    for contrast in options.contrasts:
-        run_untrained(results, contrast, samples[contrast])
-    for seed in range(1, options.seeds + 1) if installed("torch", "h5py") else ():
-        for contrast in options.contrasts:
-            run_trained(results, contrast, samples[contrast], seed, options)
+    for contrast, (name, bases) in product(options.contrasts, UNTRAINED.items()):
+        measure(results, {"contrast": contrast, "row": name}, samples[contrast], bases)
+    if not installed("torch", "h5py"):
+        return
+    from dolfinx_msnn.nn.model import load_model
+
+    seeds = range(1, options.seeds + 1)
+    for seed, contrast, loss in product(seeds, options.contrasts, options.losses):
+        key: Record = {"contrast": contrast, "row": loss, "training_seed": seed}
+        trained = learning.train(configuration(contrast, loss, seed, options), sample_seed=1)
+        if results.missing(**key, use="training"):
+            results.add({**key, "use": "training", **trained.record()})
+        model = load_model(trained.path)
+        bases = {use: partial(learned, model, use) for use in USES}
+        measure(results, key, samples[contrast], bases)
 
 
-def by_seed(records: list[Record], entry: str, contrast: str, row: str, use: str) -> np.ndarray:
+def by_seed(records: Records, entry: str, contrast: str, row: str, use: str) -> np.ndarray:
     """Mean over fields of each training seed; without training, of all."""
-    found = list(select(records, contrast=contrast, row=row, use=use))
-    seeds = dict.fromkeys(r.get("training_seed") for r in found)
-    means = [values(found, entry, training_seed=seed) for seed in seeds]
+    found = records.select(contrast=contrast, row=row, use=use)
+    means = (
+        found.values(entry, training_seed=seed) for seed in found.by("training_seed") or (None,)
+    )
     return np.array([m.mean() for m in means if m.size])
 
 
 def shown(results: Results) -> list[Shown]:
     """One table for each contrast."""
     records, made = results.records, []
-    for (contrast,), here in grouped(records, "contrast").items():
-        seeds = {r["training_seed"] for r in here if "training_seed" in r}
-        number = len({r["seed"] for r in here if "seed" in r})
+    for contrast, here in records.by("contrast").items():
         rows = []
         for row in (*UNTRAINED, *LOSSES, THROUGH):
             cells = [
@@ -213,26 +186,25 @@ def shown(results: Results) -> list[Shown]:
             ]
             pair, to = ("contrast", "seed"), {"row": "SLEPc", "use": "raw"}
             for use in USES:
-                over = ratios(here, "energy", pair, to, row=row, use=use)
+                over = here.ratios("energy", pair, to, row=row, use=use)
                 cells.append(f"{np.median(over):.3g}" if over.size else "–")
-            trained = list(select(here, row=row, use="training"))
+            trained = here.select(row=row, use="training")
             pair, to = ("contrast", "seed", "training_seed"), {"row": "sal", "use": "raw"}
-            over = ratios(here, "energy", pair, to, row=row, use="raw") if trained else []
-            cells.append(spread(over))
-            cells.append(spread(values(trained, "validation")))
-            cells.append(spread(values(trained, "training")))
+            over = here.ratios("energy", pair, to, row=row, use="raw") if trained else []
+            cells += [spread(over), trained.spread("validation"), trained.spread("training")]
             # The paper's problem is of mild contrast.
             rows.append([row, *cells, str(PAPER.get(row, "")) if contrast == "mild" else ""])
         head = ["basis or loss", *[f"{use}: {e} %" for use in USES for e in ("L2", "energy")]]
         head += [f"{use}: energy / SLEPc" for use in USES]
         head += ["raw: energy / sal", "energy defect", "training s", "paper: L2 %, raw"]
-        title = f"Losses: Richards 100², {contrast} contrast, {len(seeds)} training seeds, "
+        seeds, number = (len(here.by(entry)) for entry in ("training_seed", "seed"))
+        title = f"Losses: Richards 100², {contrast} contrast, {seeds} training seeds, "
         said = " ".join([notes(results, here), compared(here, contrast)])
         made.append(Shown(title + f"{number} fields", head, rows, said.strip()))
     return made
 
 
-def notes(results: Results, here: list[Record]) -> str:
+def notes(results: Results, here: Records) -> str:
     """What to know beside the figures of one contrast."""
     said = [
         "Mean ± standard deviation over training seeds, each the mean over the same fields; rows "
@@ -243,7 +215,7 @@ def notes(results: Results, here: list[Record]) -> str:
         "processor time. Paper: Rudikov et al., ICLR 2026, "
         "their own problem; it enters no ratio."
     ]
-    trained = list(select(here, use="training"))
+    trained = here.select(use="training")
     if trained:
         said.append(
             f"{trained[0]['steps']} steps for all losses; {trained[0]['samples']} neighbourhoods "
@@ -261,7 +233,7 @@ def notes(results: Results, here: list[Record]) -> str:
     return " ".join(said)
 
 
-def compared(here: list[Record], contrast: str) -> str:
+def compared(here: Records, contrast: str) -> str:
     """What the best of the losses has over cosines that need no training."""
     said = []
     for use in USES:
@@ -277,40 +249,32 @@ def compared(here: list[Record], contrast: str) -> str:
     return " ".join(said)
 
 
-def draw(results: Results) -> Callable[[Figure], None]:
+def draw(records: Records, canvas: Figure) -> None:
     """Energy errors of all seeds, raw and filtered."""
-
-    def on(canvas: Figure) -> None:
-        contrasts = [contrast for (contrast,) in grouped(results.records, "contrast")]
-        canvas.set_size_inches(8.0, 0.6 + 2.9 * len(contrasts))
-        names = (*UNTRAINED, *LOSSES, THROUGH)
-        for ax, contrast in zip(
-            canvas.subplots(len(contrasts), 1, sharex=True, squeeze=False)[:, 0],
-            contrasts,
-            strict=True,
-        ):
-            for use, style, shift in zip(USES, ("C3o", "C1x", "C0^"), (-0.2, 0, 0.2), strict=True):
-                points = [
-                    (k + shift, 100 * value)
-                    for k, name in enumerate(names)
-                    for value in by_seed(results.records, "energy", contrast, name, use)
-                ]
-                if points:
-                    ax.plot(*np.array(points).T, style, mfc="none", label=use)
-            best = by_seed(results.records, "energy", contrast, "SLEPc", "raw")
-            if best.size:
-                ax.axhline(100 * best[0], color="k", lw=0.8, ls=":", label="SLEPc")
-            low, high = ax.get_ylim()
-            if high > 5 * max(low, 1e-3):
-                ax.set_yscale("log")
-            plain_ticks(ax)
-            ax.set_ylabel("energy error, %")
-            ax.set_title(f"{contrast} contrast; one point a training seed", fontsize=10)
-            ax.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names], fontsize=8)
-            ax.grid(alpha=0.3, which="both")
-            ax.legend(fontsize=8)
-
-    return on
+    contrasts, names = list(records.by("contrast")), (*UNTRAINED, *LOSSES, THROUGH)
+    canvas.set_size_inches(8.0, 0.6 + 2.9 * len(contrasts))
+    axes = canvas.subplots(len(contrasts), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, contrast in zip(axes, contrasts, strict=True):
+        for use, style, shift in zip(USES, ("C3o", "C1x", "C0^"), (-0.2, 0, 0.2), strict=True):
+            points = [
+                (k + shift, 100 * value)
+                for k, name in enumerate(names)
+                for value in by_seed(records, "energy", contrast, name, use)
+            ]
+            if points:
+                ax.plot(*np.array(points).T, style, mfc="none", label=use)
+        best = by_seed(records, "energy", contrast, "SLEPc", "raw")
+        if best.size:
+            ax.axhline(100 * best[0], color="k", lw=0.8, ls=":", label="SLEPc")
+        low, high = ax.get_ylim()
+        if high > 5 * max(low, 1e-3):
+            ax.set_yscale("log")
+        plain_ticks(ax)
+        ax.set_ylabel("energy error, %")
+        ax.set_title(f"{contrast} contrast; one point a training seed", fontsize=10)
+        ax.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names], fontsize=8)
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(fontsize=8)
 
 
 def main() -> None:
@@ -329,7 +293,7 @@ def main() -> None:
     results = Results("losses", options, settings)
     if not options.show:
         run(results, options)
-    results.finish(shown(results), {"energy": draw(results)})
+    results.finish(shown(results), {"energy": partial(draw, results.records)})
 
 
 if __name__ == "__main__":

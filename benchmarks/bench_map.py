@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.bases import pretrained
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results, tabulate
+from harness.results import Parser, Record, Results, tabulate, text
 from harness.timing import runs
 
 import numpy as np
@@ -152,16 +152,16 @@ def main() -> None:
             if results.missing(**key):
                 results.add(key | measure(**key, count=2 if options.quick else 4))
     columns: dict[str, Callable[[Record], str]] = {
-        "d": lambda r: f"{r['dim']}",
-        "cells across": lambda r: f"{r['width']}",
-        "contrast": lambda r: f"{r['contrast']:.0e}",
-        "stride": lambda r: f"{r['stride']:.2g}",
-        "SLEPc ms": lambda r: f"{r['SLEPc_ms']:.3g}",
-        "cosines: sweeps": lambda r: f"{r['cosine_sweeps']}",
-        "cosines: ms": lambda r: f"{r['cosine_ms']:.3g}",
-        "learned: sweeps": lambda r: f"{r['learned_sweeps']}",
-        "learned: ms": lambda r: f"{r['learned_ms']:.3g}",
-        "network ms": lambda r: f"{r['network_ms']:.2g}",
+        "d": text("dim"),
+        "cells across": text("width"),
+        "contrast": text("contrast", ".0e"),
+        "stride": text("stride", ".2g"),
+        "SLEPc ms": text("SLEPc_ms", ".3g"),
+        "cosines: sweeps": text("cosine_sweeps"),
+        "cosines: ms": text("cosine_ms", ".3g"),
+        "learned: sweeps": text("learned_sweeps"),
+        "learned: ms": text("learned_ms", ".3g"),
+        "network ms": text("network_ms", ".2g"),
         "learned faster": lambda r: f"{r['cosine_ms'] / r['learned_ms']:.2f}x",
     }
     notes = f"Sweeps and time to a mean squared energy error of {DEFECT:g} of the modes."

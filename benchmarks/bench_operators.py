@@ -28,7 +28,7 @@ from typing import Any
 from harness import flow, networks
 from harness.flow import DATA_SEED, FULL, KINDS, QUICK, FlowProblem
 from harness.networks import NETWORKS
-from harness.results import Parser, Record, Results, Shown, ratios, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, spread
 from harness.timing import Stopwatch
 
 import numpy as np
@@ -92,10 +92,10 @@ def run_networks(
             results.add({"method": name, "seed": seed} | record)
 
 
-def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]:
+def shown(records: Records, settings: Mapping[str, Any]) -> list[Shown]:
     """Errors by kind of load; then costs."""
     pair = ("field", "kind")
-    peaks = values(records, "L2", method="SLEPc", kind="wells")
+    peaks = records.values("L2", method="SLEPc", kind="wells")
     lost = int((peaks > 0.5).sum())
     first = Shown(
         "Error in L2, %",
@@ -120,18 +120,11 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
         "As above. 1 is the error of p = 0: nothing keeps a network's gradient small where κ is "
         "large. Networks give 2 x 2 nodes at a time, which may add to it.",
     )
+    head = ["method", "numbers to learn", "steps", "training s", "L2 % in training"]
+    head += ["one problem s", "of these for the basis", "L2 %, seeds' means"]
     third = Shown(
         "Cost, processor seconds of one core",
-        [
-            "method",
-            "numbers to learn",
-            "steps",
-            "training s",
-            "L2 % in training",
-            "one problem s",
-            "of these for the basis",
-            "L2 %, seeds' means",
-        ],
+        head,
         [],
         "L2 in training: mean of the last 50 steps, on fields that were learned; where it is that "
         "of unseen fields, a network lacks time, not fields. One problem: a "
@@ -139,7 +132,7 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
         "to be faster than any space. Not in the table: fine solutions to learn from.",
     )
     for name in [INTERPOLANT, *NETWORKS, LONG, *SPACES, "fine mesh"]:
-        mine = [r for r in records if r["method"] == name]
+        mine = records.select(method=name)
         if not mine:
             if name in NETWORKS and not networks.available(name):
                 for table in (first, second, third):
@@ -148,37 +141,29 @@ def shown(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Shown]
         if name != "fine mesh":
             for table, error in ((first, "L2"), (second, "energy")):
                 scale = 100 if error == "L2" else 1
-                found = [scale * values(mine, error, kind=q) for q in KINDS]
+                found = [scale * mine.values(error, kind=q) for q in KINDS]
                 cells = [f"{spread(v)} ({np.median(v):.3g})" for v in found]
-                over = ratios(records, error, pair, {"method": "SLEPc"}, method=name, kind=KINDS[0])
+                over = records.ratios(error, pair, {"method": "SLEPc"}, method=name, kind=KINDS[0])
                 lead = [name, PAPER.get(name, "–")] if error == "L2" else [name]
                 table.rows.append([*lead, cells[0], f"{over.mean():.3g}", *cells[1:]])
         if name == INTERPOLANT:
             continue
-        runs = list({r["seed"]: r for r in mine if "steps" in r}.values())
-        means = [values(mine, "L2", kind=KINDS[0], seed=r["seed"]).mean() for r in runs]
-        third.rows.append(
-            [
-                name,
-                f"{runs[0]['parameters']:,}" if runs else "–",
-                spread(values(runs, "steps")) if runs else "–",
-                spread(values(runs, "train s")) if runs else "–",
-                spread(values(runs, "loss"), 100) if runs else "–",
-                spread(values(mine, "solve s")),
-                spread(values(mine, "build s")),
-                spread(means, 100) if runs else "–",
-            ]
-        )
+        runs = Records(of_seed[-1] for of_seed in mine.by("seed", "steps").values())
+        means = [mine.values("L2", kind=KINDS[0], seed=r["seed"]).mean() for r in runs]
+        row = [name, f"{runs[0]['parameters']:,}" if runs else "–", runs.spread("steps")]
+        row += [runs.spread("train s"), runs.spread("loss", 100)]
+        row += [mine.spread("solve s"), mine.spread("build s"), spread(means, 100)]
+        third.rows.append(row)
     return [first, second, third]
 
 
-def draw(figure: Figure, records: Sequence[Record]) -> None:
+def draw(figure: Figure, records: Records) -> None:
     """Bars of the L2 error by kind of load."""
     axes = figure.add_subplot()
-    names = [n for n in [*NETWORKS, LONG, *SPACES] if any(r["method"] == n for r in records)]
+    names = [n for n in [*NETWORKS, LONG, *SPACES] if records.select(method=n)]
     width = 0.85 / len(names)
     for k, name in enumerate(names):
-        found = [100 * values(records, "L2", method=name, kind=q) for q in KINDS]
+        found = [100 * records.values("L2", method=name, kind=q) for q in KINDS]
         places = np.arange(len(KINDS)) + (k - (len(names) - 1) / 2) * width
         style = {"hatch": "//", "edgecolor": "white"} if name in (*NETWORKS, LONG) else {}
         axes.bar(places, [v.mean() for v in found], width, label=name, **style)

@@ -39,7 +39,7 @@ from harness.problems import (
     box,
     relative_errors,
 )
-from harness.results import Parser, Record, Results, Shown, grouped, tabulate
+from harness.results import Parser, Record, Records, Results, Shown, tabulate, text
 from harness.timing import Stopwatch
 
 import numpy as np
@@ -172,7 +172,7 @@ def even(extra: float, saved: float) -> str:
     return f"{math.ceil(extra / saved)}" if saved > 0 else "never"
 
 
-def shown_samples(case: str, records: Sequence[Record]) -> Shown:
+def shown_samples(case: str, records: Records) -> Shown:
     """Times, errors and when they break even."""
     rows = {r["solver"]: r for r in records}
     exact = {solver: rows[f"fine, {solver}"] for solver in FINE}
@@ -263,13 +263,13 @@ def run_front(results: Results, quick: bool) -> None:
         results.add(key | {"tolerance": tolerance} | found)
 
 
-def shown_front(case: str, records: Sequence[Record]) -> Shown:
+def shown_front(case: str, records: Records) -> Shown:
     """What renewing fewer modes costs and saves."""
     columns: dict[str, Callable[[Record], str]] = {
         "tolerance": lambda r: "never" if r["tolerance"] is None else f"{r['tolerance']}",
-        "modes renewed a step": lambda r: f"{r['share']:.0%}",
+        "modes renewed a step": text("share", ".0%"),
         "update, ms": lambda r: f"{1e3 * r['update']:.3g}",
-        "L2 error": lambda r: f"{r['L2']:.3%}",
+        "L2 error": text("L2", ".3%"),
         "energy error, mean (worst)": lambda r: f"{r['energy']:.2%} ({r['worst energy']:.2%})",
     }
     cells, boxes, steps = (records[0][k] for k in ("cells", "boxes", "steps"))
@@ -288,11 +288,11 @@ def main() -> None:
             run_front(results, options.quick)
         else:
             run_samples(results, case, options.samples)
-    groups = grouped(results.records, "case")
+    groups = results.records.by("case")
     results.finish(
         [
             (shown_front if case == "front" else shown_samples)(case, group)
-            for (case,), group in groups.items()
+            for case, group in groups.items()
         ]
     )
 

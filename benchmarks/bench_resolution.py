@@ -18,14 +18,14 @@ A case is dimension, fine cells and boxes a side. About half an hour on one core
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
-from harness.bases import COLOURS, FILTERED, LEARNED, RAW, SLEPC, make, usable
+from harness.bases import FILTERED, LEARNED, RAW, SLEPC, line, make, usable
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results, Shown, grouped, ratios, select, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, mean, over, tabulate
 from harness.trials import DIRECT_3D, compare
 
 import numpy as np
@@ -39,7 +39,7 @@ TRAINED = {2: (100, 5), 3: (32, 4)}
 LATTICE = {2: 21, 3: 9}
 #: Values that differ by more than this factor count as different.
 DIFFERENT = 1.5
-PAIR = ("case", "family", "seed")
+PAIR, TO = ("case", "family", "seed"), {"basis": SLEPC}
 
 
 class Case(NamedTuple):
@@ -95,56 +95,51 @@ def difference(kappa: Any, cells: int, coarser: Any, fewer: int) -> float:
     return float(np.mean(np.maximum(ratio, 1 / ratio) > DIFFERENT))
 
 
-def ordered(records: Sequence[Record], dim: int) -> list[tuple[int, int, str]]:
-    """Cells, boxes and names of the cases that there are."""
-    return sorted({(r["cells"], r["boxes"], r["case"]) for r in select(records, dim=dim)})
+def sizes(dim: int) -> list[tuple[str, Callable[[Records], str]]]:
+    """Columns of cells and boxes a side, those of training in bold."""
+
+    def side(entry: str, rows: Records) -> str:
+        first = rows[0]
+        bold = "**" if (first["cells"], first["boxes"]) == TRAINED[dim] else ""
+        return f"{bold}{first[entry]}{bold}"
+
+    return [(entry, partial(side, entry)) for entry in ("cells", "boxes")]
 
 
-def accuracy(records: Sequence[Record], dim: int, family: str) -> Shown:
+def accuracy(dim: int, rows: Sequence[Records], others: Sequence[str]) -> Shown:
     """Errors of every basis."""
-    head = ["cells", "boxes", "fields", "SLEPc: L2 %", "energy %"]
-    others = [b for b in BASES[1:] if any(select(records, dim=dim, basis=b))]
-    head += [f"{name} / SLEPc: {b}" for name in ("L2", "energy") for b in others]
-    rows = []
-    for cells, boxes, case in ordered(records, dim):
-        key = {"case": case, "family": family}
-        exact = {entry: values(records, entry, basis=SLEPC, **key) for entry in ("L2", "energy")}
-        if not len(exact["L2"]):
-            continue
-        row = [*sizes(dim, cells, boxes), str(len(exact["L2"]))]
-        row += [spread(found, 100) for found in exact.values()]
-        for entry in exact:
-            for b in others:
-                found = ratios(records, entry, PAIR, {"basis": SLEPC}, basis=b, **key)
-                row.append(spread(found))
-        rows.append(row)
+    columns = [
+        *sizes(dim),
+        ("fields", lambda rows: str(len(rows.values("L2", **TO)))),
+        ("SLEPc: L2 %", mean("L2", 100, **TO)),
+        ("energy %", mean("energy", 100, **TO)),
+    ]
+    for e in ("L2", "energy"):
+        columns += [(f"{e} / SLEPc: {b}", over(e, PAIR, TO, basis=b)) for b in others]
     notes = "Bold: as in training. Means ± standard deviations over fields."
-    return Shown(f"{dim}D, {family}: errors", head, rows, notes)
+    return tabulate(f"{dim}D, {rows[0][0]['family']}: errors", rows, columns, notes)
 
 
-def work(records: Sequence[Record], dim: int, family: str) -> Shown:
+def work(dim: int, rows: Sequence[Records], others: Sequence[str]) -> Shown:
     """Sweeps, fallbacks and time of every basis."""
-    head = ["cells", "boxes", "cells across", "mesh / lattice", "sweeps: filtered", "learned"]
-    head += ["converged: filtered", "learned", "fallbacks", "ms: SLEPc"]
-    others = [b for b in BASES[1:] if any(select(records, dim=dim, basis=b))]
-    head += [*others, *(f"SLEPc's time / its: {b}" for b in others)]
-    head += ["filtered's time / learned's"]
-    rows = []
-    for cells, boxes, case in ordered(records, dim):
-        key = {"case": case, "family": family}
-        if not any(select(records, **key)):
-            continue
-        width = 2 * cells / boxes
-        row = [*sizes(dim, cells, boxes), f"{width:.3g}", f"{width / (LATTICE[dim] - 1):.2g}"]
-        for entry, scale, unit in (("sweeps", 1, ""), ("converged", 100, " %")):
-            for b in (FILTERED, LEARNED):
-                row.append(spread(values(records, entry, basis=b, **key), scale, unit))
-        row.append(spread(values(records, "fallbacks", basis=LEARNED, **key), 100, " %"))
-        row += [spread(values(records, "basis_ms", basis=b, **key)) for b in (SLEPC, *others)]
-        for b, to in [*((b, SLEPC) for b in others), (LEARNED, FILTERED)]:
-            found = ratios(records, "basis_ms", PAIR, {"basis": to}, basis=b, **key)
-            row.append(spread(1.0 / found))
-        rows.append(row)
+
+    def faster(name: str, to: str) -> Callable[[Records], str]:
+        return over("basis_ms", PAIR, {"basis": to}, inverse=True, basis=name)
+
+    columns = [
+        *sizes(dim),
+        ("cells across", lambda rows: f"{across(rows[0]):.3g}"),
+        ("mesh / lattice", lambda rows: f"{across(rows[0]) / (LATTICE[dim] - 1):.2g}"),
+        ("sweeps: filtered", mean("sweeps", basis=FILTERED)),
+        ("learned", mean("sweeps", basis=LEARNED)),
+        ("converged: filtered", mean("converged", 100, " %", basis=FILTERED)),
+        ("learned", mean("converged", 100, " %", basis=LEARNED)),
+        ("fallbacks", mean("fallbacks", 100, " %", basis=LEARNED)),
+        ("ms: SLEPc", mean("basis_ms", **TO)),
+        *((b, mean("basis_ms", basis=b)) for b in others),
+        *((f"SLEPc's time / its: {b}", faster(b, SLEPC)) for b in others),
+        ("filtered's time / learned's", faster(LEARNED, FILTERED)),
+    ]
     notes = (
         "Cells across: a neighbourhood of an inner vertex. Mesh / lattice: cells of the mesh to "
         f"one of the network's lattice, {LATTICE[dim]} nodes a side; 2 in training. Sweeps: "
@@ -152,37 +147,34 @@ def work(records: Sequence[Record], dim: int, family: str) -> Shown:
         "residuals are below the tolerance; the others ended because Ritz values stood still, or "
         "after the last round. ms: processor time of a neighbourhood."
     )
-    return Shown(f"{dim}D, {family}: sweeps and time", head, rows, notes)
+    return tabulate(f"{dim}D, {rows[0][0]['family']}: sweeps and time", rows, columns, notes)
 
 
-def sizes(dim: int, cells: int, boxes: int) -> list[str]:
-    """Cells and boxes a side, those of training in bold."""
-    bold = "**" if (cells, boxes) == TRAINED[dim] else ""
-    return [f"{bold}{cells}{bold}", f"{bold}{boxes}{bold}"]
+def across(record: Record) -> float:
+    """Cells across a neighbourhood."""
+    return 2 * record["cells"] / record["boxes"]
 
 
-def findings(records: Sequence[Record]) -> Shown:
+def findings(records: Records) -> Shown:
     """Worst cases, and how far the coefficient changes with the mesh."""
     head = ["dimension", "basis", "energy / SLEPc: mean", "worst", "at", "fallbacks"]
-    rows = []
-    for dim in (2, 3):
-        partners = {tuple(r[p] for p in PAIR): r for r in select(records, dim=dim, basis=SLEPC)}
-        for b in BASES[1:]:
-            mine = [r for r in select(records, dim=dim, basis=b) if "energy" in r]
-            if not mine:
-                continue
-            ratio = [r["energy"] / partners[tuple(r[p] for p in PAIR)]["energy"] for r in mine]
-            k = int(np.argmax(ratio))
-            where = f"{mine[k]['cells']} cells, {mine[k]['boxes']} boxes, {mine[k]['family']}"
-            fallbacks = spread(values(mine, "fallbacks"), 100, " %")
-            rows.append([f"{dim}", b, f"{np.mean(ratio):.4g}", f"{ratio[k]:.4g}", where, fallbacks])
-    changed = []
-    for dim in (2, 3):
-        for cells, boxes, case in ordered(records, dim):
-            for family in dict.fromkeys(r["family"] for r in select(records, case=case)):
-                found = values(records, "changed", case=case, family=family, basis=SLEPC)
-                if found.size and (cells, boxes) != TRAINED[dim] and found.any():
-                    changed.append(f"{case} {family}: {found.mean():.1%}")
+    rows, changed = [], []
+    for dim, basis in product((2, 3), BASES[1:]):
+        mine = Records(r for r in records.select(dim=dim, basis=basis) if "energy" in r)
+        if not mine:
+            continue
+        ratio = records.ratios("energy", PAIR, TO, dim=dim, basis=basis)
+        at = mine[int(np.argmax(ratio))]
+        where = f"{at['cells']} cells, {at['boxes']} boxes, {at['family']}"
+        fallbacks = mine.spread("fallbacks", 100, " %")
+        rows.append(
+            [f"{dim}", basis, f"{ratio.mean():.4g}", f"{ratio.max():.4g}", where, fallbacks]
+        )
+    groups = records.select(**TO).by("dim", "cells", "boxes", "case", "family")
+    for (dim, *size, case, family), mine in sorted(groups.items(), key=lambda g: g[0][:4]):
+        found = mine.values("changed")
+        if tuple(size) != TRAINED[dim] and found.any():
+            changed.append(f"{case} {family}: {found.mean():.1%}")
     notes = (
         f"Cells whose coefficient differs by more than a factor of {DIFFERENT} from that of the "
         "cell around their midpoint in the mesh of training: " + ("; ".join(changed) or "none")
@@ -190,54 +182,37 @@ def findings(records: Sequence[Record]) -> Shown:
     return Shown("Over all meshes and coarse grids", head, rows, notes + ".")
 
 
-def seeds(records: Sequence[Record], dim: int) -> set[int]:
-    """Fields that every case and basis of a dimension has: only those can be compared."""
-    mine = list(select(records, dim=dim, family="two-phase 1e3"))
-    groups = {(r["case"], r["basis"]) for r in mine}
-    found = [{r["seed"] for r in select(mine, case=c, basis=b)} for c, b in groups]
-    return set.intersection(*found) if found else set()
-
-
-def draw(figure: Figure, records: Sequence[Record]) -> None:
+def draw(figure: Figure, records: Records) -> None:
     """Error and time over the cells across a neighbourhood."""
     figure.set_size_inches(7.6, 6.2)
     axes = figure.subplots(2, 2)
-    entries = (("energy", "relative energy error"), ("basis_ms", "ms a neighbourhood"))
-    for axis, (_, label) in zip(axes[:, 0], entries, strict=True):
-        axis.set_ylabel(label)
+    labels = {"energy": "relative energy error", "basis_ms": "ms a neighbourhood"}
     for column, dim in zip(axes.T, (2, 3), strict=True):
-        common = seeds(records, dim)
-        for axis, (entry, _) in zip(column, entries, strict=True):
-            for b in BASES:
-                found = []
-                for cells, boxes, case in ordered(records, dim):
-                    key = {"case": case, "basis": b, "family": "two-phase 1e3"}
-                    v = values((r for r in records if r["seed"] in common), entry, **key)
-                    if v.size:
-                        found.append((2 * cells / boxes, cells, np.mean(v)))
-                first = True
-                for cells in sorted({c for _, c, _ in found}):
-                    line = sorted((w, v) for w, c, v in found if c == cells)
-                    marker = dict(zip(sorted({c for _, c, _ in found}), "os^D", strict=False))
-                    axis.plot(
-                        *zip(*line, strict=True),
-                        color=COLOURS[b],
-                        marker=marker[cells],
-                        markerfacecolor="none",
-                        linewidth=1.0,
-                        label=b if first else None,
-                    )
-                    first = False
+        mine = records.select(dim=dim, family="two-phase 1e3")
+        # Fields that every case and basis has: only those can be compared.
+        each = [set(rows.by("seed")) for rows in mine.by("case", "basis").values()]
+        common = set.intersection(*each) if each else set()
+        mine = Records(r for r in mine if r["seed"] in common)
+        for (axis, entry), b in product(zip(column, labels, strict=True), BASES):
+            found = mine.select(basis=b).by("cells")
+            for k, (cells, marker) in enumerate(zip(sorted(found), "os^D", strict=False)):
+                runs = found[cells].by("boxes").values()
+                points = sorted((across(r[0]), np.mean(r.values(entry))) for r in runs)
+                style = {"marker": marker, "label": None if k else b}
+                axis.plot(*zip(*points, strict=True), **line(b) | style, linewidth=1.0)
+        every = records.select(dim=dim)
+        ticks = sorted({across(r) for r in every})
+        # Those that are wide apart.
+        shown = [t for k, t in enumerate(ticks) if k == 0 or t > 1.24 * ticks[k - 1]]
+        for axis, label in zip(column, labels.values(), strict=True):
             axis.set(xscale="log", yscale="log")
             axis.grid(visible=True, color="0.9")
-        ticks = sorted({2 * cells / boxes for cells, boxes, _ in ordered(records, dim)})
-        for axis in column:
-            # Those that are wide apart.
-            shown = [t for k, t in enumerate(ticks) if k == 0 or t > 1.24 * ticks[k - 1]]
             axis.set_xticks(shown, [f"{tick:.3g}" for tick in shown])
             axis.set_xticks([], minor=True)
-        fewest = sorted({c for c, _, _ in ordered(records, dim)})
-        marks = ", ".join(f"{m} {c}" for m, c in zip("○□△◇", fewest, strict=False))
+            axis.set_ylabel(label if dim == 2 else "")
+        marks = ", ".join(
+            f"{m} {c}" for m, c in zip("○□△◇", sorted(every.by("cells")), strict=False)
+        )
         title = f"{dim}D, two-phase 1e3, {len(common)} field(s)\ncells a side: {marks}"
         column[0].set_title(title, fontsize="medium")
         column[1].set_xlabel("cells across a neighbourhood")
@@ -268,14 +243,17 @@ def main() -> None:
     pairs = {(c.dim, n) for c in chosen for n in (c.cells, TRAINED[c.dim][0])}
     meshes = {(dim, n): box(dim, n) for dim, n in pairs}
     # Fields first: what is stopped early has all cases.
-    for k, case in itertools.product(range(options.fields or 100), chosen):
+    for k, case in product(range(options.fields or 100), chosen):
         for family in case.families if k < case.fields else ():
             key = {"case": case.name, "family": family, "seed": FIRST_SEED + k}
             compare(results, key, bases, partial(pose, case, meshes, family, FIRST_SEED + k))
     records = results.records
     tables = [findings(records)]
-    for dim, family in sorted(grouped(records, "dim", "family"), key=lambda pair: pair[0]):
-        tables += [accuracy(records, dim, family), work(records, dim, family)]
+    for dim, family in sorted(records.by("dim", "family"), key=lambda pair: pair[0]):
+        others = [b for b in BASES[1:] if records.select(dim=dim, basis=b)]
+        groups = records.select(dim=dim, family=family).by("cells", "boxes")
+        rows = [groups[size] for size in sorted(groups)]
+        tables += [accuracy(dim, rows, others), work(dim, rows, others)]
     results.finish(tables, {"width": lambda figure: draw(figure, records)})
 
 

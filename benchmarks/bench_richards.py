@@ -18,24 +18,14 @@ from __future__ import annotations
 
 import gc
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from harness.bases import FILTERED, LEARNED, SLEPC, make, usable
 from harness.machine import peak_gib
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, box, relative_errors
-from harness.results import (
-    Parser,
-    Record,
-    Results,
-    Shown,
-    grouped,
-    ratios,
-    spread,
-    tabulate,
-    values,
-)
+from harness.results import Parser, Record, Records, Results, Shown, tabulate
 from harness.richards import PAPER, Richards
 from harness.timing import Stopwatch, least
 
@@ -190,39 +180,39 @@ def run(results: Results, options: Namespace) -> None:
                     run_field(results, key, Richards(FAMILIES[FAMILY](msh, seed), boxes, data))
 
 
-def shown(case: str, data: str, records: Sequence[Record]) -> list[Shown]:
+def shown(case: str, data: str, records: Records) -> list[Shown]:
     """Errors, iterations and times of a case, and the parts of a step."""
-    every = {basis: rows for (basis,), rows in grouped(records, "basis").items()}
+    every = {basis: rows for basis, rows in records.by("basis").items()}
 
-    def over(rows: Sequence[Record], entry: str) -> np.ndarray:
+    def over(rows: Records, entry: str) -> np.ndarray:
         to = {"basis": "computed"}
-        return ratios(records, entry, ("seed",), to, basis=rows[0]["basis"])
+        return records.ratios(entry, ("seed",), to, basis=rows[0]["basis"])
 
-    def counts(entry: str) -> Callable[[Sequence[Record]], str]:
-        def count(rows: Sequence[Record]) -> str:
+    def counts(entry: str) -> Callable[[Records], str]:
+        def count(rows: Records) -> str:
             found = sorted({r[entry] for r in rows})
             return f"{found[0]}" if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
         return count
 
-    def of_space(cell: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:
+    def of_space(cell: Callable[[Records], str]) -> Callable[[Records], str]:
         return lambda rows: "" if rows[0]["basis"] == "fine" else cell(rows)
 
     columns = {
         "basis": lambda r: "fine mesh" if r[0]["basis"] == "fine" else r[0]["basis"],
-        "L2 %": of_space(lambda r: spread(values(r, "L2"), 100)),
-        "median": of_space(lambda r: f"{100 * np.median(values(r, 'L2')):.3g}"),
-        "energy %": of_space(lambda r: spread(values(r, "energy"), 100)),
+        "L2 %": of_space(lambda r: r.spread("L2", 100)),
+        "median": of_space(lambda r: f"{100 * np.median(r.values('L2')):.3g}"),
+        "energy %": of_space(lambda r: r.spread("energy", 100)),
         "L2 / computed (worst)": of_space(
             lambda r: f"{over(r, 'L2').mean():.3f} ({over(r, 'L2').max():.3f})"
         ),
         "energy / computed": of_space(lambda r: f"{over(r, 'energy').mean():.3f}"),
         "Newton": counts("Newton"),
         "Picard": counts("Picard"),
-        "Newton s": lambda r: spread(values(r, "seconds")),
-        "build s": lambda r: spread(values(r, "build")),
+        "Newton s": lambda r: r.spread("seconds"),
+        "build s": lambda r: r.spread("build"),
     }
-    largest = values(every["fine"], "largest |p|").mean()
+    largest = every["fine"].values("largest |p|").mean()
     notes = f"Largest |p|: {largest:.2g} (mean)."
     if case in PAPER:
         notes += (
@@ -233,9 +223,9 @@ def shown(case: str, data: str, records: Sequence[Record]) -> list[Shown]:
     rows = [every[name] for name in (*NAMES, "fine") if name in every]
     title = f"{case}, {FAMILY}, {data}, {len(every['fine'])} fields"
 
-    def part(name: str) -> Callable[[Sequence[Record]], str]:
-        def cell(rows: Sequence[Record]) -> str:
-            found = values(rows, f"step: {name}")
+    def part(name: str) -> Callable[[Records], str]:
+        def cell(rows: Records) -> str:
+            found = rows.values(f"step: {name}")
             return f"{1e3 * np.median(found):.3g}" if found.size else ""
 
         return cell
@@ -262,7 +252,7 @@ def main() -> None:
     results = Results("richards", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})
     if not options.show:
         run(results, options)
-    groups = grouped(results.records, "case", "data")
+    groups = results.records.by("case", "data")
     results.finish([t for key, group in groups.items() for t in shown(*key, group)])
 
 

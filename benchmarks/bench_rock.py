@@ -23,13 +23,14 @@ hour on a core.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, norms
-from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, mean, spread, tabulate
 from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
 
 from mpi4py import MPI
@@ -51,7 +52,7 @@ CELL = (6.096, 3.048, 0.6096)
 FORMATIONS = ("Tarbert", "Upper Ness")
 #: How much finer the mesh is whose energy stands for the exact one, by dimension.
 FINER = {2: 4, 3: 2}
-PAIR = ("case", "layers")
+PAIR, TO = ("case", "layers"), {"basis": SLEPC}
 
 
 def formation(layer: int) -> str:
@@ -95,62 +96,61 @@ def pose(field: LatticeField, exact: bool) -> tuple[Diffusion, Record]:
     return problem, {"contrast": field.contrast, "cells": "x".join(map(str, field.shape))}
 
 
-def table(records: Sequence[Record], case: str, name: str) -> Shown | None:
+def table(case: str, name: str, mine: Records) -> Shown:
     """All bases on the layers or the block of a formation."""
-    key = {"case": case, "formation": name}
-    mine = list(select(records, **key))
-    if not mine:
-        return None
-    head = ["basis", "L2 %", "energy %", "L2 / SLEPc", "energy / SLEPc", "worst", "sweeps"]
-    head += ["rounds", "fallbacks", "guard: repaired", "recomputed", "CG", "fine bound / error"]
-    head += ["exact bound / error", "ms", "SLEPc's time / its", "space s"]
-    rows = []
-    for b in BASES:
-        this = list(select(mine, basis=b))
-        if not this:
-            continue
-        found = {
-            e: ratios(mine, e, PAIR, {"basis": SLEPC}, basis=b)
-            for e in ("L2", "energy", "basis_ms")
-        }
-        failed = sum(not r.get("solved", True) for r in this)
-        missed = len(list(select(this, lambda_min=0.0)))
-        rows.append(
-            [
-                b,
-                *(spread(values(this, e), 100) for e in ("L2", "energy")),
-                *(spread(found[e]) for e in ("L2", "energy")),
-                f"{found['energy'].max(initial=0.0):.4g}",
-                *(spread(values(this, e)) for e in ("sweeps", "rounds")),
-                *(
-                    spread(values(this, e), 100, " %")
-                    for e in ("fallbacks", "repaired", "recomputed")
-                ),
-                spread(values(this, "iterations")) + (f" ({failed} not solved)" if failed else ""),
-                spread(values(this, "fine_bound")) + (f" (none for {missed})" if missed else ""),
-                spread(values(this, "exact_bound")),
-                spread(values(this, "basis_ms")),
-                spread(1.0 / found["basis_ms"]),
-                spread(values(this, "space_s")),
-            ]
-        )
-    layers = sorted({r["layers"] for r in mine}, key=lambda name: int(name.split("-")[0]))
-    contrasts = [r["contrast"] for r in mine]
-    source = "" if mine[0]["data"] == "SPE10" else ", generated, not SPE10"
+
+    def faster(row: Records) -> str:
+        return spread(1 / mine.ratios("basis_ms", PAIR, TO, basis=row[0]["basis"]))
+
+    def energy(row: Records) -> np.ndarray:
+        return mine.ratios("energy", PAIR, TO, basis=row[0]["basis"])
+
+    def count(row: Records) -> str:
+        failed = sum(not r.get("solved", True) for r in row)
+        return row.spread("iterations") + (f" ({failed} not solved)" if failed else "")
+
+    def bound(row: Records) -> str:
+        missed = len(row.select(lambda_min=0.0))
+        return row.spread("fine_bound") + (f" (none for {missed})" if missed else "")
+
+    columns = {
+        "basis": lambda row: str(row[0]["basis"]),
+        "L2 %": mean("L2", 100),
+        "energy %": mean("energy", 100),
+        "L2 / SLEPc": lambda row: spread(mine.ratios("L2", PAIR, TO, basis=row[0]["basis"])),
+        "energy / SLEPc": lambda row: spread(energy(row)),
+        "worst": lambda row: f"{energy(row).max(initial=0.0):.4g}",
+        "sweeps": mean("sweeps"),
+        "rounds": mean("rounds"),
+        "fallbacks": mean("fallbacks", 100, " %"),
+        "guard: repaired": mean("repaired", 100, " %"),
+        "recomputed": mean("recomputed", 100, " %"),
+        "CG": count,
+        "fine bound / error": bound,
+        "exact bound / error": mean("exact_bound"),
+        "ms": mean("basis_ms"),
+        "SLEPc's time / its": faster,
+        "space s": mean("space_s"),
+    }
+    bases = mine.by("basis")
+    layers = sorted(mine.by("layers"), key=lambda name: int(name.split("-")[0]))
+    contrasts, first = mine.values("contrast"), mine[0]
+    source = "" if first["data"] == "SPE10" else ", generated, not SPE10"
     what = "layers" if case == "layers" else f"{case}, layers"
-    bound = values(select(mine, basis=SLEPC), "fine_bound")
+    bounded = len(mine.values("fine_bound", **TO))
     notes = (
-        f"{mine[0]['cells'].replace('x', ' x ')} cells, contrast {min(contrasts):.1e} to "
-        f"{max(contrasts):.1e}, {mine[0]['neighbourhoods']} neighbourhoods, {NUM_MODES} modes. "
+        f"{first['cells'].replace('x', ' x ')} cells, contrast {contrasts.min():.1e} to "
+        f"{contrasts.max():.1e}, {first['neighbourhoods']} neighbourhoods, {NUM_MODES} modes. "
         f"CG: two-level iterations to {RTOL:.0e}, at most {MAX_ITERATIONS}. Bounds: of "
-        f"{len(bound)} of {len(layers)}; there is none against the fine solution where a "
+        f"{bounded} of {len(layers)}; there is none against the fine solution where a "
         "neighbourhood's functions leave more than 1e-10 of the energy of its constant. ms: "
         "processor time of the basis stage of a neighbourhood; space: of the whole space."
     )
-    return Shown(f"{name}{source}: {what} {', '.join(layers)}", head, rows, notes)
+    title = f"{name}{source}: {what} {', '.join(layers)}"
+    return tabulate(title, [bases[b] for b in BASES if b in bases], columns, notes)
 
 
-def draw(figure: Figure, records: Sequence[Record]) -> None:
+def draw(figure: Figure, records: Records) -> None:
     """Energy error and time over the layers."""
     figure.set_size_inches(7.4, 6.4)
     axes = figure.subplots(3, 1, sharex=True)
@@ -160,12 +160,8 @@ def draw(figure: Figure, records: Sequence[Record]) -> None:
         ("basis_ms", 1, "ms a neighbourhood"),
     )
     for axis, (entry, scale, label) in zip(axes, entries, strict=True):
-        for b in BASES:
-            found = sorted(
-                (int(r["layers"]), scale * r[entry])
-                for r in select(records, case="layers", basis=b)
-                if entry in r
-            )
+        for b, mine in records.select(case="layers").by("basis").items():
+            found = sorted((int(r["layers"]), scale * r[entry]) for r in mine if entry in r)
             if found:
                 axis.plot(*zip(*found, strict=True), linewidth=1.0, **line(b))
         axis.axvline(35.5, color="0.5", linestyle="--", linewidth=0.8)
@@ -222,10 +218,9 @@ def main() -> None:
             for first, last in blocks if case in options.cases else ():
                 run(case, first, last, True)
     records = results.records
-    tables = [table(records, case, name) for case in cases for name in FORMATIONS]
-    results.finish(
-        [t for t in tables if t is not None], {"layers": lambda figure: draw(figure, records)}
-    )
+    groups = records.by("case", "formation")
+    tables = [table(*key, groups[key]) for key in product(cases, FORMATIONS) if key in groups]
+    results.finish(tables, {"layers": lambda figure: draw(figure, records)})
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from time import process_time
 from typing import Any
 
@@ -41,7 +43,7 @@ from harness.fine_solvers import BLOCK, BOOMER, RTOL, System
 from harness.launch import WorkerError, launch, other_python, serve
 from harness.machine import installed, peak_gib
 from harness.problems import FAMILIES, FIRST_SEED, GAMG, MUMPS, NUM_MODES, Diffusion, box
-from harness.results import WORK, Parser, Record, Results, Shown, select
+from harness.results import WORK, Parser, Record, Records, Results, Shown
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -61,6 +63,7 @@ QUICK = {"2d-quick": (2, 40, 2, 3, 1), "3d-quick": (3, 12, 2, 3, 1)}
 FILTERED, SLEPC, LEARNED = "coarse, filtered", "coarse, SLEPc", "coarse, learned"
 TWO_LEVEL = "two-level CG, filtered"
 OURS = (FILTERED, LEARNED, SLEPC, TWO_LEVEL)
+RIVALS = ("MUMPS", "GAMG", "BoomerAMG", "PyAMG")
 #: The first alone in the largest case.
 CHOSEN = ("two-phase 1e3", "log-normal")
 NUMBERS = (1, 10, 100, 1000)
@@ -99,12 +102,12 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 LARGE = 10**6
 
 
-def settings(records: Sequence[Record], case: str, family: str, method: str) -> dict[str, Any]:
+def settings(records: Records, case: str, family: str, method: str) -> dict[str, Any]:
     """What is tried of a fine solver."""
     every = SETTINGS[method]
     if {**CASES, **QUICK}[case][1] < 100 or case.startswith("2d"):
         return every
-    before = select(records, case="3d-50", family=family, method=method, goal="solver")
+    before = records.select(case="3d-50", family=family, method=method, goal="solver")
     name = next((r["setting"] for r in before if r.get("setting")), next(iter(every)))
     return {name: every[name]}
 
@@ -126,7 +129,7 @@ def loads(problem: Diffusion, number: int) -> list[Any]:
     return [f * v * ufl.dx for f in (problem.f, smooth, blocks)][:number]
 
 
-def prepare(case: str, family: str, folder: str) -> list[Record]:
+def prepare(case: str, family: str, folder: str) -> Records:
     """Write the system with its loads and their tight solutions; time the assembly of A."""
     problem = pose(case, family)
     dim, _, _, number, _ = {**CASES, **QUICK}[case]
@@ -144,7 +147,7 @@ def prepare(case: str, family: str, folder: str) -> list[Record]:
     return [{"method": "assembly", "setup_s": seconds, "N_f": size, "gib": peak_gib()}]
 
 
-def ours(case: str, family: str, folder: str, *names: str) -> list[Record]:
+def ours(case: str, family: str, folder: str, *names: str) -> Records:
     """Records of a coarse space: its own solve and, if asked for, the two-level preconditioner."""
     problem, system = pose(case, family), System.read(folder)
     repeat = {**CASES, **QUICK}[case][4]
@@ -167,18 +170,18 @@ def ours(case: str, family: str, folder: str, *names: str) -> list[Record]:
     return records
 
 
-def work(what: str, *arguments: str) -> list[Record]:
+def work(what: str, *arguments: str) -> Records:
     """What one process does."""
     return (prepare if what == "prepare" else ours)(*arguments)
 
 
 def limited(
     options: Any, program: str, *arguments: Any, python: Sequence[str] = (sys.executable,)
-) -> list[Record]:
+) -> Records:
     """Run a worker within limits; what comes of it, or why nothing did."""
     limits = {"minutes": options.minutes, "gib": options.gib}
     try:
-        found: list[Record] = launch(program, *arguments, python=python, **limits)
+        found: Records = launch(program, *arguments, python=python, **limits)
     except WorkerError as error:
         if error.out_of_time:
             return [{"over": f"{options.minutes:g} minutes"}]
@@ -204,11 +207,11 @@ def run_field(results: Results, options: Any, key: dict[str, str]) -> None:
     folder = WORK / "solvers" / "{case} {family}".format(**key).replace(" ", "-")
     place = (key["case"], key["family"], str(folder))
 
-    def add(found: list[Record], **more: Any) -> None:
+    def add(found: Records, **more: Any) -> None:
         for record in found:
             results.add(key | more | record | {"load": os.getloadavg()[0]})
 
-    def call(what: str, *names: str) -> list[Record]:
+    def call(what: str, *names: str) -> Records:
         if options.quick:
             return work(what, *place, *names)
         return limited(options, __file__, what, *place, *names)
@@ -225,7 +228,7 @@ def run_field(results: Results, options: Any, key: dict[str, str]) -> None:
     for names in todo:
         if names != [SLEPC]:
             add(call("ours", *names), method=names[0])
-    made = next(select(results.records, method=FILTERED, **key), {})
+    made = results.records.first(method=FILTERED, **key)
     for method in fine:
         python: list[str] | None = [sys.executable]
         if method == "BoomerAMG":
@@ -267,7 +270,7 @@ def label(record: Record) -> str:
     return f"{record['method']}, {'1e-8' if record['goal'] == 'solver' else 'as good as ours'}"
 
 
-def wins_from(mine: Record, others: Sequence[Record]) -> str:
+def wins_from(mine: Record, others: Records) -> str:
     """Right-hand sides from which on one record takes less time than all others."""
     if not others:
         return "–"
@@ -277,24 +280,22 @@ def wins_from(mine: Record, others: Sequence[Record]) -> str:
     return "never" if last >= LARGE - 1 else f"{last + 1:,}"
 
 
-def groups(records: Sequence[Record]) -> list[tuple[str, str, list[Record]]]:
+def groups(records: Records) -> dict[tuple[str, str], Records]:
     """The records of each case and family, in the order of the rows."""
-    rank = ["MUMPS", "GAMG", "BoomerAMG", "PyAMG", TWO_LEVEL, *OURS]
-    found = []
-    for case in {**CASES, **QUICK}:
-        for family in CHOSEN:
-            rows = [r for r in select(records, case=case, family=family) if r.get("method") in rank]
-            rows.sort(key=lambda r: (r.get("goal") == "space", rank.index(r["method"])))
-            if rows:
-                found.append((case, family, rows))
+    rank, found = [*RIVALS, TWO_LEVEL, *OURS], {}
+    for key in product([*CASES, *QUICK], CHOSEN):
+        rows = Records(r for r in records.by("case", "family").get(key, ()) if r["method"] in rank)
+        rows.sort(key=lambda r: (r.get("goal") == "space", rank.index(r["method"])))
+        if rows:
+            found[key] = rows
     return found
 
 
-def expected(records: Sequence[Record], family: str, rows: list[Record]) -> str:
+def expected(records: Records, family: str, rows: Records) -> str:
     """What MUMPS would take where it was over the limit, at its rate in a smaller case."""
     over = next((r["over"] for r in rows if r["method"] == "MUMPS" and "over" in r), "")
     work = re.search(r"(\d+) GFlop", over)
-    before = list(select(records, case="3d-50", family=family, method="MUMPS", goal="solver"))
+    before = records.select(case="3d-50", family=family, method="MUMPS", goal="solver")
     if not work or not before:
         return ""
     rate = before[0]["factor_gflop"] / before[0]["setup_s"]
@@ -304,7 +305,7 @@ def expected(records: Sequence[Record], family: str, rows: list[Record]) -> str:
     )
 
 
-def case_table(records: Sequence[Record], case: str, family: str, rows: list[Record]) -> Shown:
+def case_table(records: Records, case: str, family: str, rows: Records) -> Shown:
     """All figures of one case and family."""
     head = ["solver", "set-up, s", "a right-hand side, ms", "of ten, ms", "iterations", "L2 error"]
     head += ["energy error", *(f"{n} in all, s" for n in NUMBERS), "GiB"]
@@ -313,27 +314,20 @@ def case_table(records: Sequence[Record], case: str, family: str, rows: list[Rec
         if "over" in r:
             lines.append([r["method"], f"over the limit: {r['over']}", *[""] * (len(head) - 2)])
             continue
-        lines.append(
-            [
-                label(r),
-                f"{r['setup_s']:.3g}",
-                f"{1e3 * r['solve_s']:.3g}",
-                f"{1e3 * r['block_s']:.3g}" if r.get("block_s") else "",
-                f"{r['iterations']:.3g}" if r["iterations"] > 1 or "CG" in label(r) else "",
-                f"{r['L2']:.2g}",
-                f"{r['energy']:.2g}",
-                *(f"{float(total(r, n)):.3g}" for n in NUMBERS),
-                f"{r['gib']:.2g}" if r.get("gib") else "",
-            ]
-        )
+        line = [label(r), f"{r['setup_s']:.3g}", f"{1e3 * r['solve_s']:.3g}"]
+        line.append(f"{1e3 * r['block_s']:.3g}" if r.get("block_s") else "")
+        line.append(f"{r['iterations']:.3g}" if r["iterations"] > 1 or "CG" in line[0] else "")
+        line += [f"{r['L2']:.2g}", f"{r['energy']:.2g}"]
+        line += [f"{float(total(r, n)):.3g}" for n in NUMBERS]
+        lines.append([*line, f"{r['gib']:.2g}" if r.get("gib") else ""])
     there = {r["method"] for r in rows}
     missing = {"BoomerAMG": "not run: no PETSC_PYTHON"}
     for method in (*SETTINGS, *OURS):
         if method not in there:
             lines.append([method, missing.get(method, "not run"), *[""] * (len(head) - 2)])
-    made = next(select(records, case=case, family=family, method="assembly"), {})
-    best = "; ".join(f"{r['method']}: {r['setting']}" for r in rows if r.get("setting"))
-    best = "; ".join(dict.fromkeys(best.split("; ")))
+    made = records.first(case=case, family=family, method="assembly")
+    every = (f"{r['method']}: {r['setting']}" for r in rows if r.get("setting"))
+    best = "; ".join(dict.fromkeys(every))
     slow = expected(records, family, rows)
     coarse = next((r["N_c"] for r in rows if r.get("N_c")), "–")
     notes = (
@@ -344,11 +338,10 @@ def case_table(records: Sequence[Record], case: str, family: str, rows: list[Rec
     return Shown(f"{case}, {family}", head, lines, notes)
 
 
-def summary(records: Sequence[Record]) -> list[Shown]:
+def summary(records: Records) -> list[Shown]:
     """Who wins, and from where ours does."""
     winners, wins = [], []
-    rivals = ("MUMPS", "GAMG", "BoomerAMG", "PyAMG")
-    for case, family, rows in groups(records):
+    for (case, family), rows in groups(records).items():
         good = [r for r in rows if "over" not in r]
         exact = [r for r in good if r["goal"] == "solver"]
         for name, those in (("solver, 1e-8", exact), ("coarse space", good)):
@@ -357,12 +350,10 @@ def summary(records: Sequence[Record]) -> list[Shown]:
                 best = min(those, key=lambda r: float(total(r, number)))
                 cells.append(f"{label(best)} ({float(total(best, number)):.3g} s)")
             winners.append([case, family, name, *cells])
-        for mine in good:
-            if mine["method"] not in OURS:
-                continue
+        for mine in (r for r in good if r["method"] in OURS):
             allowed = exact if mine["goal"] == "solver" else good
-            fine = [r for r in allowed if r["method"] in rivals]
-            cells = [wins_from(mine, [r for r in fine if r["method"] == k]) for k in rivals]
+            fine = Records(r for r in allowed if r["method"] in RIVALS)
+            cells = [wins_from(mine, fine.select(method=rival)) for rival in RIVALS]
             wins.append([case, family, mine["method"], *cells, wins_from(mine, fine)])
     notes = (
         "Accuracy of a solver: MUMPS, AMG and the two-level preconditioner. Accuracy of the coarse "
@@ -375,13 +366,13 @@ def summary(records: Sequence[Record]) -> list[Shown]:
     )
     return [
         Shown("Who wins", ["case", "field", "accuracy", *map(str, NUMBERS)], winners, notes),
-        Shown("From where on ours wins", ["case", "field", "ours", *rivals, "all"], wins, text),
+        Shown("From where on ours wins", ["case", "field", "ours", *RIVALS, "all"], wins, text),
     ]
 
 
-def draw(records: Sequence[Record], family: str, figure: Figure) -> None:
+def draw(records: Records, family: str, figure: Figure) -> None:
     """Total time over the number of right-hand sides."""
-    found = [(case, rows) for case, name, rows in groups(records) if name == family]
+    found = [(case, rows) for (case, name), rows in groups(records).items() if name == family]
     figure.set_size_inches(8.5, 3.4 * ((len(found) + 1) // 2))
     grid = np.atleast_1d(figure.subplots((len(found) + 1) // 2, 2, squeeze=False)).ravel()
     # Whole blocks: steps between them would tell nothing.
@@ -425,15 +416,10 @@ def main() -> None:
         run(results, options)
     records = results.records
     tables = summary(records)
-    tables += [case_table(records, case, family, rows) for case, family, rows in groups(records)]
-    families = dict.fromkeys(family for _, family, _ in groups(records))
-    results.finish(
-        tables,
-        {
-            family.replace(" ", "-"): lambda figure, family=family: draw(records, family, figure)
-            for family in families
-        },
-    )
+    tables += [case_table(records, *key, rows) for key, rows in groups(records).items()]
+    families = dict.fromkeys(family for _, family in groups(records))
+    figures = {name.replace(" ", "-"): partial(draw, records, name) for name in families}
+    results.finish(tables, figures)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import statistics
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import Any
 
 from harness.building import CASES, QUICK, build, eigsh_loop
 from harness.launch import launch, serve
 from harness.problems import NUM_MODES
-from harness.results import Parser, Record, Results, Shown, grouped, select, tabulate
+from harness.results import Parser, Record, Records, Results, Shown, tabulate, text
 
 import dolfinx_msnn as msnn
 
@@ -74,14 +73,14 @@ def rest(record: Record) -> float:
     return (record["s space"] + record["s PtAP, first"] - basis) / basis
 
 
-def median(runs: Sequence[Record], entry: str) -> float:
+def median(runs: Records, entry: str) -> float:
     """Of an entry of some runs."""
     return statistics.median(r[entry] for r in runs)
 
 
-def shown(records: Sequence[Record]) -> list[Shown]:
+def shown(records: Records) -> list[Shown]:
     """Stages, then eigensolves next to SciPy."""
-    groups = grouped(select(records, part="space"), "case", "ranks")
+    groups = records.select(part="space").by("case", "ranks")
     columns = {
         "case": lambda r: r[0]["case"],
         "ranks": lambda r: f"{r[0]['ranks']}",
@@ -98,8 +97,8 @@ def shown(records: Sequence[Record]) -> list[Shown]:
             gain = median(groups[case, 1], "s basis") / median(group, "s basis")
             notes.append(f"{case}: eigensolves {gain:.2f}x faster on {ranks} ranks.")
     scipy = {
-        "case": lambda r: r["case"],
-        "largest, dofs": lambda r: f"{r['n']}",
+        "case": text("case"),
+        "largest, dofs": text("n"),
         "eigensolve, ms": lambda r: f"{1e3 * r['ours_s']:.3g}",
         "scipy eigsh, ms": lambda r: f"{1e3 * r['eigsh_s']:.3g}",
         "faster": lambda r: f"{r['ratio']:.2f}x",
@@ -111,7 +110,7 @@ def shown(records: Sequence[Record]) -> list[Shown]:
         tabulate("Stages of a space", groups.values(), columns, " ".join(notes)),
         tabulate(
             "Eigensolves, next to a loop of SciPy's eigsh",
-            select(records, part="scipy"),
+            records.select(part="scipy"),
             scipy,
             "Means over all neighbourhoods.",
         ),

@@ -35,7 +35,7 @@ from harness.building import CASES, LARGE, QUICK, build, eigsh_loop
 from harness.launch import launch, serve
 from harness.machine import installed
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
-from harness.results import Parser, Record, Results, Shown, ratios, select, spread, values
+from harness.results import Parser, Record, Records, Results, Shown, spread
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -118,7 +118,7 @@ def scipy_loop(case: str, seed: int) -> Record:
     }
 
 
-def accuracy(case: str) -> list[Record]:
+def accuracy(case: str) -> Records:
     """Errors of the multiscale solution with each basis, on the first field."""
     dim, cells, boxes = {**CASES, **QUICK}[case]
     problem = Diffusion(field(box(dim, cells), 0), boxes)
@@ -180,7 +180,7 @@ def pays(cost: float, saved: np.ndarray) -> str:
     return f"{math.ceil(cost / gain):,}" if gain > 0 else "never"
 
 
-def main_table(records: list[Record], cases: Sequence[str]) -> Shown:
+def main_table(records: Records, cases: Sequence[str]) -> Shown:
     """Times and memory."""
     head = ["case", "basis", "basis, s", "ms a neighbourhood", "whole space, s", "SLEPc / this"]
     head += ["filtered / this"]
@@ -189,40 +189,32 @@ def main_table(records: list[Record], cases: Sequence[str]) -> Shown:
     rows = []
     pair = ("case", "seed")
     for case in cases:
-        counts = values(records, "neighbourhoods", case=case)
+        counts = records.values("neighbourhoods", case=case)
         number = int(counts[0]) if counts.size else 0
         for name in ROWS:
             one = {"case": case, "basis": name, "ranks": 1}
-            seconds = values(records, "seconds", **one)
+            seconds = records.values("seconds", **one)
             theirs = PAPER.get(case, ("", ""))
             if not seconds.size and name in (RAW, LEARNED):
                 rows.append([case, name, "no PyTorch", *[""] * (len(head) - 3)])
                 continue
-            gain = 1 / ratios(records, "seconds", pair, {"basis": SLEPC, "ranks": 1}, **one)
-            over = 1 / ratios(records, "seconds", pair, {"basis": FILTERED, "ranks": 1}, **one)
+            gain = 1 / records.ratios("seconds", pair, {"basis": SLEPC, "ranks": 1}, **one)
+            over = 1 / records.ratios("seconds", pair, {"basis": FILTERED, "ranks": 1}, **one)
             if name == SCIPY:
-                gain = 1 / values(records, "same_pencils", **one)
+                gain = 1 / records.values("same_pencils", **one)
             two = {"case": case, "basis": name, "ranks": 2}
-            speed = 1 / ratios(records, "seconds", pair, {"basis": name, "ranks": 1}, **two)
-            error = values(records, "energy", case=case, errors_of=name)
-            rows.append(
-                [
-                    f"{case}, {number} neighbourhoods",
-                    name,
-                    spread(seconds),
-                    spread(seconds, 1e3 / number) if number else "–",
-                    spread(values(records, "space_s", **one)),
-                    "1" if name == SLEPC else spread(gain),
-                    "1" if name == FILTERED else spread(over),
-                    spread(values(records, "seconds", **two)),
-                    spread(speed),
-                    spread(values(records, "gib", **one)),
-                    spread(values(records, "gib", **two)),
-                    f"{error[0]:.1%}" if error.size else "–",
-                    str({SLEPC: theirs[0], RAW: theirs[1]}.get(name, "")),
-                ]
-            )
-    timed = {r["case"]: f"{r['timed']} ({r['ordering']})" for r in select(records, basis=SCIPY)}
+            speed = 1 / records.ratios("seconds", pair, {"basis": name, "ranks": 1}, **two)
+            error = records.values("energy", case=case, errors_of=name)
+            row = [f"{case}, {number} neighbourhoods", name, spread(seconds)]
+            row.append(spread(seconds, 1e3 / number) if number else "–")
+            row.append(records.spread("space_s", **one))
+            row.append("1" if name == SLEPC else spread(gain))
+            row.append("1" if name == FILTERED else spread(over))
+            row += [records.spread("seconds", **two), spread(speed)]
+            row += [records.spread("gib", **size) for size in (one, two)]
+            row.append(f"{error[0]:.1%}" if error.size else "–")
+            rows.append([*row, str({SLEPC: theirs[0], RAW: theirs[1]}.get(name, ""))])
+    timed = {r["case"]: f"{r['timed']} ({r['ordering']})" for r in records.select(basis=SCIPY)}
     notes = (
         f"Fields: {FAMILY}; mean ± standard deviation over fields, or one field alone, in "
         "processor time. The scipy loop was timed on so many neighbourhoods, with the ordering "
@@ -240,29 +232,28 @@ def main_table(records: list[Record], cases: Sequence[str]) -> Shown:
     return Shown("Construction of the basis", head, rows, notes)
 
 
-def cost_table(records: list[Record], cases: Sequence[str]) -> Shown:
+def cost_table(records: Records, cases: Sequence[str]) -> Shown:
     """When a model has paid for itself."""
     head = ["case", "basis", "data, s", "training, s", "pays after, against SLEPc"]
     head += ["against the scipy loop", "against filtered"]
     rows, lines = [], []
     for case in cases:
         dim = {**CASES, **QUICK}[case][0]
-        cost = next(select(records, model=f"diffusion-{dim}d"), None)
-        if cost is None:
+        cost = records.first(model=f"diffusion-{dim}d")
+        if not cost:
             rows.append([case, LEARNED, "no PyTorch", *[""] * 4])
             continue
         text = f"{dim}D: {cost['sampled']} of {cost['fields']} fields sampled"
         if text not in lines:
             lines.append(text)
         for name in (LEARNED, RAW):
-            ours = {
-                r["seed"]: r["seconds"] for r in select(records, case=case, basis=name, ranks=1)
-            }
+            runs = records.select(case=case, ranks=1)
+            ours = {r["seed"]: r["seconds"] for r in runs.select(basis=name)}
             row = [case, name, f"{cost['sampling_s']:.0f}", f"{cost['training_s']:.0f}"]
             for other in (SLEPC, SCIPY, FILTERED):
-                found = select(records, case=case, basis=other, ranks=1)
-                saved = [r["seconds"] - ours[r["seed"]] for r in found if r["seed"] in ours]
-                row.append(pays(cost["sampling_s"] + cost["training_s"], np.array(saved)))
+                found = [r for r in runs.select(basis=other) if r["seed"] in ours]
+                saved = np.array([r["seconds"] - ours[r["seed"]] for r in found])
+                row.append(pays(cost["sampling_s"] + cost["training_s"], saved))
             rows.append(row)
     notes = (
         "Problems (one coefficient field each, one rank) after which the time saved on the basis, "
@@ -275,13 +266,13 @@ def cost_table(records: list[Record], cases: Sequence[str]) -> Shown:
     return Shown("What a model has cost, and when it has paid", head, rows, notes)
 
 
-def draw(records: list[Record], cases: Sequence[str], figure: Figure) -> None:
+def draw(records: Records, cases: Sequence[str], figure: Figure) -> None:
     """Bars of the time for the basis."""
     axes = figure.subplots()
     at = np.arange(len(cases))
     width = 0.8 / len(ROWS)
     for k, name in enumerate(ROWS):
-        means = [values(records, "seconds", case=c, basis=name, ranks=1) for c in cases]
+        means = [records.values("seconds", case=c, basis=name, ranks=1) for c in cases]
         heights = [m.mean() if m.size else np.nan for m in means]
         label = f"{name} (no filter, far off)" if name == RAW else name
         axes.bar(at + (k - 2) * width, heights, width, label=label, color=f"C{k}")

@@ -32,7 +32,7 @@ from harness.bases import FILTERED, SLEPC, make
 from harness.fine_solvers import boomer, write
 from harness.launch import WorkerError, launch, other_python
 from harness.problems import FAMILIES, FIRST_SEED, GAMG, Diffusion, box
-from harness.results import Parser, Record, Results, Shown, grouped
+from harness.results import Parser, Record, Records, Results, Shown
 from harness.time_loop import time_loop
 from harness.timing import Stopwatch
 
@@ -238,7 +238,7 @@ def breaks_even(ours: Record, other: Record) -> str:
     return "never" if gain <= 0 else f"{max(1, math.ceil(lost / gain))}"
 
 
-def shown(case: str, family: str, records: Sequence[Record]) -> list[Shown]:
+def shown(case: str, family: str, records: Records) -> list[Shown]:
     """Errors and times of all methods for one coefficient, and how they compare."""
     fine = [r for r in records if "space" not in r]
     ours = [r for r in records if "space" in r]
@@ -291,7 +291,7 @@ def main() -> None:
     results = Results("transient", options, settings)
     if not options.show:
         run(results, options)
-    groups = grouped(results.records, "case", "family")
+    groups = results.records.by("case", "family")
     results.finish([t for key, group in groups.items() for t in shown(*key, group)])
 
 

@@ -22,13 +22,13 @@ The exit status is 1 if any bound is below the true error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
 from harness.problems import MUMPS, Problem
-from harness.results import Parser, Record, Results, Shown, select, tabulate, values
+from harness.results import Parser, Record, Records, Results, Shown, tabulate, text
 
 from mpi4py import MPI
 
@@ -278,29 +278,29 @@ def quantiles(numbers: Iterable[float]) -> list[str]:
     return [f"{q:.3f}" for q in np.quantile(list(numbers), [0.0, 0.5, 1.0])]
 
 
-def shown_bounds(cases: Sequence[Record]) -> tuple[Shown, int]:
+def shown_bounds(cases: Records) -> tuple[Shown, int]:
     """Effectivities, and how many are below one."""
     rows, violations = [], 0
     of = {"cg": "fine", "indicators, guaranteed": "fine", "patches": "exact", "global": "exact"}
     for key, what in of.items():
-        found = values(cases, key)
+        found = cases.values(key)
         bad = int(np.sum(found < 1 - SLACK))
         violations += bad
         rows.append([key, f"{what} solution", f"{bad}", *quantiles(found)])
     for dim in (2, 3):
         for key in ("cg", "patches", "global"):
-            if len(found := values(cases, key, dim=dim)):
+            if len(found := cases.values(key, dim=dim)):
                 rows.append([f"{key}, {dim}D only", "", "", *quantiles(found)])
-    lower, errors = values(cases, "cg lower"), values(cases, "relative error")
-    contrasts = values(cases, "contrast")
+    lower, errors = cases.values("cg lower"), cases.values("relative error")
+    contrasts = cases.values("contrast")
     above = int(np.sum(lower > 1 + SLACK))
-    without = len(cases) - len(values(cases, "cg"))
+    without = len(cases) - len(cases.values("cg"))
 
     def three(key: str) -> str:
-        return ", ".join(quantiles(values(cases, key)))
+        return ", ".join(quantiles(cases.values(key)))
 
     notes = (
-        f"{len(cases)} cases, {len(list(select(cases, dim=3)))} of them in 3D; contrasts from "
+        f"{len(cases)} cases, {len(cases.select(dim=3))} of them in 3D; contrasts from "
         f"{contrasts.min():.3g} to {contrasts.max():.3g}; relative errors from {errors.min():.2%} "
         f"to {errors.max():.2%}. Effectivity: bound over true error; a value below one (less "
         "rounding errors) is a violation. The true error against the exact solution is bounded "
@@ -314,9 +314,9 @@ def shown_bounds(cases: Sequence[Record]) -> tuple[Shown, int]:
     return Shown("Bounds", head, rows, notes), violations + above
 
 
-def shown_indicators(cases: Sequence[Record]) -> Shown:
+def shown_indicators(cases: Records) -> Shown:
     """Rank correlations."""
-    plane = list(select(cases, dim=2))
+    plane = cases.select(dim=2)
     names = {
         "rank correlation": "η_i (`local_indicators`)",
         "rank correlation, weighted": "√τ_i η_i",
@@ -324,27 +324,27 @@ def shown_indicators(cases: Sequence[Record]) -> Shown:
     }
     rows = []
     for key, name in names.items():
-        found = values(plane, key)
+        found = plane.values(key)
         good = f"{np.sum(found >= 0.8)} of {len(found)}"
         rows.append([name, *quantiles(found), good])
     head = ["indicator", "least", "median", "largest", "cases with at least 0.8"]
     notes = (
         "Spearman's rank correlation with the true local errors, over the neighbourhoods of one "
         "case (2D, where there are at least 49). √(Σ η_i²) over the true error: "
-        f"{', '.join(quantiles(values(cases, 'indicators')))}."
+        f"{', '.join(quantiles(cases.values('indicators')))}."
     )
     return Shown("Indicators", head, rows, notes)
 
 
-def shown_seconds(cases: Sequence[Record]) -> Shown:
+def shown_seconds(cases: Records) -> Shown:
     """Times."""
     names = [key for key in cases[0] if key.startswith("s ")]
-    medians = [f"{np.median(values(cases, key, dim=2)):.2f}" for key in names]
+    medians = [f"{np.median(cases.values(key, dim=2)):.2f}" for key in names]
     head = [key.removeprefix("s ") for key in names]
     return Shown("Seconds (median over 2D cases, one core)", head, [medians])
 
 
-def shown_adaptive(records: Sequence[Record]) -> tuple[Shown, int]:
+def shown_adaptive(records: Records) -> tuple[Shown, int]:
     """Coarse dofs for an error, and how many bounds are below it."""
 
     def name(r: Record) -> str:
@@ -360,8 +360,8 @@ def shown_adaptive(records: Sequence[Record]) -> tuple[Shown, int]:
         return f"{min(found):.1f}, {np.median(found):.1f}" if found else ""
 
     columns: dict[str, Callable[[Record], str]] = {
-        "field": lambda r: str(r["field"]),
-        "contrast": lambda r: f"{r['contrast']:.0e}",
+        "field": text("field"),
+        "contrast": text("contrast", ".0e"),
         "space": name,
         **{f"{100 * level:g} %": first(level) for level in (0.05, 0.01, 0.001)},
         "error divided by, per round (least, median)": reduction,
@@ -371,7 +371,7 @@ def shown_adaptive(records: Sequence[Record]) -> tuple[Shown, int]:
         "Coarse dofs needed for a relative energy error (uniform: true error; adaptive: guaranteed "
         "bound). A dash: not reached with all the modes or rounds allowed."
     )
-    violations = int(np.sum(values(records, "effectivity") < 1 - SLACK))
+    violations = int(np.sum(records.values("effectivity") < 1 - SLACK))
     return tabulate("Adaptive enrichment", records, columns, notes), violations
 
 
@@ -387,9 +387,9 @@ def main() -> int:
     for kind, contrast in [] if options.show else ADAPTIVE_QUICK if options.quick else ADAPTIVE:
         if results.missing(part="adaptive", field=kind, contrast=contrast):
             run_adaptive(results, kind, contrast, options.quick)
-    cases = list(select(results.records, part="bounds"))
+    cases = results.records.select(part="bounds")
     bounds, below = shown_bounds(cases)
-    adaptive, less = shown_adaptive(list(select(results.records, part="adaptive")))
+    adaptive, less = shown_adaptive(results.records.select(part="adaptive"))
     violations = below + less
     adaptive = adaptive._replace(notes=f"{adaptive.notes} Violations in all: {violations}.")
     results.finish([bounds, shown_indicators(cases), shown_seconds(cases), adaptive])

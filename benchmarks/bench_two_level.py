@@ -28,7 +28,7 @@ from harness.coarse_solvers import assemble, solve_two_level
 from harness.fine_solvers import RTOL, PetscSolver, System, boomer, timed
 from harness.launch import WorkerError, launch, other_python
 from harness.problems import FIRST_SEED, GAMG, MUMPS, Diffusion, Problem, box
-from harness.results import Parser, Record, Results, Shown, grouped
+from harness.results import Parser, Record, Records, Results, Shown
 from harness.timing import Stopwatch
 
 from mpi4py import MPI
@@ -155,51 +155,36 @@ def boomer_amg(system: System, dim: int) -> Record | None:
     return found if "over" in found else found | {"solved": True}
 
 
-def diffusion_rows(
-    problem: Problem, system: System, quick: bool
-) -> Iterator[tuple[str, Callable[[], Record | None]]]:
-    """All rows for one coefficient."""
-
-    def space(basis: Callable[[], Any], **settings: Any) -> Callable[[], Record]:
-        return lambda: two_level(problem, system, basis(), **settings)
-
-    def basis(kind: str, num: int = 8) -> Callable[[], Any]:
-        return partial(make, kind, problem.kappa, num_modes=num)
-
+def spaces(problem: Problem, quick: bool) -> Iterator[tuple[str, Any, dict[str, str]]]:
+    """Names, bases and settings of the preconditioner for one coefficient."""
+    if len(problem.L.arguments()[0].ufl_shape):
+        for num in (12,) if quick else (12, 24):
+            yield f"{num} modes", msnn.SpectralBasis(num), {}
+        return
     names = {SLEPC: "computed", FILTERED: "filtered", LEARNED: "learned"}
-    kinds = usable([*names, GUARDED])
+    kinds, basis = usable([*names, GUARDED]), partial(make, kappa=problem.kappa)
     for kind in kinds[:3]:
-        yield names[kind], space(basis(kind))
-    yield "constant only", space(lambda: Bad(0))
-    yield "random", space(lambda: Bad(8))
+        yield names[kind], basis(kind), {}
+    yield "constant only", Bad(0), {}
+    yield "random", Bad(8), {}
     # As many as the most complicated neighbourhoods need.
     for kind in kinds:
         name = names.get(kind, "learned, guarded")
-        yield f"{name}, 16 modes", space(basis(kind, 16))
+        yield f"{name}, 16 modes", basis(kind, num_modes=16), {}
     if problem.V.mesh.topology.dim == 3:
-        yield "filtered, 48 modes", space(basis(FILTERED, 48))
-        yield "filtered, hybrid, 16 modes", space(basis(FILTERED, 16), kind="hybrid")
+        yield "filtered, 48 modes", basis(FILTERED, num_modes=48), {}
+        yield "filtered, hybrid, 16 modes", basis(FILTERED, num_modes=16), {"kind": "hybrid"}
     else:
         for variant in ("hybrid", "additive"):
-            yield f"computed, {variant}", space(basis(SLEPC), kind=variant)
-    yield "GAMG", lambda: fine(system, GAMG)
+            yield f"computed, {variant}", basis(SLEPC), {"kind": variant}
 
 
-def elasticity_rows(
-    problem: Problem, system: System, quick: bool
-) -> Iterator[tuple[str, Callable[[], Record | None]]]:
-    """The same of elasticity, with GAMG at the best of many settings."""
-
-    def best() -> Record:
-        tried = [fine(system, options) | {"options": str(options)} for options in TUNING]
-        good = [r for r in tried if r["solved"]]
-        found = min(good or tried, key=lambda r: r["iterations"])
-        return found | {"diverged": len(tried) - len(good)}
-
-    set_rigid_motions(system.A, problem.V)
-    for num in (12,) if quick else (12, 24):
-        yield f"{num} modes", partial(two_level, problem, system, msnn.SpectralBasis(num))
-    yield BEST, best
+def tuned(system: System) -> Record:
+    """GAMG at the best of many settings."""
+    tried = [fine(system, options) | {"options": str(options)} for options in TUNING]
+    good = [r for r in tried if r["solved"]]
+    best = min(good or tried, key=lambda r: r["iterations"])
+    return best | {"diverged": len(tried) - len(good)}
 
 
 def posed(
@@ -232,28 +217,34 @@ def run(results: Results, options: Namespace) -> None:
     """All problems of all cases."""
     for case in options.cases:
         for title, column, create in posed(case, options.quick, options.spe10):
-            key = {"case": title, "column": column}
+            key: Record = {"case": title, "column": column}
             if not results.missing(**key, method="MUMPS"):
                 continue
             problem = create()
-            dim = problem.V.mesh.topology.dim
             system = assemble(problem, [problem.L], MUMPS)
-            rows = elasticity_rows if case == "elasticity" else diffusion_rows
-            more = {"N_f": system.A.getSize()[0]}
-            every = dict(rows(problem, system, options.quick))
-            every["BoomerAMG"] = partial(boomer_amg, system, dim)
-            every["MUMPS"] = partial(fine, system, MUMPS)
-            for method, solve in every.items():
+            key["N_f"] = system.A.getSize()[0]
+            rows: dict[str, Callable[[], Record | None]] = {
+                name: partial(two_level, problem, system, basis, **settings)
+                for name, basis, settings in spaces(problem, options.quick)
+            }
+            if case == "elasticity":
+                set_rigid_motions(system.A, problem.V)
+                rows[BEST] = partial(tuned, system)
+            else:
+                rows["GAMG"] = partial(fine, system, GAMG)
+            rows["BoomerAMG"] = partial(boomer_amg, system, problem.V.mesh.topology.dim)
+            rows["MUMPS"] = partial(fine, system, MUMPS)
+            for method, solve in rows.items():
                 if results.missing(**key, method=method) and (found := solve()) is not None:
-                    results.add(key | more | {"method": method} | found)
+                    results.add(key | {"method": method} | found)
             system.destroy()
 
 
-def tables(case: str, records: Sequence[Record], clock: str) -> list[Shown]:
+def tables(case: str, records: Records, clock: str) -> list[Shown]:
     """Iterations over the columns, then times in the last of them."""
-    columns = [column for (column,) in grouped(records, "column")]
+    columns = [column for column in records.by("column")]
     head, rows = ["", *columns, "spread", "error"], []
-    for (method,), found in grouped(records, "method").items():
+    for method, found in records.by("method").items():
         if method == "MUMPS":
             continue
         cells = {r["column"]: count(r) for r in found}
@@ -323,8 +314,8 @@ def main() -> None:
     if not options.show:
         run(results, options)
     clock = results.head["settings"]["clock"]
-    groups = grouped(results.records, "case")
-    results.finish([t for (case,), group in groups.items() for t in tables(case, group, clock)])
+    groups = results.records.by("case")
+    results.finish([t for case, group in groups.items() for t in tables(case, group, clock)])
 
 
 if __name__ == "__main__":

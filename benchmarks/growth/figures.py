@@ -4,17 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from growth.cost_model import Cluster
 from growth.tables import BASES, DOFS, forecast, runs, size_of
 from harness.bases import COLOURS
-from harness.results import Record, select
+from harness.results import Records
 
 from matplotlib.figure import Figure
 
 
-def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[Figure], None]]:
+def figures(records: Records, cluster: Cluster) -> dict[str, Callable[[Figure], None]]:
     """All figures."""
 
     def lines(figure: Figure, part: str) -> None:
@@ -23,7 +23,7 @@ def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[
         for axis, dim in zip(axes, (2, 3), strict=True):
             mine = runs(records, part=part, dim=dim)
             for b in BASES:
-                this = [r for r in mine if r["basis"] == b]
+                this = mine.select(basis=b)
                 if part == "number":
                     x = [size_of(r).vertices for r in this]
                     whole = [1e3 * r["s all"] / size_of(r).full for r in this]
@@ -70,7 +70,7 @@ def figures(records: Sequence[Record], cluster: Cluster) -> dict[str, Callable[[
         axis.grid(visible=True, color="0.9")
         axis.legend(fontsize="small")
 
-    there = {p for p in ("number", "width") if any(select(records, part=p))}
+    there = {p for p in ("number", "width") if records.select(part=p)}
     found: dict[str, Callable[[Figure], None]] = {
         part: lambda figure, part=part: lines(figure, part) for part in sorted(there)
     }

@@ -19,7 +19,7 @@ from growth.cost_model import (
     predict,
 )
 from harness.bases import FILTERED, LEARNED, SLEPC
-from harness.results import Record, Shown, select, values
+from harness.results import Record, Records, Shown
 
 import numpy as np
 
@@ -30,15 +30,15 @@ RANKS = (100, 1000, 10_000)
 DOFS = 1e9
 
 
-def runs(records: Sequence[Record], **key: object) -> list[Record]:
+def runs(records: Records, **key: object) -> Records:
     """The selected runs by size, basis and ranks; of repetitions the least of each time."""
+    found = Records()
     names = ("part", "dim", "boxes", "cells", "ranks", "basis")
-    found: dict[tuple[object, ...], Record] = {}
-    for r in select(records, **key):
-        before = found.setdefault(tuple(r[n] for n in names), dict(r))
-        before |= {k: min(v, before[k]) for k, v in r.items() if k.startswith("s ")}
-        before |= {k: max(r[k], before[k]) for k in ("mib", "peak_mib")}
-    return list(found.values())
+    for same in records.select(**key).by(*names).values():
+        made = dict(same[0])
+        made |= {k: min(r[k] for r in same) for k in made if k.startswith("s ")}
+        found.append(made | {k: max(r[k] for r in same) for k in ("mib", "peak_mib")})
+    return found
 
 
 def size_of(record: Record) -> Size:
@@ -51,7 +51,7 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if len(x) > 1 else float("nan")
 
 
-def number(records: Sequence[Record]) -> Iterator[Shown]:
+def number(records: Records) -> Iterator[Shown]:
     """Time and memory of a neighbourhood over their number."""
     for dim in (2, 3):
         mine = runs(records, part="number", dim=dim)
@@ -62,30 +62,21 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
         for r in mine:
             full = size_of(r).full
             each = [1e3 * r[f"s {stage}"] / full for stage in (*LOCAL, "product", "all")]
-            rows.append(
-                [
-                    f"{size_of(r).vertices}",
-                    f"{r['N_f']:.0f}",
-                    f"{r['N_c']:.0f}",
-                    r["basis"],
-                    *(f"{ms:.3g}" for ms in each),
-                    f"{1024 * r['mib'] / full:.3g}",
-                    f"{r['s factor']:.3g}",
-                    f"{r['s multigrid']:.3g}",
-                    f"{r['iterations']}" + ("" if r["solved"] else " (not solved)"),
-                    f"{r['peak_mib']:.0f}",
-                ]
-            )
+            row = [f"{size_of(r).vertices}", f"{r['N_f']:.0f}", f"{r['N_c']:.0f}", r["basis"]]
+            row += [*(f"{ms:.3g}" for ms in each), f"{1024 * r['mib'] / full:.3g}"]
+            row += [f"{r['s factor']:.3g}", f"{r['s multigrid']:.3g}"]
+            row.append(f"{r['iterations']}" + ("" if r["solved"] else " (not solved)"))
+            rows.append([*row, f"{r['peak_mib']:.0f}"])
         if not rows:
             continue
         growth, shares = [], []
         for b in (SLEPC, FILTERED):
-            this = [r for r in mine if r["basis"] == b]
-            share = [r["s basis"] / r["s all"] for r in this]
-            shares.append(f"{b} {min(share):.0%} to {max(share):.0%}")
+            this = mine.select(basis=b)
+            share = this.values("s basis") / this.values("s all")
+            shares.append(f"{b} {share.min():.0%} to {share.max():.0%}")
+            x = [size_of(r).full for r in this]
             for name in ("total", "product", "factor"):
-                x = [size_of(r).full for r in this]
-                growth.append(f"{b} {name} {exponent(x, [r[f's {name}'] for r in this]):.2f}")
+                growth.append(f"{b} {name} {exponent(x, this.values(f's {name}')):.2f}")
         notes = (
             "For one full neighbourhood (one for each box: as many cells as all neighbourhoods "
             "have, those at the boundary being smaller). Memory: what the space added to the "
@@ -97,29 +88,25 @@ def number(records: Sequence[Record]) -> Iterator[Shown]:
         yield Shown(f"Number of neighbourhoods, {dim}D", head, rows, notes)
 
 
-def width(records: Sequence[Record]) -> Iterator[Shown]:
+def width(records: Records) -> Iterator[Shown]:
     """Time of a neighbourhood over its width."""
     for dim in (2, 3):
         mine = runs(records, part="width", dim=dim)
-        found = sorted({r["cells"] for r in mine})
-        names = [b for b in BASES if any(r["basis"] == b for r in mine)]
+        found = sorted(mine.by("cells"))
+        names = [b for b in BASES if mine.select(basis=b)]
         if not found:
             continue
         head = ["cells across", "dofs", *(f"{b}, ms" for b in names)]
         head += [f"SLEPc's time / its: {b}" for b in names[1:]] + ["local matrices, ms"]
         rows, ms = [], {}
         for cells in found:
-            this = {r["basis"]: r for r in mine if r["cells"] == cells}
+            this = {r["basis"]: r for r in mine.select(cells=cells)}
             ms[cells] = {b: 1e3 * r["s basis"] / size_of(r).vertices for b, r in this.items()}
-            rows.append(
-                [
-                    f"{2 * cells}",
-                    f"{(2 * cells + 1) ** dim}",
-                    *(f"{ms[cells][b]:.3g}" for b in names),
-                    *(f"{ms[cells][SLEPC] / ms[cells][b]:.3g}" for b in names[1:]),
-                    f"{1e3 * this[SLEPC]['s local matrices'] / size_of(this[SLEPC]).vertices:.3g}",
-                ]
-            )
+            row = [f"{2 * cells}", f"{(2 * cells + 1) ** dim}"]
+            row += [f"{ms[cells][b]:.3g}" for b in names]
+            row += [f"{ms[cells][SLEPC] / ms[cells][b]:.3g}" for b in names[1:]]
+            local = 1e3 * this[SLEPC]["s local matrices"] / size_of(this[SLEPC]).vertices
+            rows.append([*row, f"{local:.3g}"])
         fits = [f"{b} {exponent(found, [ms[c][b] for c in found]):.2f}" for b in names]
         last = [f"{b} {exponent(found[-2:], [ms[c][b] for c in found[-2:]]):.2f}" for b in names]
         notes = (
@@ -131,7 +118,7 @@ def width(records: Sequence[Record]) -> Iterator[Shown]:
         yield Shown(f"Width of a neighbourhood, {dim}D", head, rows, notes)
 
 
-def scaling(records: Sequence[Record], cores: int) -> Iterator[Shown]:
+def scaling(records: Records, cores: int) -> Iterator[Shown]:
     """Strong and weak scaling."""
     for part in ("strong", "weak"):
         mine = runs(records, part=part)
@@ -141,19 +128,14 @@ def scaling(records: Sequence[Record], cores: int) -> Iterator[Shown]:
         head += ["factor, s", "efficiency: basis", "space", "all"]
         rows = []
         for r in mine:
-            same = {"dim": r["dim"], "basis": r["basis"], "ranks": 1}
-            one = next((o for o in mine if all(o[k] == v for k, v in same.items())), None)
+            one = mine.first(dim=r["dim"], basis=r["basis"], ranks=1)
             ranks = f"{r['ranks']}" + (" (oversubscribed)" if r["ranks"] > cores else "")
             row = [f"{r['dim']}", r["basis"], ranks, f"{size_of(r).vertices}"]
             row += [f"{r[f's {k}']:.3g}" for k in ("basis", "total", "product", "factor")]
-            if one is not None:
-                # Of equal work for each rank: boxes are counted.
-                gain = size_of(r).full / size_of(one).full / r["ranks"]
-                row += [
-                    f"{gain * one[f's {k}'] / r[f's {k}']:.0%}" for k in ("basis", "total", "all")
-                ]
-            else:
-                row += ["–"] * 3
+            # Of equal work for each rank: boxes are counted.
+            gain = size_of(r).full / size_of(one).full / r["ranks"] if one else 0
+            for k in ("s basis", "s total", "s all"):
+                row.append(f"{gain * one[k] / r[k]:.0%}" if one else "–")
             rows.append(row)
         title = "the same problem" if part == "strong" else "a problem that grows with the ranks"
         notes = (
@@ -165,14 +147,12 @@ def scaling(records: Sequence[Record], cores: int) -> Iterator[Shown]:
         yield Shown(f"Ranks, {title}", head, rows, notes)
 
 
-def peaks(records: Sequence[Record]) -> Iterator[Shown]:
+def peaks(records: Records) -> Iterator[Shown]:
     """What of the peaks the kernels reach."""
-    mine = list(select(records, part="peaks"))
+    mine = records.select(part="peaks")
     if not mine:
         return
-    speed = {r["name"]: r.get("gflops") for r in mine if "n" not in r}
-    moved = {r["name"]: r.get("gbytes") for r in mine if "n" not in r}
-    stream = moved["sum of two arrays"]
+    stream = mine.first(name="sum of two arrays")["gbytes"]
     head = ["", "dofs", "functions", "GFlop/s", "of GEMM", "GByte/s", "of the stream", "ms"]
     head += ["block, KiB"]
     rows = []
@@ -181,20 +161,12 @@ def peaks(records: Sequence[Record]) -> Iterator[Shown]:
             numbers = [f"{r[k]:.3g}" if k in r else "–" for k in ("gflops", "gbytes")]
             rows.append([r["name"], "–", "–", numbers[0], "–", numbers[1], "–", "–", "–"])
             continue
-        peak = speed["GEMM, single" if r["name"].startswith("filter") else "GEMM, double"]
-        rows.append(
-            [
-                f"{r['name']}, {r['dim']}D, {r['width']} cells across",
-                f"{r['n']}",
-                f"{r['m']}",
-                f"{r['gflops']:.3g}",
-                f"{r['gflops'] / peak:.0%}",
-                f"{r['gbytes']:.3g}",
-                f"{r['gbytes'] / stream:.0%}",
-                f"{r['ms']:.3g}",
-                f"{r['block_kib']:.0f}",
-            ]
-        )
+        gemm = "GEMM, single" if r["name"].startswith("filter") else "GEMM, double"
+        peak = mine.first(name=gemm)["gflops"]
+        row = [f"{r['name']}, {r['dim']}D, {r['width']} cells across", f"{r['n']}", f"{r['m']}"]
+        row += [f"{r['gflops']:.3g}", f"{r['gflops'] / peak:.0%}", f"{r['gbytes']:.3g}"]
+        row += [f"{r['gbytes'] / stream:.0%}", f"{r['ms']:.3g}", f"{r['block_kib']:.0f}"]
+        rows.append(row)
     notes = (
         "One core, one thread, best of seven. Filter: single precision, 2 nnz + 5 n operations a "
         "function and sweep; it moves the entries (8 bytes with their column), and three blocks. "
@@ -206,7 +178,7 @@ def peaks(records: Sequence[Record]) -> Iterator[Shown]:
     yield Shown("Peaks of one core, and what the kernels reach", head, rows, notes)
 
 
-def rates(records: Sequence[Record], dim: int, cells: int, basis: str) -> Rates | None:
+def rates(records: Records, dim: int, cells: int, basis: str) -> Rates | None:
     """Rates of one width: of the smallest and the middle run over the number, if there are any.
 
     Otherwise of the run over the width.
@@ -216,8 +188,8 @@ def rates(records: Sequence[Record], dim: int, cells: int, basis: str) -> Rates 
     if not mine:
         mine = runs(records, part="width", dim=dim, cells=cells, basis=basis)
     # Coarse factors: constants from the largest matrix of this dimension.
-    factors = [r for r in runs(records, dim=dim, ranks=1) if r.get("flops")]
-    stream = values(records, "gbytes", part="peaks", name="sum of two arrays")
+    factors = Records(r for r in runs(records, dim=dim, ranks=1) if r.get("flops"))
+    stream = records.values("gbytes", part="peaks", name="sum of two arrays")
     if not mine or not factors or not stream.size:
         return None
     chosen = mine[len(mine) // 2]
@@ -249,7 +221,7 @@ def entries(record: Record) -> float:
     return found if found >= 0 else -1e6 * found
 
 
-def validation(records: Sequence[Record]) -> Iterator[Shown]:
+def validation(records: Records) -> Iterator[Shown]:
     """The model against all runs, with rates of two runs each."""
     head = ["dimension", "ranks", "basis", "neighbourhoods", "space: predicted, s"]
     head += ["measured, s", "ratio", "PᵀAP: ratio", "factor: ratio", "all: predicted, s"]
@@ -297,12 +269,12 @@ def validation(records: Sequence[Record]) -> Iterator[Shown]:
     yield Shown("The model against this machine", head, rows, notes)
 
 
-def forecast(records: Sequence[Record], cluster: Cluster) -> list[tuple[Size, int, Record]]:
+def forecast(records: Records, cluster: Cluster) -> list[tuple[Size, int, Record]]:
     """Predictions for 1e9 dofs, filtered bases."""
     found = []
     for dim in (2, 3):
-        widths = {r["cells"] for p in ("number", "width") for r in select(records, part=p, dim=dim)}
-        narrow = {r["cells"] for r in select(records, part="number", dim=dim)}
+        widths = {r["cells"] for p in ("number", "width") for r in records.select(part=p, dim=dim)}
+        narrow = {r["cells"] for r in records.select(part="number", dim=dim)}
         for cells in sorted({*narrow, *([max(widths)] if widths else [])}):
             mine = rates(records, dim, cells, FILTERED)
             if mine is None:
@@ -312,7 +284,7 @@ def forecast(records: Sequence[Record], cluster: Cluster) -> list[tuple[Size, in
     return found
 
 
-def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
+def prediction(records: Records, cluster: Cluster) -> Iterator[Shown]:
     """What the model says of 1e9 dofs, with its assumptions."""
     head = ["dimension", "cells a box", "ranks", "neighbourhoods", "N_c", "local, s", "PᵀAP, s"]
     head += ["exchange, s", "coarse: direct, s", "factors, GiB", "coarse: multigrid, s"]
@@ -355,7 +327,7 @@ def prediction(records: Sequence[Record], cluster: Cluster) -> Iterator[Shown]:
         yield Shown(f"The model at {DOFS:.0e} dofs", head, rows, notes)
 
 
-def tables(records: Sequence[Record], cluster: Cluster, cores: int) -> list[Shown]:
+def tables(records: Records, cluster: Cluster, cores: int) -> list[Shown]:
     """All tables; ``cores`` are those of the machine that was measured."""
     return [
         *number(records),

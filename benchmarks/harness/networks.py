@@ -57,24 +57,18 @@ def inputs(log_kappa: Any, f: Any, lift: Any, n: int) -> Any:
     return torch.cat([place, *(blocks(v, n, cells) for v, cells in parts)], dim=1)
 
 
-class Sizes(NamedTuple):
-    """Of the three networks."""
+type Sizes = dict[str, dict[str, int]]
 
-    ffno: dict[str, int]
-    fno: dict[str, int]
-    transolver: dict[str, int]
-
-
-FULL = Sizes(
-    {"width": 32, "modes": 16, "layers": 4},
-    {"hidden_channels": 16, "n_layers": 4},
-    {"n_hidden": 48, "n_layers": 3, "n_head": 2, "slice_num": 16},
-)
-SMALL = Sizes(
-    {"width": 8, "modes": 6, "layers": 2},
-    {"hidden_channels": 8, "n_layers": 2},
-    {"n_hidden": 16, "n_layers": 2, "n_head": 2, "slice_num": 8},
-)
+FULL: Sizes = {
+    "F-FNO": {"width": 32, "modes": 16, "layers": 4},
+    "FNO": {"hidden_channels": 16, "n_layers": 4},
+    "Transolver": {"n_hidden": 48, "n_layers": 3, "n_head": 2, "slice_num": 16},
+}
+SMALL: Sizes = {
+    "F-FNO": {"width": 8, "modes": 6, "layers": 2},
+    "FNO": {"hidden_channels": 8, "n_layers": 2},
+    "Transolver": {"n_hidden": 16, "n_layers": 2, "n_head": 2, "slice_num": 8},
+}
 CHANNELS, OUTPUTS = 14, 4
 
 
@@ -83,7 +77,7 @@ def available(name: str) -> bool:
     return not NETWORKS[name] or installed(NETWORKS[name])
 
 
-def create(name: str, sizes: Sizes, m: int) -> Any:
+def create(name: str, size: dict[str, int], m: int) -> Any:
     """An untrained network: (B, 14, m, m) to (B, 4, m, m)."""
     import torch
 
@@ -98,7 +92,7 @@ def create(name: str, sizes: Sizes, m: int) -> Any:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return super().forward(x) - self.start
 
-        network = FromZero(2, CHANNELS, OUTPUTS, warp=False, **sizes.ffno)
+        network = FromZero(2, CHANNELS, OUTPUTS, warp=False, **size)
         network.start = network(torch.zeros(1, CHANNELS, m, m)).detach()
         return network
     if name == "FNO":
@@ -111,7 +105,7 @@ def create(name: str, sizes: Sizes, m: int) -> Any:
             out_channels=OUTPUTS,
             positional_embedding=None,
             domain_padding=0.1,
-            **sizes.fno,
+            **size,
         )
     from physicsnemo.models.transolver import Transolver
 
@@ -127,7 +121,7 @@ def create(name: str, sizes: Sizes, m: int) -> Any:
                 mlp_ratio=2,
                 structured_shape=(m, m),
                 use_te=False,
-                **sizes.transolver,
+                **size,
             )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -177,8 +171,8 @@ def train(name: str, data: Data, seed: int, seconds: float, sizes: Sizes) -> Pre
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     n = math.isqrt(data.p.shape[1])
-    network = create(name, sizes, (n + 1) // 2)
-    settings = repr([name, seed, seconds, sizes, BATCH, LEARNING_RATE])
+    network = create(name, sizes[name], (n + 1) // 2)
+    settings = repr([name, seed, seconds, sizes[name], BATCH, LEARNING_RATE])
     digest = hashlib.blake2b(settings.encode() + data.p.tobytes(), digest_size=6).hexdigest()
     key = f"{name}-{n - 1}-{len(data.p)}-{seed}-{digest}"
     path = WORK / "operators" / f"{key}.pt"
@@ -210,7 +204,9 @@ def train(name: str, data: Data, seed: int, seconds: float, sizes: Sizes) -> Pre
         steps += 1
         losses.append(float(loss.detach()))
     report = {"steps": steps, "train s": time.process_time() - begin}
-    report |= {"loss": float(np.mean(losses[-50:])), "parameters": parameters(network)}
+    report["loss"] = float(np.mean(losses[-50:]))
+    # Real numbers to be learned.
+    report["parameters"] = sum(p.numel() * (1 + p.is_complex()) for p in network.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(report))
     torch.save(network.state_dict(), path)
@@ -222,11 +218,6 @@ def reflect(values: Any, wanted: bool) -> Any:
     """Values on a lattice, upside down if wanted."""
     side = math.isqrt(values.shape[1])
     return values.reshape(-1, side, side).flip(2).flatten(1) if wanted else values
-
-
-def parameters(network: Any) -> int:
-    """Real numbers to be learned."""
-    return sum(p.numel() * (2 if p.is_complex() else 1) for p in network.parameters())
 
 
 def evaluate(

@@ -15,7 +15,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,55 @@ RESULTS = Path(__file__).parent.parent / "results"
 WORK = RESULTS.parent / "work"
 
 type Record = dict[str, Any]
+
+
+class Records(list[Record]):
+    """Records, and what tables make of them."""
+
+    def select(self, **key: Any) -> Records:
+        """Those with these entries."""
+        return Records(r for r in self if all(r.get(k) == _plain(v) for k, v in key.items()))
+
+    def first(self, **key: Any) -> Record:
+        """The first with these entries; empty if there is none."""
+        return next(iter(self.select(**key)), {})
+
+    def by(self, *names: str) -> dict[Any, Records]:
+        """Those that have these entries, by them, in the order in which they come."""
+        found: dict[Any, Records] = {}
+        for record in self:
+            if all(name in record for name in names):
+                key = tuple(record[name] for name in names)
+                found.setdefault(key[0] if len(names) == 1 else key, Records()).append(record)
+        return found
+
+    def values(self, entry: str, **key: Any) -> np.ndarray:
+        """One entry of those selected; those without it are left out."""
+        found = (r.get(entry) for r in self.select(**key))
+        return np.array([v for v in found if v is not None], dtype=float)
+
+    def spread(self, entry: str, scale: float = 1.0, unit: str = "", **key: Any) -> str:
+        """Mean ± standard deviation of an entry of those selected."""
+        return spread(self.values(entry, **key), scale, unit)
+
+    def ratios(
+        self, entry: str, pair: Sequence[str], to: Mapping[str, Any], **key: Any
+    ) -> np.ndarray:
+        """An entry of those selected over that of their partners.
+
+        Args:
+            entry: What to divide.
+            pair: Entries, as case and seed, that partners have in common.
+            to: What else tells the partner: say, ``{"basis": "SLEPc"}``.
+            key: What selects.
+        """
+        partners = {tuple(r[p] for p in pair): r.get(entry) for r in self.select(**to)}
+        found = []
+        for record in self.select(**key):
+            other = partners.get(tuple(record[p] for p in pair))
+            if other and record.get(entry) is not None:
+                found.append(record[entry] / other)
+        return np.array(found, dtype=float)
 
 
 class Shown(NamedTuple):
@@ -46,12 +95,31 @@ class Shown(NamedTuple):
         return "\n".join([*lines, "", *([self.notes, ""] if self.notes else [])])
 
 
-def tabulate[T](
-    title: str, rows: Iterable[T], columns: Mapping[str, Callable[[T], str]], notes: str = ""
-) -> Shown:
-    """A table from what its rows are about, and a function for each column."""
-    cells = [[cell(row) for cell in columns.values()] for row in rows]
-    return Shown(title, list(columns), cells, notes)
+type Columns[T] = Mapping[str, Callable[[T], str]] | Sequence[tuple[str, Callable[[T], str]]]
+
+
+def tabulate[T](title: str, rows: Iterable[T], columns: Columns[T], notes: str = "") -> Shown:
+    """A table from what its rows are about, and a head and a function for each column."""
+    pairs = list(columns.items()) if isinstance(columns, Mapping) else list(columns)
+    cells = [[cell(row) for _, cell in pairs] for row in rows]
+    return Shown(title, [head for head, _ in pairs], cells, notes)
+
+
+def mean(entry: str, scale: float = 1.0, unit: str = "", **key: Any) -> Callable[[Records], str]:
+    """A column: mean ± standard deviation of an entry."""
+    return lambda rows: rows.spread(entry, scale, unit, **key)
+
+
+def over(
+    entry: str, pair: Sequence[str], to: Mapping[str, Any], *, inverse: bool = False, **key: Any
+) -> Callable[[Records], str]:
+    """A column: the same of an entry over that of partners, or of theirs over it."""
+    return lambda rows: spread(rows.ratios(entry, pair, to, **key) ** (-1 if inverse else 1))
+
+
+def text(entry: str, form: str = "") -> Callable[[Record], str]:
+    """A column: an entry of a record, or nothing where it has none."""
+    return lambda record: format(record[entry], form) if record.get(entry) is not None else ""
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -106,7 +174,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / name
         self.head = {"quick": options.quick, "settings": dict(settings), "machine": machine()}
-        self.records: list[Record] = []
+        self.records = Records()
         self.show = options.show
         if options.resume or options.show:
             self._read()
@@ -118,7 +186,7 @@ class Results:
                 raise SystemExit(f"There is no {file}, of which tables could be made.")
             return
         found = json.loads(file.read_text())
-        self.records = found["records"]
+        self.records = Records(found["records"])
         if self.show:
             self.head = {key: found[key] for key in self.head}
         else:
@@ -130,7 +198,7 @@ class Results:
 
     def missing(self, **key: Any) -> bool:
         """Whether there is no record with these entries yet, and it is to be made."""
-        return not self.show and not any(select(self.records, **key))
+        return not self.show and not self.records.select(**key)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record, now."""
@@ -179,51 +247,6 @@ def plain_ticks(axes: Any) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     if axes.get_yscale() == "log":
         axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
-
-
-def select(records: Iterable[Record], **key: Any) -> Iterator[Record]:
-    """The records with these entries."""
-    return (r for r in records if all(r.get(k) == _plain(v) for k, v in key.items()))
-
-
-def grouped(records: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
-    """The records that have these entries, by them, in the order in which they come."""
-    found: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        if all(name in record for name in names):
-            found.setdefault(tuple(record[name] for name in names), []).append(record)
-    return found
-
-
-def values(records: Iterable[Record], entry: str, **key: Any) -> np.ndarray:
-    """One entry of the selected records, those without it left out."""
-    found = (r.get(entry) for r in select(records, **key))
-    return np.array([v for v in found if v is not None], dtype=float)
-
-
-def ratios(
-    records: Sequence[Record],
-    entry: str,
-    pair: Sequence[str],
-    to: Mapping[str, Any],
-    **key: Any,
-) -> np.ndarray:
-    """An entry of the selected records over that of their partners.
-
-    Args:
-        records: All records.
-        entry: What to divide.
-        pair: Entries, as case and seed, that partners have in common.
-        to: What else tells the partner: say, ``{"basis": "SLEPc"}``.
-        key: What selects the records.
-    """
-    partners = {tuple(r[p] for p in pair): r.get(entry) for r in select(records, **to)}
-    found = []
-    for record in select(records, **key):
-        other = partners.get(tuple(record[p] for p in pair))
-        if other and record.get(entry) is not None:
-            found.append(record[entry] / other)
-    return np.array(found, dtype=float)
 
 
 def spread(numbers: Sequence[float] | np.ndarray, scale: float = 1.0, unit: str = "") -> str:

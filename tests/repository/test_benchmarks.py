@@ -159,22 +159,39 @@ def test_options_depend_on_quick(tables):
 
 
 def test_groups(tables):
-    groups = tables.grouped([*records(), {"case": "training"}], "case", "basis")
+    every = tables.Records([*records(), {"case": "training"}])
+    groups = every.by("case", "basis")
     assert list(groups) == [("a", "SLEPc"), ("a", "filtered")]
     assert [r["seed"] for r in groups["a", "filtered"]] == [0, 1, 2]
-    shown = tables.tabulate("T", groups, {"basis": lambda key: key[1]}, "N")
-    assert shown == ("T", ["basis"], [["SLEPc"], ["filtered"]], "N")
+    # One name alone is a key by itself.
+    assert list(every.by("basis")) == ["SLEPc", "filtered"]
+    assert every.first(basis="filtered", seed=1)["L2"] == 4
+    assert every.first(basis="none") == {}
+    # Heads may be equal, as in a table with two columns of one kind.
+    columns = [("basis", lambda rows: rows[0]["basis"]), ("L2", tables.mean("L2", 100, " %"))]
+    columns.append(("L2", tables.mean("L2", seed=0)))
+    to = {"basis": "SLEPc"}
+    shown = tables.tabulate("T", every.by("basis").values(), columns, "N")
+    assert shown.head == ["basis", "L2", "L2"]
+    assert shown.rows == [["SLEPc", "200 ± 1e+02 %", "1"], ["filtered", "400 ± 2e+02 %", "2"]]
+    cells = [tables.over("L2", ("seed",), to, inverse=k, basis="filtered")(every) for k in (0, 1)]
+    assert cells == ["2 ± 0", "0.5 ± 0"]
+    assert [tables.text("L2", ".1f")(r) for r in ({"L2": 1.25}, {"L2": None}, {})] == [
+        "1.2",
+        "",
+        "",
+    ]
 
 
 def test_numbers(tables):
-    assert tables.values(records(), "L2", basis="SLEPc").tolist() == [1, 2, 3]
+    every = tables.Records(records())
+    assert every.values("L2", basis="SLEPc").tolist() == [1, 2, 3]
     assert tables.spread([1, 2, 3], 100, " %") == "200 ± 1e+02 %"
     assert tables.spread([0.1234]) == "0.123"
     assert tables.spread([]) == "–"
-    found = tables.ratios(records(), "L2", ("case", "seed"), {"basis": "SLEPc"}, basis="filtered")
+    found = every.ratios("L2", ("case", "seed"), {"basis": "SLEPc"}, basis="filtered")
     np.testing.assert_allclose(found, [2, 2, 2])
     # A field that only one of them solved has no ratio.
-    found = tables.ratios(
-        records()[1:], "L2", ("case", "seed"), {"basis": "SLEPc"}, basis="filtered"
-    )
+    fewer = tables.Records(every[1:])
+    found = fewer.ratios("L2", ("case", "seed"), {"basis": "SLEPc"}, basis="filtered")
     assert len(found) == 2
