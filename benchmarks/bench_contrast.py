@@ -24,9 +24,10 @@ from functools import partial
 from typing import Any
 
 from harness.bases import BASES, FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
+from harness.fine_solvers import RTOL
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
 from harness.results import Parser, Record, Records, Results, Shown, mean, over, tabulate
-from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
+from harness.trials import DIRECT_3D, MAX_ITERATIONS, compare
 
 import numpy as np
 from matplotlib.figure import Figure

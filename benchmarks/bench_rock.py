@@ -29,9 +29,10 @@ from itertools import product
 from typing import Any
 
 from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
+from harness.fine_solvers import RTOL
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, norms
 from harness.results import Parser, Record, Records, Results, Shown, mean, spread, tabulate
-from harness.trials import DIRECT_3D, MAX_ITERATIONS, RTOL, compare
+from harness.trials import DIRECT_3D, MAX_ITERATIONS, compare
 
 from mpi4py import MPI
 

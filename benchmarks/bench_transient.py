@@ -29,6 +29,7 @@ from functools import partial
 from typing import Any
 
 from harness.bases import FILTERED, SLEPC, make
+from harness.coarse_solvers import load, unconstrained
 from harness.fine_solvers import boomer, write
 from harness.launch import WorkerError, launch, other_python
 from harness.problems import FAMILIES, FIRST_SEED, GAMG, Diffusion, box
@@ -41,7 +42,6 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx import fem
-from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx_msnn.petsc import TransientProblem
 
 #: name: dimension, fine cells, coarse boxes, steps
@@ -58,20 +58,10 @@ class Transient(Diffusion):
         scale = float(np.exp(np.log(kappa.x.array).mean()))
         super().__init__(kappa, boxes, f=scale)
         self.num, self.dt = num, 0.5 / scale / whole
-        self.g = fem.Function(self.V)
-        for bc in self.bcs:
-            bc.set(self.g.x.array)
         # As the fine solvers use them: Dirichlet rows and columns zero, the load with the lift.
-        self.A, self.M = (assemble_matrix(fem.form(form)) for form in (self.a, self.m))
-        self.A.assemble()
-        self.M.assemble()
-        self.b = assemble_vector(fem.form(self.L))
-        lift, b0 = self.b.duplicate(), self.b.duplicate()
-        lift.array_w[:] = self.g.x.array
-        self.A.mult(lift, b0)
-        self.b.axpy(-1.0, b0)
-        dofs = np.unique(np.concatenate([bc.dof_indices()[0] for bc in self.bcs]))
-        self.b.array_w[dofs] = 0.0
+        self.A, self.M, g, dofs = unconstrained(self)
+        self.b, self.g = load(self.L, self.A, g, dofs), g.array.copy()
+        g.destroy()
         self.Ks = []
         for c in (1.0, 1.5):
             K = self.A.copy()
@@ -110,7 +100,7 @@ class Transient(Diffusion):
             "all steps": float(np.sum(found["seconds"])),
             "iterations": float(np.mean(found["iterations"])),
         }
-        return record, found["kept"] + self.g.x.array
+        return record, found["kept"] + self.g
 
     def errors_over_time(self, kept: Sequence[np.ndarray], exact: np.ndarray) -> Record:
         """Relative errors in L2 and energy: largest, mean, last, and some in between."""
@@ -139,7 +129,7 @@ class Transient(Diffusion):
 
         def run(step: Callable[[Any], Any]) -> tuple[float, list[float]]:
             u = fem.Function(self.V)
-            u.x.array[:] = self.g.x.array
+            u.x.array[:] = self.g
             watch, options = Stopwatch(), {"bcs": self.bcs, "petsc_options_prefix": "coarse_"}
             forms = (self.m, self.a, self.L)
             with TransientProblem(*forms, u, W, dt=self.dt, order=2, **options) as problem:

@@ -23,6 +23,28 @@ from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.petsc import create_coarse_solver
 
 
+def unconstrained(problem: Problem) -> tuple[Any, Any, Any, np.ndarray]:
+    """A and M without conditions, a vector of the boundary values, and the dofs that have them."""
+    A, M = (assemble_matrix(fem.form(form)) for form in (problem.a, problem.m))
+    A.assemble()
+    M.assemble()
+    g = A.createVecLeft()
+    for bc in problem.bcs:
+        bc.set(g.array_w)
+    dofs = np.unique(np.concatenate([bc.dof_indices()[0] for bc in problem.bcs]))
+    return A, M, g, dofs
+
+
+def load(form: Any, A: Any, g: Any, dofs: np.ndarray) -> Any:
+    """The vector of a linear form, less what the boundary values add, and zero where they are."""
+    b = g.duplicate()
+    A.mult(g, b)
+    b.scale(-1.0)
+    b.array_w[:] += fem.assemble_vector(fem.form(form)).array
+    b.array_w[dofs] = 0.0
+    return b
+
+
 def assemble(
     problem: Problem, forms: Sequence[Any], options: dict[str, Any], *, spd: bool = False
 ) -> System:
@@ -32,24 +54,15 @@ def assemble(
     without it. PETSc is told that A is positive definite, or left to find out.
     """
     A = assemble_matrix(fem.form(problem.a), bcs=problem.bcs)
-    whole, M = (assemble_matrix(fem.form(f)) for f in (problem.a, problem.m))
-    for matrix in (A, whole, M):
-        matrix.assemble()
-        matrix.setBlockSize(problem.V.dofmap.index_map_bs)
+    A.assemble()
+    A.setBlockSize(problem.V.dofmap.index_map_bs)
     if spd:
         A.setOption(PETSc.Mat.Option.SPD, True)
-    g = A.createVecLeft()
-    for bc in problem.bcs:
-        bc.set(g.array_w)
-    dofs = np.concatenate([bc.dof_indices()[0] for bc in problem.bcs])
-    solver, lifted, y = PetscSolver(A, options), g.duplicate(), g.duplicate()
-    whole.mult(g, lifted)
+    whole, M, g, dofs = unconstrained(problem)
+    solver, y = PetscSolver(A, options), g.duplicate()
     bs, exact, norms = [], [], []
     for form in forms:
-        b = g.duplicate()
-        b.array_w[:] = fem.assemble_vector(fem.form(form)).array
-        b.axpy(-1.0, lifted)
-        b.array_w[dofs] = 0.0
+        b = load(form, whole, g, dofs)
         solver.solve(b)
         bs.append(b)
         exact.append(solver.x.copy())
@@ -61,7 +74,7 @@ def assemble(
             norms[-1].append(float(np.sqrt(u.dot(y))))
         u.destroy()
     solver.destroy()
-    for item in (whole, g, lifted, y):
+    for item in (whole, g, y):
         item.destroy()
     return System(A, M, bs, exact, norms)
 

@@ -132,10 +132,17 @@ class PetscSolver:
         options: Of PETSc.
         preconditioner: To be attached in place of what options say.
         strict: Raise where there is no convergence.
+        max_it: Most iterations.
     """
 
     def __init__(
-        self, A: Any, options: dict[str, Any], preconditioner: Any = None, strict: bool = True
+        self,
+        A: Any,
+        options: dict[str, Any],
+        preconditioner: Any = None,
+        *,
+        strict: bool = True,
+        max_it: int = MAX_ITERATIONS,
     ) -> None:
         self.strict = strict
         start = process_time()
@@ -144,7 +151,7 @@ class PetscSolver:
         ksp.setOperators(A)
         ksp.setType("cg")
         ksp.setNormType(PETSc.KSP.NormType.NATURAL)
-        ksp.setTolerances(rtol=RTOL, atol=0.0, max_it=MAX_ITERATIONS)
+        ksp.setTolerances(rtol=RTOL, atol=0.0, max_it=max_it)
         with database("fine_", options):
             try:
                 if preconditioner is None:

@@ -9,18 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.bases import reports
+from harness.fine_solvers import PetscSolver
 from harness.problems import Diffusion, norms, relative_errors
 from harness.results import Record, Results
 from harness.timing import Clock, Stopwatch
-
-from petsc4py import PETSc
 
 import dolfinx_msnn as msnn
 from dolfinx import fem
 from dolfinx_msnn import estimate
 from dolfinx_msnn.petsc import LinearProblem
 
-RTOL = 1e-8
 MAX_ITERATIONS = 400
 #: Fine dofs in 3D up to which the fine solution of a trial is computed by a direct solver.
 DIRECT_3D = 150_000
@@ -116,20 +114,9 @@ def error_bounds(problem: Diffusion, W: Any, coarse: LinearProblem) -> Record:
 
 def two_level(W: Any, coarse: LinearProblem) -> Record:
     """CG for the fine problem from zero, with the space as coarse level of a V-cycle."""
-    ksp = PETSc.KSP().create(coarse.A.comm)
-    ksp.setOperators(coarse.A)
-    ksp.setType("cg")
-    ksp.setNormType(PETSc.KSP.NormType.NATURAL)
-    ksp.setTolerances(rtol=RTOL, max_it=MAX_ITERATIONS)
-    x, watch = coarse.b.duplicate(), Stopwatch()
-    try:
-        with msnn.TwoLevelPreconditioner(W, petsc_options_prefix="trial_two_level_") as M:
-            M.attach(ksp)
-            watch.book("setup_s")
-            ksp.solve(coarse.b, x)
-            watch.book("solve_s")
-    finally:
-        reason, count = ksp.getConvergedReason(), ksp.getIterationNumber()
-        ksp.destroy()
-        x.destroy()
-    return {"iterations": count, "solved": reason > 0} | watch.medians()
+    with msnn.TwoLevelPreconditioner(W, petsc_options_prefix="trial_two_level_") as M:
+        solver = PetscSolver(coarse.A, {}, M, strict=False, max_it=MAX_ITERATIONS)
+        seconds, iterations = solver.solve(coarse.b)
+        found = {"iterations": iterations, "solved": solver.solved}
+        solver.destroy()
+    return found | {"setup_s": solver.setup, "solve_s": seconds}
