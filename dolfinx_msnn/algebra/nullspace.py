@@ -48,9 +48,10 @@ class NullSpace:
             weight = fem.assemble_vector(compile_form(ufl.inner(z, v) * ufl.dx))
             weight.scatter_reverse(la.InsertMode.add)
             weights.append(weight.array[:size].copy())
-        self._values = np.array([z.x.array[:size] for z in motions]).reshape(-1, size)
+        shape = len(motions), size
+        self._values = np.array([z.x.array[:size] for z in motions]).reshape(shape)
         # The mass matrix times the motions, and their Gram matrix in L2.
-        self._weights = np.array(weights).reshape(-1, size)
+        self._weights = np.array(weights).reshape(shape)
         self._gram = self._products(self._weights, self._values.T)
 
     @classmethod
