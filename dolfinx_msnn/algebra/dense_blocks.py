@@ -155,21 +155,17 @@ def _rows(W: MultiscaleFunctionSpace, rows: IntArray) -> sp.csr_matrix:
 
 def _patterns(P: sp.csr_matrix, vertex: LongArray) -> tuple[LongArray, list[frozenset[int]]]:
     """Which coarse vertices each row of P sees: the number of a set, and the sets."""
-    entries = vertex[P.indices]
-    rows = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
-    # One entry for each vertex: the columns of one are together on the rank that computed it.
-    new = np.ones(len(entries), dtype=bool)
-    new[1:] = (entries[1:] != entries[:-1]) | (rows[1:] != rows[:-1])
-    rows, entries = rows[new], entries[new]
+    shape = (P.shape[0], vertex.max(initial=0) + 1)
+    seen = sp.csr_matrix((np.ones(P.nnz), vertex[P.indices], P.indptr.copy()), shape)
+    seen.sum_duplicates()
+    seen.data[:] = 1.0
     # Sets are told apart by the sums of two random numbers of their members.
-    random = np.random.default_rng(0).random((vertex.max(initial=0) + 1, 2))
-    sums = np.stack([np.bincount(rows, random[entries, k], P.shape[0]) for k in range(2)], axis=1)
+    sums = seen @ np.random.default_rng(0).random((shape[1], 2))
     _, first, number = np.unique(
         sums.view("c16").reshape(-1), return_index=True, return_inverse=True
     )
-    begin = np.searchsorted(rows, first)
-    end = np.searchsorted(rows, first, side="right")
-    return number, [frozenset(entries[a:b].tolist()) for a, b in zip(begin, end, strict=True)]
+    bounds = zip(seen.indptr[first], seen.indptr[first + 1], strict=True)
+    return number, [frozenset(seen.indices[a:b].tolist()) for a, b in bounds]
 
 
 def _groups(

@@ -21,7 +21,7 @@ from dolfinx_msnn.algebra.subdomains import subdomains
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
-def factorise(A: Any) -> Any:
+def factorise(A: sp.csr_matrix) -> spla.SuperLU:
     """A sparse factorisation of a symmetric positive definite SciPy matrix, with ``solve``."""
     return spla.splu(
         sp.csc_matrix(A),

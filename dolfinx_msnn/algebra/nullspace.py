@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -15,7 +14,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._utils.linalg import null_combinations, rigid_motions
-from dolfinx_msnn._utils.typing import FloatArray, Form, Function, FunctionSpace
+from dolfinx_msnn._utils.typing import FloatArray, Form, Function
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 #: Relative difference up to which a rigid motion counts as a member of the multiscale space.
@@ -25,9 +24,11 @@ MEMBER_TOLERANCE = 1e-6
 class NullSpace:
     """The rigid motions z of a fine space with A z = 0; there may be none.
 
+    Rotations are turned about the centre of the nodes, so that rounding errors stay small.
+
     Args:
-        motions: Functions that span it.
-        V: The fine space.
+        A: Fine matrix.
+        W: Multiscale space.
         compile_form: Turns UFL forms into DOLFINx forms.
 
     Note:
@@ -36,69 +37,58 @@ class NullSpace:
 
     def __init__(
         self,
-        motions: list[Function],
-        V: FunctionSpace,
+        A: PETSc.Mat,
+        W: MultiscaleFunctionSpace,
         compile_form: Callable[[ufl.Form], Form],
     ) -> None:
-        self._motions = motions
-        self._comm = V.mesh.comm
-        size = V.dofmap.index_map_bs * V.dofmap.index_map.size_local
-        v, weights = ufl.TestFunction(V), []
-        for z in motions:
-            weight = fem.assemble_vector(compile_form(ufl.inner(z, v) * ufl.dx))
-            weight.scatter_reverse(la.InsertMode.add)
-            weights.append(weight.array[:size].copy())
-        shape = len(motions), size
-        self._values = np.array([z.x.array[:size] for z in motions]).reshape(shape)
-        # The mass matrix times the motions, and their Gram matrix in L2.
-        self._weights = np.array(weights).reshape(shape)
-        self._gram = self._products(self._weights, self._values.T)
-
-    @classmethod
-    def find(
-        cls, A: PETSc.Mat, W: MultiscaleFunctionSpace, compile_form: Callable[[ufl.Form], Form]
-    ) -> Self:
-        """The rigid motions that A takes to zero. Collective.
-
-        Rotations are turned about the centre of the nodes, so that rounding errors stay small.
-        """
         V = W.V
-        bs, gdim = V.dofmap.index_map_bs, V.mesh.geometry.dim
-        x = V.tabulate_dof_coordinates()[:, :gdim]
-        owned = V.dofmap.index_map.size_local
-        centre = V.mesh.comm.allreduce(x[:owned].sum(axis=0)) / V.dofmap.index_map.size_global
-        motions = rigid_motions(x - centre, bs)
-        inside = motions[:, : bs * owned]
-        images = np.empty_like(inside)
+        self._W = W
+        self._size = size = len(W.dirichlet)
+        x = V.tabulate_dof_coordinates()[:, : V.mesh.geometry.dim]
+        index_map = V.dofmap.index_map
+        centre = W.comm.allreduce(x[: index_map.size_local].sum(axis=0)) / index_map.size_global
+        candidates = rigid_motions(x - centre, V.dofmap.index_map_bs)
+        images = np.empty((len(candidates), size))
         z, image, diagonal = A.createVecRight(), A.createVecLeft(), A.getDiagonal()
-        for row, out in zip(inside, images, strict=True):
-            z.array_w[:] = row
+        for values, out in zip(candidates, images, strict=True):
+            z.array_w[:] = values[:size]
             A.mult(z, image)
             out[:] = image.array_r
-        found: list[Function] = []
-        for coefficients in null_combinations(inside, images, diagonal.array_r, V.mesh.comm):
-            function: Function = fem.Function(V)
-            function.x.array[:] = coefficients @ motions
-            # They are zero there already, but for rounding errors.
-            function.x.array[: bs * owned][W.dirichlet] = 0.0
-            function.x.scatter_forward()
-            found.append(function)
+        null = null_combinations(candidates[:, :size], images, diagonal.array_r, W.comm)
         for item in (z, image, diagonal):
             item.destroy()
-        return cls(found, V, compile_form)
+        # Local values with ghosts, and the products with the mass matrix at the owned dofs.
+        self._motions = null @ candidates
+        self._weights = np.empty((len(null), size))
+        if len(null):
+            u: Function = fem.Function(V)
+            load = compile_form(ufl.inner(u, ufl.TestFunction(V)) * ufl.dx)
+        for values, weights in zip(self._motions, self._weights, strict=True):
+            u.x.array[:] = values
+            # It is zero there already, but for rounding errors.
+            u.x.array[:size][W.dirichlet] = 0.0
+            u.x.scatter_forward()
+            values[:] = u.x.array
+            weight = fem.assemble_vector(load)
+            weight.scatter_reverse(la.InsertMode.add)
+            weights[:] = weight.array[:size]
+        self._gram = self._products(self._weights, self._motions[:, :size].T)
 
-    def attach(self, A0: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
+    def attach(self, A0: PETSc.Mat) -> None:
         """Attach to A_0 its null space: the coefficients of the motions. Collective.
 
         A space of very few modes may not hold all of them.
         """
-        if not self._motions and not A0.getNullSpace():
+        if not len(self._motions) and not A0.getNullSpace():
             return
+        z: Function = fem.Function(self._W.V)
         basis: list[PETSc.Vec] = []
-        for z in self._motions:
-            c = W.coefficients(z)
-            size = np.abs([W.prolong(c).x.array - z.x.array, z.x.array]).max(axis=1, initial=0.0)
-            self._comm.Allreduce(MPI.IN_PLACE, size, op=MPI.MAX)
+        for values in self._motions:
+            z.x.array[:] = values
+            c = self._W.coefficients(z)
+            both = [self._W.prolong(c).x.array - values, values]
+            size = np.abs(both).max(axis=1, initial=0.0)
+            self._W.comm.Allreduce(MPI.IN_PLACE, size, op=MPI.MAX)
             if size[0] > MEMBER_TOLERANCE * size[1]:
                 c.destroy()
                 continue
@@ -106,16 +96,15 @@ class NullSpace:
                 c.axpy(-c.dot(q), q)
             c.normalize()
             basis.append(c)
-        nullspace = PETSc.NullSpace().create(vectors=basis, comm=W.comm)
+        nullspace = PETSc.NullSpace().create(vectors=basis, comm=self._W.comm)
         A0.setNullSpace(nullspace)
         for item in (nullspace, *basis):
             item.destroy()
 
     def remove(self, u: Function) -> None:
         """Subtract the L2 projection of ``u`` onto the null space. Collective."""
-        products = self._products(self._weights, u.x.array[: self._weights.shape[1]])
-        for factor, z in zip(np.linalg.solve(self._gram, products), self._motions, strict=True):
-            u.x.array[:] -= factor * z.x.array
+        products = self._products(self._weights, u.x.array[: self._size])
+        u.x.array[:] -= np.linalg.solve(self._gram, products) @ self._motions
 
     def make_compatible(self, b: PETSc.Vec) -> None:
         """Take the L2 projection of a load onto the null space out of its vector. Collective.
@@ -123,11 +112,11 @@ class NullSpace:
         ∫ f v becomes ∫ (f − z) v with the rigid motion z closest to f: the load does no work on the
         null space any more.
         """
-        work = self._products(self._values, b.array_r)
+        work = self._products(self._motions[:, : self._size], b.array_r)
         b.array_w[:] -= np.linalg.solve(self._gram, work) @ self._weights
 
     def _products(self, rows: FloatArray, values: FloatArray) -> FloatArray:
         """``rows @ values``, summed over the ranks. Collective."""
         products = np.ascontiguousarray(rows @ values)
-        self._comm.Allreduce(MPI.IN_PLACE, products, op=MPI.SUM)
+        self._W.comm.Allreduce(MPI.IN_PLACE, products, op=MPI.SUM)
         return products

@@ -60,18 +60,9 @@ def uncovered_dofs(W: MultiscaleFunctionSpace) -> LongArray:
     Note:
         Collective.
     """
-    covered = np.concatenate([np.zeros(0, np.int64), *(dofs for _, dofs in subdomains(W))])
-    count = W.P.createVecLeft()
-    try:
-        # By a vector: a neighbourhood's dofs may belong to any rank.
-        count.setValues(
-            covered.astype(PETSc.IntType), np.ones(len(covered)), PETSc.InsertMode.ADD_VALUES
-        )
-        count.assemble()
-        first, _ = count.getOwnershipRange()
-        return np.asarray(first + np.flatnonzero(count.array_r == 0), dtype=np.int64)
-    finally:
-        count.destroy()
+    # Their rows of P have no entries.
+    indptr, _ = W.P.getRowIJ()
+    return np.asarray(W.P.getOwnershipRange()[0] + np.flatnonzero(np.diff(indptr) == 0), np.int64)
 
 
 def parts(W: MultiscaleFunctionSpace, max_dofs: int) -> list[LongArray]:
@@ -95,14 +86,15 @@ def parts(W: MultiscaleFunctionSpace, max_dofs: int) -> list[LongArray]:
     own = subdomains(W)
     vertex = np.repeat([v for v, _ in own], [len(dofs) for _, dofs in own]).astype(np.int64)
     dofs = np.concatenate([np.zeros(0, np.int64), *(dofs for _, dofs in own)])
-    x = _positions(W, dofs)
+    owner = np.searchsorted(np.array(W.P.getOwnershipRanges()), dofs, side="right") - 1
+    x = _positions(W, owner, dofs)
     found: list[LongArray] = []
     distance = np.zeros(len(dofs))
     with collective_errors(W.comm):
         for v, _ in own:
             mine = vertex == v
             distance[mine] = np.linalg.norm(x[mine] - x[mine].mean(axis=0), axis=1)
-    kept = _nearest(W, dofs, vertex, distance)
+    kept = _nearest(W, owner, dofs, vertex, distance)
     for v, _ in own:
         mine = kept & (vertex == v)
         found += bisect(dofs[mine], x[mine], max_dofs)
@@ -169,32 +161,34 @@ def bisect(dofs: LongArray, x: FloatArray, max_dofs: int) -> list[LongArray]:
     return bisect(dofs[low], x[low], max_dofs) + bisect(dofs[~low], x[~low], max_dofs)
 
 
-def _positions(W: MultiscaleFunctionSpace, dofs: LongArray) -> FloatArray:
-    """Positions of fine dofs owned by any rank, shape ``(n, gdim)``. Collective."""
-    bs, gdim = W.V.dofmap.index_map_bs, W.V.mesh.geometry.dim
-    own = W.V.tabulate_dof_coordinates()[: W.V.dofmap.index_map.size_local, :gdim]
-    x = np.empty((len(dofs), gdim))
-    wanted = PETSc.IS().createGeneral(dofs.astype(PETSc.IntType), comm=MPI.COMM_SELF)
-    fine = W.P.createVecLeft()
-    local = PETSc.Vec().createSeq(len(dofs))
-    scatter = PETSc.Scatter().create(fine, wanted, local, None)
-    try:
-        for k in range(gdim):
-            fine.array_w[:] = np.repeat(own[:, k], bs)
-            scatter.scatter(fine, local, PETSc.InsertMode.INSERT, PETSc.ScatterMode.FORWARD)
-            x[:, k] = local.array_r
-    finally:
-        for item in (scatter, local, fine, wanted):
-            item.destroy()
+def _positions(W: MultiscaleFunctionSpace, owner: LongArray, dofs: LongArray) -> FloatArray:
+    """Positions of fine dofs, asked from the ranks that own them, shape ``(n, gdim)``. Collective.
+
+    Args:
+        W: Multiscale space.
+        owner: Owning rank of each dof, shape ``(n,)``.
+        dofs: Global fine dofs (unrolled), shape ``(n,)``.
+    """
+    own = W.V.tabulate_dof_coordinates()[:, : W.V.mesh.geometry.dim]
+    source, (asked,) = route(W.comm, owner, dofs)
+    blocks = (asked - W.P.getOwnershipRange()[0]) // W.V.dofmap.index_map_bs
+    _, (told,) = route(W.comm, source, own[blocks])
+    x = np.empty_like(told)
+    x[np.argsort(owner, kind="stable")] = told
     return x
 
 
 def _nearest(
-    W: MultiscaleFunctionSpace, dofs: LongArray, vertex: LongArray, distance: FloatArray
+    W: MultiscaleFunctionSpace,
+    owner: LongArray,
+    dofs: LongArray,
+    vertex: LongArray,
+    distance: FloatArray,
 ) -> BoolArray:
-    """Which of the pairs (dof, vertex) of all ranks has the least distance for its dof."""
-    starts = np.array(W.P.getOwnershipRanges())
-    owner = np.searchsorted(starts, dofs, side="right") - 1
+    """Which of the pairs (dof, vertex) of all ranks has the least distance for its dof.
+
+    All arrays have shape ``(n,)``, as has the result. Collective.
+    """
     scale = W.comm.allreduce(distance.max(initial=0.0), op=MPI.MAX) or 1.0
     # Rounded, so that ties are ties on any number of ranks; the lower vertex takes them.
     steps = np.round(distance / (1e-9 * scale)).astype(np.int64)

@@ -7,10 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 
 from dolfinx import fem
-from dolfinx_msnn._utils.mpi import check_same, collective_errors
+from dolfinx_msnn._utils.checks import check_instance, is_finite, is_integer, require
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function
 
 
@@ -31,26 +34,29 @@ def bdf_coefficients(order: int, ratio: float = 1.0) -> tuple[float, float, floa
     return (1 + 2 * w) / (1 + w), -(1 + w), w * w / (1 + w)
 
 
-def check_order(order: object) -> None:
-    """Refuse orders other than 1 and 2. Not collective."""
-    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
-        raise ValueError(f"order must be 1 (implicit Euler) or 2 (BDF2), got {order!r}.")
+def checked_step(comm: MPI.Intracomm, dt: float) -> float:
+    """A step size, positive and the same on all ranks. Collective."""
+    with collective_errors(comm) as checks:
+        _check_step(dt)
+        checks.agree(dt=float(dt))
+    return float(dt)
 
 
-def check_step(dt: object) -> None:
-    """Refuse what is not a positive step size. Not collective."""
-    real = isinstance(dt, int | float | np.integer | np.floating) and not isinstance(dt, bool)
-    if not real or not 0.0 < float(dt) < np.inf:  # type: ignore[arg-type] # it is a number
-        raise ValueError(f"dt must be a positive finite number, got {dt!r}.")
+def _check_step(dt: object) -> None:
+    require(is_finite(dt) and dt > 0, "dt", dt, "a positive finite number")  # type: ignore[operator]  # it is a number
 
 
 class Steps:
     """Sizes of the steps done and of the one to do, and what follows from them.
 
     Args:
-        dt: Size of the first step, checked.
-        order: 1 or 2, checked. The first step is always of order 1.
+        checks: The block around it.
+        dt: Size of the first step.
+        order: 1 or 2. The first step is always of order 1.
         time: Time at the start.
+
+    Raises:
+        ValueError: If an argument is not what it should be, or not the same on all ranks.
 
     Attributes:
         time: Time at the end of the steps done.
@@ -58,7 +64,12 @@ class Steps:
         done: Steps done since the start.
     """
 
-    def __init__(self, dt: float, order: int, time: float) -> None:
+    def __init__(self, checks: collective_errors, dt: float, order: int, time: float) -> None:
+        _check_step(dt)
+        require(
+            is_integer(order, 1) and order <= 2, "order", order, "1 (implicit Euler) or 2 (BDF2)"
+        )
+        checks.agree(dt=float(dt), order=order, time=float(time))
         self.dt, self.time, self.done = float(dt), float(time), 0
         self._order, self._before = order, np.nan
 
@@ -109,18 +120,12 @@ class BDF:
     """
 
     def __init__(self, u: Function, dt: float, order: int = 1, *, time: float = 0.0) -> None:
-        if not isinstance(u, fem.Function):
-            raise ValueError(f"Expected a dolfinx.fem.Function, got {type(u).__name__}.")
+        check_instance(u, fem.Function)
         self._mesh = u.function_space.mesh
-        comm = self._mesh.comm
-        with collective_errors(comm):
-            check_order(order)
-            check_step(dt)
-            time = float(time)
-        check_same(comm, dt=float(dt), order=order, time=time)
+        with collective_errors(self._mesh.comm) as checks:
+            self._steps = Steps(checks, dt, order, time)
         self.u = u
         self._history: list[Function] = [u.copy() for _ in range(order)]
-        self._steps = Steps(dt, order, time)
         # Three, whatever the order: the forms of a first step are those of all.
         self._constants = [fem.Constant(self._mesh, 0.0) for _ in range(order + 1)]
         self._refresh()
@@ -141,14 +146,8 @@ class BDF:
 
     @dt.setter
     def dt(self, value: float) -> None:
-        self._check(value)
-        self._steps.dt = float(value)
+        self._steps.dt = checked_step(self._mesh.comm, value)
         self._refresh()
-
-    def _check(self, dt: float) -> None:
-        with collective_errors(self._mesh.comm):
-            check_step(dt)
-        check_same(self._mesh.comm, dt=float(dt))
 
     @property
     def order(self) -> int:
@@ -188,13 +187,12 @@ class BDF:
         Note:
             Collective if ``dt`` is given.
         """
-        if dt is not None:
-            self._check(dt)
+        dt = self.dt if dt is None else checked_step(self._mesh.comm, dt)
         for older, newer in zip(self._history[:0:-1], self._history[-2::-1], strict=True):
             older.x.array[:] = newer.x.array
         self._history[0].x.array[:] = self.u.x.array
         self._steps.advance()
-        self._steps.dt = self.dt if dt is None else float(dt)
+        self._steps.dt = dt
         self._refresh()
 
     def restore(self) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import assemble_matrix, create_matrix
+from dolfinx.fem.petsc import create_matrix
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, FunctionSpace
 
 type BilinearBlocks = list[list[ufl.Form | None]]
@@ -133,7 +134,7 @@ class FineBlocks:
         compile_form: Turns UFL forms into DOLFINx forms.
 
     Attributes:
-        matrices: Nested lists as ``blocks``.
+        matrices: By row and column; zero blocks are left out.
 
     Note:
         Creation is collective; it fills nothing. The caller destroys it.
@@ -142,21 +143,21 @@ class FineBlocks:
     def __init__(
         self, blocks: BilinearBlocks, mat_type: str, compile_form: Callable[[ufl.Form], Form]
     ) -> None:
-        self._forms = [[None if f is None else compile_form(f) for f in row] for row in blocks]
-        self.matrices: list[list[PETSc.Mat | None]] = [
-            [None if f is None else create_matrix(f, kind=mat_type) for f in row]
-            for row in self._forms
-        ]
+        self._num = len(blocks)
+        self._forms = {
+            (i, j): compile_form(form)
+            for i, row in enumerate(blocks)
+            for j, form in enumerate(row)
+            if form is not None
+        }
+        self.matrices: dict[tuple[int, int], PETSc.Mat] = {
+            place: create_matrix(form, kind=mat_type) for place, form in self._forms.items()
+        }
 
     def assemble(self) -> None:
         """Fill the matrices. Collective."""
-        for matrices, row in zip(self.matrices, self._forms, strict=True):
-            for A, form in zip(matrices, row, strict=True):
-                if A is not None:
-                    A.zeroEntries()
-                    # The registered overload for a given matrix is not in its annotations.
-                    assemble_matrix(A, form)  # type: ignore[arg-type]
-                    A.assemble()
+        for place, A in self.matrices.items():
+            fill_matrix(A, self._forms[place])
 
     def apply(self, fields: Sequence[FloatArray]) -> list[FloatArray]:
         """Products of the rows with the fields.
@@ -170,24 +171,19 @@ class FineBlocks:
         Note:
             Collective.
         """
-        result = []
-        for row in self.matrices:
-            total = np.zeros(0)
-            for A, values in zip(row, fields, strict=True):
-                if A is None:
-                    continue
-                x, y = A.createVecs()
-                x.array_w[:] = values[: x.getLocalSize()]
-                A.mult(x, y)
-                total = y.array_r + (total if len(total) else 0.0)
-                x.destroy()
-                y.destroy()
-            result.append(total)
+        result = [np.zeros(0)] * self._num
+        for (i, j), A in self.matrices.items():
+            x, y = A.createVecs()
+            x.array_w[:] = fields[j][: x.getLocalSize()]
+            A.mult(x, y)
+            result[i] = y.array_r + (result[i] if len(result[i]) else 0.0)
+            x.destroy()
+            y.destroy()
         return result
 
     def destroy(self) -> None:
         """Free the matrices. Collective."""
-        for A in (A for row in self.matrices for A in row if A is not None):
+        for A in self.matrices.values():
             A.destroy()
 
 

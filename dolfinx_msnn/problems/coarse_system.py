@@ -68,8 +68,7 @@ class CoarseSystem(Owner):
         self._spaces = [operator.W for operator in operators]
         super().__init__(self._spaces[0].comm)
         self._prefix, self._options = petsc_options_prefix, petsc_options
-        given = next((a for row in (*A.matrices, *M.matrices) for a in row if a is not None), None)
-        if given is not None:
+        for given in [*A.matrices.values(), *M.matrices.values()][:1]:
             for W in self._spaces:
                 W.match_type(given)
         # Handles of our own on the same matrices.
@@ -88,19 +87,19 @@ class CoarseSystem(Owner):
         """The coarse block matrix P_iᵀ A_ij P_j, as one. Collective; the caller destroys it."""
         num = len(self._P)
         blocks: list[list[PETSc.Mat | None]] = [[None] * num for _ in range(num)]
-        for i, row in enumerate(fine.matrices):
-            for j, A in enumerate(row):
-                if A is not None and i == j:
-                    # A copy: mass and stiffness, nearly always of one pattern, share the product.
-                    operators[i].refresh(A)
-                    blocks[i][j] = operators[i].A0.copy()
-                elif A is not None:
-                    image = A.matMult(self._P[j])
-                    blocks[i][j] = self._P[i].transposeMatMult(image)
-                    image.destroy()
-                elif i == j:
-                    # So that every row and column of blocks has a size.
-                    blocks[i][j] = self._zero(i)
+        for (i, j), A in fine.matrices.items():
+            if i == j:
+                # A copy: mass and stiffness, nearly always of one pattern, share the product.
+                operators[i].refresh(A)
+                blocks[i][i] = operators[i].A0.copy()
+            else:
+                image = A.matMult(self._P[j])
+                blocks[i][j] = self._P[i].transposeMatMult(image)
+                image.destroy()
+        for i in range(num):
+            if blocks[i][i] is None:
+                # So that every row and column of blocks has a size.
+                blocks[i][i] = self._zero(i)
         if num == 1:
             return blocks[0][0]
         nest = PETSc.Mat().createNest(blocks, comm=self._P[0].comm)

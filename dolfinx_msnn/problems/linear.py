@@ -14,8 +14,9 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import assemble_matrix, create_matrix
+from dolfinx.fem.petsc import create_matrix
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.checks import check_instance
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import dirichlet_mask
@@ -146,14 +147,11 @@ class LinearProblem(Owner):
         """
         self._check_alive()
         A, W = self._A, self.W
-        A.zeroEntries()
-        # The registered overload for a given matrix is not in its annotations.
-        assemble_matrix(A, self._a, bcs=self.bcs)  # type: ignore[misc, arg-type]
-        A.assemble()
+        fill_matrix(A, self._a, self.bcs)
         renewed = self._coarse.refresh(A)
         A0 = self._coarse.A0
-        self._nullspace = NullSpace.find(A, W, self._compile)
-        self._nullspace.attach(A0, W)
+        self._nullspace = NullSpace(A, W, self._compile)
+        self._nullspace.attach(A0)
         if renewed or self._solver is None:
             self._free(self._solver, self._x0, self._b0)
             self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar
 
@@ -17,8 +17,9 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import assemble_matrix, create_matrix
+from dolfinx.fem.petsc import create_matrix
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.checks import check_instance
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -105,15 +106,23 @@ class NonlinearProblem(Owner):
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._b = self._own(self._A.createVecLeft())
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
-        self._lift = np.zeros_like(u.x.array)
+        self._lift: Function = dirichlet_lift(W.V, bcs)
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
         self._x: PETSc.Vec = None
         self._f: PETSc.Vec = None
-        # Where A_0 has been filled already, and what the last solve left in u at the free dofs.
-        self._filled_at: PETSc.Vec = None
+        # State of x for which A_0 has been filled already.
+        self._filled_at = -1
+        # What the last solve left in u at the free dofs.
         self._left: FloatArray | None = None
         self._error: Exception | None = None
-        self._solver = self._own(self._create_solver())
+        self._solver = self._own(PETSc.SNES().create(W.comm))
+        self._solver.setOptionsPrefix(petsc_options_prefix)
+        ksp = self._solver.getKSP()
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        # LU, as J need not be symmetric.
+        choose_direct(ksp.getPC(), symmetric=False)
+        with self._calling("could not be set up"):
+            self._solver.setFromOptions()
 
     @staticmethod
     def _check_forms(
@@ -156,24 +165,15 @@ class NonlinearProblem(Owner):
         self._check_alive()
         return self._solver
 
-    def _options_set(self) -> AbstractContextManager[PETSc.Options]:
-        return temporary_options(self._prefix, self._options, NULL_PIVOTS | self._defaults)
-
-    def _create_solver(self) -> PETSc.SNES:
-        solver = PETSc.SNES().create(self._A.comm)
-        solver.setOptionsPrefix(self._prefix)
-        ksp = solver.getKSP()
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        # Not Cholesky, which create_coarse_solver takes: J need not be symmetric.
-        choose_direct(ksp.getPC(), symmetric=False)
-        try:
-            what = f"The coarse nonlinear solver ({self._prefix}) could not be set up"
-            with readable_errors(what), self._options_set():
-                solver.setFromOptions()
-        except BaseException:
-            solver.destroy()
-            raise
-        return solver
+    @contextmanager
+    def _calling(self, failure: str) -> Iterator[None]:
+        """With the options in PETSc's database, and its errors in one sentence."""
+        defaults = NULL_PIVOTS | self._defaults
+        with (
+            readable_errors(f"The coarse nonlinear solver ({self._prefix}) {failure}"),
+            temporary_options(self._prefix, self._options, defaults),
+        ):
+            yield
 
     def solve(self) -> Function:
         """Solve, from the function that ``u`` is now.
@@ -191,7 +191,7 @@ class NonlinearProblem(Owner):
             Collective.
         """
         self._check_alive()
-        self._lift[:] = dirichlet_lift(self.W.V, self.bcs).x.array
+        self._lift = dirichlet_lift(self.W.V, self.bcs)
         if self._x is None or not self._coarse.is_current:
             self._begin()
         elif not self._unchanged():
@@ -200,16 +200,15 @@ class NonlinearProblem(Owner):
             c.destroy()
         self._assign(self._x)
         self._error = None
-        what = f"The coarse nonlinear solver ({self._prefix}) failed"
         try:
-            with readable_errors(what), self._options_set():
+            with self._calling("failed"):
                 self._solver.solve(None, self._x)
         except BaseException:
             # PETSc left in the middle keeps locks on vectors: make them anew.
             self._free_vectors()
             raise
-        self._free(self._filled_at)
-        self._filled_at = None
+        finally:
+            self._filled_at = -1
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -222,24 +221,33 @@ class NonlinearProblem(Owner):
         """For the first solve, or after P has changed: start, A_0 there, and SNES. Collective."""
         x = self._own(self._coefficients())
         self._assign(x)
-        self._assemble_jacobian()
+        fill_matrix(self._A, self._J, self.bcs)
         renewed = self._coarse.refresh(self._A)
         if renewed or self._x is None:
             self._free_vectors()
             self._f = self._own(x.duplicate())
             # PETSc keeps what it is given where Python's collector does not look.
             me = weakref.ref(self)
-            self._solver.setFunction(_compute_residual, self._f, args=(me,))
-            self._solver.setJacobian(_compute_jacobian, self._coarse.A0, args=(me,))
+
+            def residual(snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
+                # NaN makes SNES stop.
+                if not _call(me, NonlinearProblem._residual, x, f):
+                    f.set(np.nan)
+
+            def jacobian(snes: PETSc.SNES, x: PETSc.Vec, A0: PETSc.Mat, B: PETSc.Mat) -> None:
+                _call(me, NonlinearProblem._jacobian, x)
+
+            self._solver.setFunction(residual, self._f)
+            self._solver.setJacobian(jacobian, self._coarse.A0)
         self._free(self._x)
-        self._x, self._filled_at = x, self._own(x.copy())
+        self._x, self._filled_at = x, x.stateGet()
 
     def _free_vectors(self) -> None:
         """Also those that SNES holds. Collective."""
         if self._x is not None:
             self._solver.reset()
-        self._free(self._x, self._f, self._filled_at)
-        self._x = self._f = self._filled_at = None
+        self._free(self._x, self._f)
+        self._x = self._f = None
 
     def _free_values(self) -> FloatArray:
         """Values of ``u`` at the owned dofs without Dirichlet condition, shape ``(n,)``."""
@@ -267,52 +275,41 @@ class NonlinearProblem(Owner):
     def _assign(self, x: PETSc.Vec) -> None:
         """Set ``u`` to P x + g. Collective."""
         self.W.prolong(x, self.u)
-        self.u.x.array[:] += self._lift
-
-    def _assemble_jacobian(self) -> None:
-        A = self._A
-        A.zeroEntries()
-        # What assemble_matrix does after it has values for the coefficients is collective.
-        with collective_errors(self.W.comm):
-            constants = fem.pack_constants(self._J)
-            coeffs = fem.pack_coefficients(self._J)
-        # Overloads that are registered are not in the annotations, here and below.
-        assemble_matrix(A, self._J, bcs=self.bcs, constants=constants, coeffs=coeffs)  # type: ignore[misc, arg-type]
-        A.assemble()
+        self.u.x.array[:] += self._lift.x.array
 
     def _residual(self, x: PETSc.Vec, f: PETSc.Vec) -> None:
         # No lifting: rows of P at Dirichlet dofs are zero, and so is their part of the residual.
         self._assign(x)
         self._load.array[:] = 0.0
         with collective_errors(self.W.comm):
+            # The overload for a given array is not in the annotations.
             fem.assemble_vector(self._load.array, self._F)  # type: ignore[arg-type]
         self._load.scatter_reverse(la.InsertMode.add)
         self._b.array_w[:] = self._load.array[: self._b.getLocalSize()]
         assemble_coarse_vector(self._b, self.W, f)
 
     def _jacobian(self, x: PETSc.Vec) -> None:
-        # At the start it may have been filled already.
-        if self._filled_at is not None and self._filled_at.equal(x):
+        # At the start it may have been filled already: SNES is given this very vector.
+        if x == self._x and x.stateGet() == self._filled_at:
             return
-        self._free(self._filled_at)
-        self._filled_at = None
         self._assign(x)
-        self._assemble_jacobian()
+        fill_matrix(self._A, self._J, self.bcs)
         self._coarse.refresh(self._A)
 
     def _check_converged(self) -> None:
-        reason, count = self._solver.getConvergedReason(), self._solver.getIterationNumber()
+        reason, reasons = self._solver.getConvergedReason(), PETSc.SNES.ConvergedReason
         if reason > 0:
             return
-        start = f"The coarse nonlinear solver ({self._prefix}) did not converge: "
-        reasons = PETSc.SNES.ConvergedReason
-        tail = f"{_name(reasons, reason)} after {count} iterations."
+        cause = ""
         if reason in (reasons.DIVERGED_FUNCTION_NANORINF, reasons.DIVERGED_FUNCTION_DOMAIN):
-            tail = f"F has NaN or infinite entries, {tail}"
+            cause = "F has NaN or infinite entries, "
         elif reason == reasons.DIVERGED_LINEAR_SOLVE:
             inner = _name(PETSc.KSP.ConvergedReason, self._solver.getKSP().getConvergedReason())
-            tail = f"the coarse linear solver stopped with {inner}, {tail}"
-        raise RuntimeError(start + tail)
+            cause = f"the coarse linear solver stopped with {inner}, "
+        raise RuntimeError(
+            f"The coarse nonlinear solver ({self._prefix}) did not converge: {cause}"
+            f"{_name(reasons, reason)} after {self._solver.getIterationNumber()} iterations."
+        )
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
@@ -333,16 +330,9 @@ class PicardProblem(NonlinearProblem):
         L: Linear form.
         u: The unknown, a function in ``V``; the start of the first solve, and the solution.
         W: Multiscale space.
-        petsc_options_prefix: As in :class:`NonlinearProblem`.
-        bcs: As in :class:`NonlinearProblem`.
-        petsc_options: As in :class:`NonlinearProblem`. Defaults here: ``snes_linesearch_type``
-            ``basic`` and ``snes_max_it`` 200.
-        mat_type: As in :class:`NonlinearProblem`.
-        form_compiler_options: Passed to DOLFINx.
-        jit_options: Passed to DOLFINx.
 
-    Raises:
-        ValueError: If an argument does not fit ``W``.
+    All other arguments, and what is raised, are those of :class:`NonlinearProblem`. Defaults among
+    the options are here ``snes_linesearch_type`` ``basic`` and ``snes_max_it`` 200.
 
     Note:
         Creation is collective.
@@ -386,37 +376,23 @@ class PicardProblem(NonlinearProblem):
         return ufl.action(a, u) - L, a  # type: ignore[return-value]  # it is none
 
 
-def _compute_residual(
-    snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec, ref: weakref.ref[NonlinearProblem]
-) -> None:
-    problem = ref()
-    if problem is None:
-        return
-    # Errors are put off until SNES has returned: it must not be left in the middle of things. They
-    # are the same on all ranks. NaN makes it stop.
-    try:
-        if problem._error is None:
-            problem._residual(x, f)
-            return
-    except Exception as error:
-        problem._error = error
-    f.set(np.nan)
+def _call(
+    ref: weakref.ref[NonlinearProblem], method: Callable[..., None], *vectors: PETSc.Vec
+) -> bool:
+    """Call a method of a problem from SNES; returns whether it went well. Collective.
 
-
-def _compute_jacobian(
-    snes: PETSc.SNES,
-    x: PETSc.Vec,
-    A0: PETSc.Mat,
-    preconditioner: PETSc.Mat,
-    ref: weakref.ref[NonlinearProblem],
-) -> None:
+    Errors, the same on all ranks, are put off until SNES has returned: it must not be left in the
+    middle of things.
+    """
     problem = ref()
     if problem is None or problem._error is not None:
-        return
+        return False
     try:
-        problem._jacobian(x)
+        method(problem, *vectors)
     except Exception as error:
         problem._error = error
+        return False
+    return True
 
 
 def _name(kind: type, value: int) -> str:

@@ -21,7 +21,7 @@ from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
 from dolfinx_msnn.algebra.product import CoarseOperator
-from dolfinx_msnn.problems.bdf import Steps, check_order, check_step
+from dolfinx_msnn.problems.bdf import Steps, checked_step
 from dolfinx_msnn.problems.blocks import (
     FineBlocks,
     Watch,
@@ -141,9 +141,7 @@ class TransientProblem(Owner):
         super().__init__(comm)
         with collective_errors(comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
-            check_order(order)
-            check_step(dt)
-            time = float(time)
+            self._steps = Steps(checks, dt, order, time)
             if any(w.V.mesh._cpp_object is not spaces[0].V.mesh._cpp_object for w in spaces):
                 raise ValueError("The spaces are on different meshes; expected one mesh.")
             if len(functions) != len(spaces):
@@ -158,9 +156,6 @@ class TransientProblem(Owner):
                 m=[[identify(f) for f in row] for row in M],
                 a=[[identify(f) for f in row] for row in A],
                 L=[identify(f) for f in loads],
-                dt=float(dt),
-                order=order,
-                time=time,
             )
         for w, conditions in zip(spaces, by_field, strict=True):
             check_conditions(conditions, w)
@@ -173,7 +168,6 @@ class TransientProblem(Owner):
         self._functions: list[Function] = functions
         self._bcs = by_field
         self._prefix, self._options = petsc_options_prefix, options
-        self._steps = Steps(dt, order, time)
         self._order = order
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]
         self._watch_loads = Watch(loads)
@@ -256,12 +250,10 @@ class TransientProblem(Owner):
             Collective.
         """
         self._check_alive()
-        if dt is not None:
-            with collective_errors(self.spaces[0].comm) as checks:
-                check_step(dt)
-                checks.agree(dt=float(dt))
+        before = self._steps.dt
+        dt = before if dt is None else checked_step(self.spaces[0].comm, dt)
         system = self._refreshed()
-        before, self._steps.dt = self._steps.dt, self._steps.dt if dt is None else float(dt)
+        self._steps.dt = dt
         try:
             self._advance(system, self._steps.coefficients)
         except BaseException:
