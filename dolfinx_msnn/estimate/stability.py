@@ -17,11 +17,12 @@ import scipy.sparse.linalg as spla
 
 import ufl
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.linalg import rigid_motions, whiten
+from dolfinx_msnn._utils.linalg import null_combinations, whiten
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
 from dolfinx_msnn.algebra.local_solvers import factorise
 from dolfinx_msnn.bases.inertia import can_count, inertia
+from dolfinx_msnn.bases.nullspace import piece_motions
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.neighbourhoods import cell_membership
@@ -30,9 +31,6 @@ from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 #: Neighbourhoods with at most this many free dofs are solved densely.
 DENSE = 300
-
-#: A motion has no energy if there is less than this fraction of that of its dofs one by one.
-KERNEL_TOLERANCE = 1e-13
 
 #: The basis functions represent a function if they leave less than this fraction of its energy:
 #: bases that are computed in single precision (FilteredBasis) leave some 1e-12 at high contrast.
@@ -153,8 +151,7 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     for _ in range(2):
         functions = whiten(functions @ (A @ functions.T)).T @ functions
     B = chi[:, None] * (A @ functions.T)
-    bs = problem.block_size
-    fixed = _kernel_dofs(A, DAD, B, rigid_motions(problem.x[::bs], bs)[:, free])
+    fixed = _null_dofs(A, DAD, B, piece_motions(problem)[:, free])
     if fixed is None:
         return float("inf")
     rest = np.setdiff1d(np.arange(len(free)), fixed)
@@ -165,19 +162,24 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     return _largest(A, DAD, B)
 
 
-def _kernel_dofs(A: Any, DAD: Any, B: FloatArray, motions: FloatArray) -> Any:
-    """Dofs to fix, one for each motion without energy; ``None`` if the space lacks a motion."""
-    # Energy of a motion if each dof moved alone: what rounding errors are measured by.
-    scale = np.sqrt(np.einsum("in,n,in->i", motions, A.diagonal(), motions))
-    motions = motions[scale > 0] / scale[scale > 0][:, None]
-    size, vectors = np.linalg.eigh(motions @ (A @ motions.T))
-    kernel = vectors[:, size < KERNEL_TOLERANCE].T @ motions
-    if len(kernel) == 0:
+def _null_dofs(A: Any, DAD: Any, B: FloatArray, motions: FloatArray) -> Any:
+    """Dofs that may be fixed since a motion without energy can be added; ``None`` if it may not.
+
+    Args:
+        A: Local matrix at the free dofs, sparse, shape ``(n, n)``.
+        DAD: D A D with D = diag(χ), sparse, shape ``(n, n)``.
+        B: D A times the basis functions, shape ``(n, m)``.
+        motions: Candidates, shape ``(num, n)``.
+    """
+    null = null_combinations(motions, (A @ motions.T).T, A.diagonal()) @ motions
+    if len(null) == 0:
         return np.zeros(0, dtype=np.int64)
-    left = kernel @ (DAD @ kernel.T) - (kernel @ B) @ (B.T @ kernel.T)
-    if np.trace(left) > LEAK_TOLERANCE * max(np.trace(kernel @ (DAD @ kernel.T)), 1e-300):
+    null /= np.linalg.norm(null, axis=1)[:, None]
+    whole = np.trace(null @ (DAD @ null.T))
+    left = whole - np.trace((null @ B) @ (B.T @ null.T))
+    if left > LEAK_TOLERANCE * max(whole, 1e-300):
         return None
-    return scipy.linalg.qr(kernel, mode="r", pivoting=True)[-1][: len(kernel)]
+    return scipy.linalg.qr(null, mode="r", pivoting=True)[-1][: len(null)]
 
 
 def _largest(A: Any, DAD: Any, B: FloatArray) -> float:
