@@ -86,7 +86,7 @@ def open_hdf5(path: str, what: str) -> Iterator[h5py.File]:
 
     Args:
         path: The file.
-        what: What it is expected to hold, e.g. ``"a multiscale space"``.
+        what: What it is expected to hold, e.g. ``"samples"``.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -72,22 +72,9 @@ def create_table(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
     file.create_dataset(key, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
 
 
-class Share(NamedTuple):
-    """What a rank reads.
-
-    Attributes:
-        id: Differs from file to file.
-        tables: Its equal share of the fine dof blocks and the entries of P in their rows; ``rows``
-            counts from the first of them.
-        dofs: The coarse dofs of its neighbourhoods, about equally many on each rank.
-    """
-
-    id: object
-    tables: dict[str, npt.NDArray[Any]]
-    dofs: CoarseDofs
-
-
-def read_share(path: str, V: FunctionSpace, num_forms: int) -> Share:
+def read_share(
+    path: str, V: FunctionSpace, num_forms: int
+) -> tuple[dict[str, npt.NDArray[Any]], CoarseDofs, object]:
     """Read this rank's share of a file that fits ``V`` and is not damaged.
 
     Args:
@@ -95,60 +82,64 @@ def read_share(path: str, V: FunctionSpace, num_forms: int) -> Share:
         V: Fine space.
         num_forms: 2 if the space was built with a form ``s``.
 
+    Returns:
+        The tables of an equal share of the fine dof blocks, with the entries of P in their rows
+        (``rows`` counts from the first of them); the coarse dofs of whole neighbourhoods, about
+        equally many on each rank; and what tells this file from others.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a file for ``V``, or is damaged.
     """
+    comm, bs = V.mesh.comm, V.dofmap.index_map_bs
     with open_hdf5(path, "a multiscale space") as file:
         attributes = {
             key: value.decode(errors="replace") if isinstance(value, bytes) else value
             for key, value in file.attrs.items()
         }
+        _check_format(path, attributes, V)
         # Shapes are looked at before any table is read: a forged file may claim any size.
-        _check_header(path, attributes, _shapes(path, attributes, file, V), V, num_forms)
-        comm, bs = V.mesh.comm, V.dofmap.index_map_bs
-        num_blocks, nnz = len(file["points"]), len(file["rows"])
+        _check_shapes(path, attributes, _shapes(path, file), V, num_forms)
+        num_blocks, num_cols = len(file["points"]), len(file["vertex"])
         blocks = [num_blocks * rank // comm.size for rank in (comm.rank, comm.rank + 1)]
         # The first and the last rank see to it that no entry is left out.
-        entries = [
-            {0: 0, num_blocks: nnz}.get(block, bisect_left(file["rows"], bs * block))
-            for block in blocks
-        ]
+        ends = {0: 0, num_blocks: len(file["rows"])}
+        entries = [ends.get(k, bisect_left(file["rows"], bs * k)) for k in blocks]
         tables = {key: file[key][slice(*blocks)] for key in ("points", "dirichlet", "reference")}
         tables |= {key: file[key][slice(*entries)] for key in ("rows", "cols", "values")}
         tables["rows"] -= bs * blocks[0]
-        num_cols = len(file["vertex"])
         here, whole = (bs * (blocks[1] - blocks[0]), num_cols), (bs * num_blocks, num_cols)
         for key, top, total in zip(("rows", "cols"), here, whole, strict=True):
-            part = tables[key]
-            if len(part) and not 0 <= part.min() <= part.max() < top:
-                wrong = f"'{key}' has entries outside 0..{total - 1} or out of order"
-                raise UnfitFile(f"{path} is damaged: {wrong}.")
+            inside = ((tables[key] >= 0) & (tables[key] < top)).all()
+            wrong = f"'{key}' has entries outside 0..{total - 1} or out of order"
+            _require(inside, f"{path} is damaged: {wrong}.")
         for key in ("points", "values"):
-            if not np.isfinite(tables[key]).all():
-                raise UnfitFile(f"{path} is damaged: '{key}' has NaN or infinite entries.")
+            finite = np.isfinite(tables[key]).all()
+            _require(finite, f"{path} is damaged: '{key}' has NaN or infinite entries.")
         num_dropped = int(attributes["num_dropped"]) if comm.rank == 0 else 0
         dofs = _read_dofs(path, file, num_dropped, comm.rank, comm.size)
-    return Share(attributes["id"], tables, dofs)
+    return tables, dofs, attributes["id"]
 
 
-def _shapes(
-    path: str, attributes: dict[str, Any], file: h5py.File, V: FunctionSpace
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tables of a file of this format, which must all be there."""
-    name, version = attributes.get("format"), attributes.get("format_version")
-    if not _is(name, FORMAT) or not _is(version, FORMAT_VERSION):
-        raise UnfitFile(
-            f"{path} is not a file of the format '{FORMAT}', version {FORMAT_VERSION}; it says "
-            f"{_shown(repr(name))}, version {_shown(version)}."
-        )
-    element = attributes.get("element")
-    if not _is(element, str(V.ufl_element())):
-        raise UnfitFile(
-            f"{path} holds a space of the element {_shown(element)}, expected that of V, "
-            f"{V.ufl_element()}."
-        )
-    shapes = {}
+def _check_format(path: str, attributes: dict[str, Any], V: FunctionSpace) -> None:
+    """Refuse a file of another format, or for another element."""
+    name, version, element = (
+        attributes.get(key) for key in ("format", "format_version", "element")
+    )
+    _require(
+        _is(name, FORMAT) and _is(version, FORMAT_VERSION),
+        f"{path} is not a file of the format '{FORMAT}', version {FORMAT_VERSION}; it says "
+        f"{_shown(repr(name))}, version {_shown(version)}.",
+    )
+    _require(
+        _is(element, str(V.ufl_element())),
+        f"{path} holds a space of the element {_shown(element)}, expected that of V, "
+        f"{V.ufl_element()}.",
+    )
+
+
+def _shapes(path: str, file: h5py.File) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tables, which must all be there."""
     for key, dtype in DTYPES.items():
         table = file.get(key)
         sound = isinstance(table, h5py.Dataset) and table.dtype == np.dtype(dtype)
@@ -156,13 +147,11 @@ def _shapes(
             # What is stored, and has checksums, is no mere claim.
             stored = table.id.get_storage_size()
             sound = table.fletcher32 and table.nbytes <= stored <= file.id.get_filesize()
-        if not sound:
-            raise UnfitFile(f"{path} is damaged: the table '{key}' is missing or incomplete.")
-        shapes[key] = table.shape
-    return shapes
+        _require(sound, f"{path} is damaged: the table '{key}' is missing or incomplete.")
+    return {key: file[key].shape for key in DTYPES}
 
 
-def _check_header(
+def _check_shapes(
     path: str,
     attributes: dict[str, Any],
     shapes: dict[str, tuple[int, ...]],
@@ -172,18 +161,18 @@ def _check_header(
     """Refuse a file whose tables do not fit ``V`` or each other."""
     cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_global
     blocks, bs = V.dofmap.index_map.size_global, V.dofmap.index_map_bs
-    if not _is(attributes.get("cells"), cells) or shapes["points"] != (blocks, 3):
-        raise UnfitFile(
-            f"{path} was saved on another mesh, of {_shown(attributes.get('cells'))} cells and "
-            f"{shapes['points'][:1]} nodes; the mesh of V has {cells} and {(blocks,)}."
-        )
+    _require(
+        _is(attributes.get("cells"), cells) and shapes["points"] == (blocks, 3),
+        f"{path} was saved on another mesh, of {_shown(attributes.get('cells'))} cells and "
+        f"{shapes['points'][:1]} nodes; the mesh of V has {cells} and {(blocks,)}.",
+    )
     width = NUM_REFERENCE * bs
-    if shapes["reference"] == (blocks, (3 - num_forms) * width):
-        saved, given = ("with", "without") if num_forms == 1 else ("without", "with")
-        raise UnfitFile(
-            f"{path} was saved {saved} a form s, and load() was called {given} one; expected the "
-            "same forms."
-        )
+    saved, given = ("with", "without") if num_forms == 1 else ("without", "with")
+    _require(
+        shapes["reference"] != (blocks, (3 - num_forms) * width),
+        f"{path} was saved {saved} a form s, and load() was called {given} one; expected the same "
+        "forms.",
+    )
     expected = {
         "dirichlet": (blocks, bs),
         "reference": (blocks, num_forms * width),
@@ -196,13 +185,13 @@ def _check_header(
     wrong = [key for key, shape in expected.items() if shapes[key] != shape]
     flat = ("values", "vertex", "eigen_vertex", "eigenvalues")
     wrong += [key for key in flat if len(shapes[key]) != 1]
-    if wrong or shapes["vertex"] == (0,):
-        raise UnfitFile(
-            f"{path} is damaged: tables that belong together differ in shape "
-            f"({', '.join(wrong) or 'no coarse dofs'})."
-        )
-    if not isinstance(attributes.get("num_dropped"), int | np.integer) or "id" not in attributes:
-        raise UnfitFile(f"{path} is damaged: an attribute is missing.")
+    _require(
+        not wrong and shapes["vertex"] != (0,),
+        f"{path} is damaged: tables that belong together differ in shape "
+        f"({', '.join(wrong) or 'no coarse dofs'}).",
+    )
+    complete = "id" in attributes and isinstance(attributes.get("num_dropped"), int | np.integer)
+    _require(complete, f"{path} is damaged: an attribute is missing.")
 
 
 def _read_dofs(path: str, file: h5py.File, num_dropped: int, rank: int, size: int) -> CoarseDofs:
@@ -215,23 +204,26 @@ def _read_dofs(path: str, file: h5py.File, num_dropped: int, rank: int, size: in
         ("dof_count", dof_count, num_coarse),
         ("eigen_count", eigen_count, len(file["eigenvalues"])),
     ):
-        if (count < 0).any() or (count > total).any() or count.sum() != total:
-            raise UnfitFile(f"{path} is damaged: the table '{key}' does not fit the others.")
-    start = np.cumsum(dof_count) - dof_count
-    owner = np.minimum(start * size // num_coarse, size - 1)
+        fits = ((count >= 0) & (count <= total)).all() and count.sum() == total
+        _require(fits, f"{path} is damaged: the table '{key}' does not fit the others.")
+    first, stop = np.cumsum(dof_count) - dof_count, np.cumsum(eigen_count)
+    owner = np.minimum(first * size // num_coarse, size - 1)
     mine = np.flatnonzero(owner == rank)
     begin = int(dof_count[owner < rank].sum())
-    end = begin + int(dof_count[mine].sum())
-    stop = np.cumsum(eigen_count)[mine]
+    part = slice(begin, begin + int(dof_count[mine].sum()))
     spectra = {
-        int(vertices[k]): file["eigenvalues"][last - eigen_count[k] : last]
-        for k, last in zip(mine, stop, strict=True)
+        int(vertices[k]): file["eigenvalues"][stop[k] - eigen_count[k] : stop[k]] for k in mine
     }
-    dofs = CoarseDofs(file["vertex"][begin:end], file["mode"][begin:end], spectra, num_dropped)
+    dofs = CoarseDofs(file["vertex"][part], file["mode"][part], spectra, num_dropped)
     repeated = np.repeat(vertices[mine], dof_count[mine])
-    if not np.array_equal(dofs.vertex, repeated) or len(spectra) != len(mine):
-        raise UnfitFile(f"{path} is damaged: the table 'vertex' does not fit the others.")
+    fits = np.array_equal(dofs.vertex, repeated) and len(spectra) == len(mine)
+    _require(fits, f"{path} is damaged: the table 'vertex' does not fit the others.")
     return dofs
+
+
+def _require(ok: object, text: str) -> None:
+    if not ok:
+        raise UnfitFile(text)
 
 
 def _shown(value: object) -> str:

@@ -141,11 +141,10 @@ def load(
         check_mat_type(mat_type)
         checks.agree(path=name, a=forms.identify(a), s=forms.identify(s), mat_type=mat_type)
     with collective_errors(comm) as checks:
-        share = read_share(name, V, len(given))
-        checks.agree(file=share.id)
+        tables, dofs, file = read_share(name, V, len(given))
+        checks.agree(file=file)
 
     index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
-    tables = share.tables
     blocks, missing = match_points(V, tables["points"])
     if missing:
         raise ValueError(
@@ -157,13 +156,13 @@ def load(
     block, component = np.divmod(tables["rows"], bs)
     P = create_coo_matrix(
         V,
-        len(share.dofs.vertex),
+        len(dofs.vertex),
         (blocks[block] * bs + component).astype(PETSc.IntType),
         tables["cols"].astype(PETSc.IntType),
         tables["values"],
         mat_type,
     )
-    return P, share.dofs, mask.reshape(-1)
+    return P, dofs, mask.reshape(-1)
 
 
 def _check_file(
