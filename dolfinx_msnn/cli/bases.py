@@ -10,6 +10,7 @@ from typing import Any
 from mpi4py import MPI
 
 import dolfinx_msnn as msnn
+from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need
 from dolfinx_msnn.pretrained import pretrained_models
 
@@ -34,8 +35,8 @@ def model_path(name: str) -> str:
 
 
 def create_basis(
-    text: str, kappa: Any, dim: int, modes: int, *, threshold: float | None, guard: bool
-) -> Any:
+    text: str, kappa: Function, dim: int, modes: int, *, threshold: float | None, guard: bool
+) -> msnn.LocalBasis:
     """A basis from ``computed``, ``filtered``, ``learned`` or ``learned:MODEL``."""
     kind, _, model = text.partition(":")
     if kind not in ("computed", "filtered", "learned") or (model and kind != "learned"):
@@ -46,7 +47,7 @@ def create_basis(
         raise WrongCommandLine(
             "--threshold is for --basis computed without --guard; expected --modes otherwise."
         )
-    basis: Any
+    basis: msnn.LocalBasis
     if kind == "computed" and threshold is not None:
         basis = msnn.SpectralBasis(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "computed":
@@ -64,17 +65,16 @@ def create_basis(
 class Watched:
     """A basis that is given a few neighbourhoods at a time, so that progress can be shown."""
 
-    def __init__(self, basis: Any, progress: Progress) -> None:
+    def __init__(self, basis: msnn.LocalBasis, progress: Progress) -> None:
         self._basis, self._progress = basis, progress
         self.wrapped = (basis,)
 
     def modes(self, problems: Sequence[msnn.LocalProblem]) -> list[msnn.LocalModes]:
         """The modes of the basis."""
         if not self._progress.shown:
-            found: list[msnn.LocalModes] = self._basis.modes(problems)
-            return found
+            return list(self._basis.modes(problems))
         self._progress.stage("local bases", len(problems))
-        found = []
+        found: list[msnn.LocalModes] = []
         for first in range(0, len(problems), CHUNK):
             part = problems[first : first + CHUNK]
             found += self._basis.modes(part)
@@ -82,7 +82,7 @@ class Watched:
         return found
 
 
-def reports(comm: MPI.Intracomm, basis: Any) -> dict[str, Any]:
+def reports(comm: MPI.Intracomm, basis: msnn.LocalBasis) -> dict[str, Any]:
     """A summary of the reports of a basis over all ranks. Collective."""
     said: dict[str, Any] = {}
     if isinstance(basis, msnn.GuardedBasis):

@@ -31,6 +31,7 @@ from dolfinx_msnn.cli.common import (
     print_json,
     table,
 )
+from dolfinx_msnn.fields import Field
 
 EXAMPLES = examples(
     "msnn evaluate diffusion-2d",
@@ -108,7 +109,7 @@ def evaluate(
                 typer.echo(_text(summary))
 
 
-def _family(text: str) -> tuple[str, Callable[[int, int], Any]]:
+def _family(text: str) -> tuple[str, Callable[[int, int], Field]]:
     name, _, contrast = text.partition(":")
     given = number(f"--family {name}", contrast) if contrast else None
     if name.replace("-", "_") not in problems.FAMILIES:
@@ -121,7 +122,7 @@ def _family(text: str) -> tuple[str, Callable[[int, int], Any]]:
 class _Compared:
     """A basis whose modes are compared with the computed ones, and timed."""
 
-    def __init__(self, basis: Any, truth: dict[int, msnn.LocalModes]) -> None:
+    def __init__(self, basis: msnn.LocalBasis, truth: dict[int, msnn.LocalModes]) -> None:
         self.basis, self.truth = basis, truth
         self.wrapped = (basis,)
         self.defects: list[float] = []
@@ -130,7 +131,7 @@ class _Compared:
     def modes(self, problems: Sequence[msnn.LocalProblem]) -> list[msnn.LocalModes]:
         """The modes of the basis."""
         begin = time.process_time()
-        found: list[msnn.LocalModes] = self.basis.modes(problems)
+        found = list(self.basis.modes(problems))
         self.seconds += time.process_time() - begin
         for problem, modes in zip(problems, found, strict=True):
             truth = self.truth.setdefault(problem.vertex, modes)
@@ -157,7 +158,7 @@ def energy_defect(
 
 
 def one_field(
-    label: str, field: Any, cells: Sequence[int], boxes: Sequence[int], model: Any, modes: int
+    label: str, field: Field, cells: Sequence[int], boxes: Sequence[int], model: Any, modes: int
 ) -> list[dict[str, Any]]:
     """Errors and times of all bases on one field, on this rank alone."""
     from dolfinx_msnn.nn.learned import LearnedBasis

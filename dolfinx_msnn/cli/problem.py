@@ -85,7 +85,7 @@ class Problem:
 
 def generator(
     name: str, dim: int, contrast: float | None, seed: int, options: Sequence[str]
-) -> Any:
+) -> fields.Field:
     """A coefficient by the name of its family, with further keywords as ``KEY=VALUE``."""
     name = name.replace("-", "_")
     if name not in FAMILIES:
@@ -105,7 +105,8 @@ def generator(
         keywords[key] = _value(key, value)
     if contrast is None and name != "log_normal":
         contrast = 1e3
-    return family(dim, contrast, seed, **keywords)
+    field: fields.Field = family(dim, contrast, seed, **keywords)
+    return field
 
 
 def _value(key: str, text: str) -> Any:
@@ -158,7 +159,7 @@ def read_field(
 
 def create_mesh(
     comm: MPI.Intracomm,
-    field: Any,
+    field: fields.Field | fields.LatticeField,
     *,
     file: str | None = None,
     cells: str | None = None,
@@ -178,19 +179,18 @@ def create_mesh(
             return read
     if cell is not None and cell not in CELLS[dim]:
         raise WrongCommandLine(f"--cell must be {' or '.join(CELLS[dim])} in {dim}D, got {cell!r}.")
-    kind = mesh.CellType[cell or CELLS[dim][0]]
-    lattice = isinstance(field, fields.LatticeField)
+    cell_type = mesh.CellType[cell or CELLS[dim][0]]
+    lattice = field if isinstance(field, fields.LatticeField) else None
     if lattice and cells is None:
-        found: Mesh = field.create_mesh(comm, kind)
-        return found
+        return lattice.create_mesh(comm, cell_type)
     counts = numbers("--cells", cells or str(DEFAULT_CELLS[dim]), int, dim)
     corners = [np.zeros(dim), np.ones(dim)]
     if lattice:
-        corners = [np.array(field.origin), np.add(field.origin, field.extent)]
+        corners = [np.array(lattice.origin), np.add(lattice.origin, lattice.extent)]
     elif size is not None:
         corners[1] = np.array(numbers("--size", size, float, dim))
     create: Any = mesh.create_rectangle if dim == 2 else mesh.create_box
-    made: Mesh = create(comm, corners, list(counts), kind)
+    made: Mesh = create(comm, corners, list(counts), cell_type)
     return made
 
 

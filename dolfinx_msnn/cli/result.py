@@ -15,7 +15,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, has_adios2, io
 from dolfinx.fem.petsc import LinearProblem as FineProblem
-from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace, estimate, plot
+from dolfinx_msnn import CoarseGrid, GuardedBasis, MultiscaleFunctionSpace, estimate, plot
 from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
@@ -140,7 +140,7 @@ def write(
     *,
     coarse: CoarseGrid,
     reference: Function | None,
-    guard: Any = None,
+    guard: GuardedBasis | None = None,
 ) -> list[str]:
     """Write the solution, the coefficient and (if there is a reference) the error. Collective.
 
@@ -180,7 +180,7 @@ def picture(
     *,
     coarse: CoarseGrid,
     reference: Function | None,
-    guard: Any,
+    guard: GuardedBasis | None,
 ) -> None:
     """Draw coefficient with coarse grid, solution, error and guard; slices in 3D. Collective."""
     comm, dim = problem.comm, problem.V.mesh.topology.dim

@@ -9,7 +9,7 @@ from mpi4py import MPI
 import numpy as np
 import typer
 
-from dolfinx_msnn import CoarseGrid
+from dolfinx_msnn import CoarseGrid, GuardedBasis
 from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
 from dolfinx_msnn._utils.typing import Mesh
 from dolfinx_msnn.cli import problem as problems
@@ -25,6 +25,7 @@ from dolfinx_msnn.cli.common import (
     numbers,
     print_json,
 )
+from dolfinx_msnn.fields import Field, LatticeField
 
 EXAMPLES = examples(
     "msnn solve --generator channels --contrast 1e4 --seed 3 --compare -o channels.png",
@@ -146,6 +147,7 @@ def solve(
         found: dict[str, Any] = {}
         with Progress(comm, quiet, "neighbourhood") as progress:
             with progress.timed("field and mesh"):
+                coefficient: Field | LatticeField
                 if field is None:
                     coefficient = problems.generator(
                         str(generator), dim, contrast, seed, parameter or []
@@ -164,8 +166,10 @@ def solve(
                 msh = problems.create_mesh(
                     comm, coefficient, file=mesh, cells=cells, size=size, cell=cell
                 )
-                options = {"fit": True} if field is not None and mesh is not None else {}
-                kappa = coefficient.interpolate(msh, **options)
+                if isinstance(coefficient, LatticeField):
+                    kappa = coefficient.interpolate(msh, fit=mesh is not None)
+                else:
+                    kappa = coefficient.interpolate(msh)
                 problem = problems.pose(
                     msh,
                     kappa,
@@ -211,7 +215,7 @@ def solve(
                         u,
                         coarse=coarse,
                         reference=reference,
-                        guard=chosen if guard else None,
+                        guard=chosen if isinstance(chosen, GuardedBasis) else None,
                     )
         found |= {"seconds": progress.seconds, "ranks": comm.size}
         if comm.rank == 0:
