@@ -28,7 +28,7 @@ class TwoLevelPreconditioner(Owner):
     - ``"additive"``: M⁻¹ + Q;
     - ``"hybrid"``: coarse, fine, coarse, so E_Q E_M E_Q (PETSc's composite preconditioner);
     - ``"multiplicative"``: a V-cycle with k smoothing steps before and after, so p(M⁻¹A) E_Q
-      p(M⁻¹A) with a polynomial p (PETSc's multigrid). The fastest in our benchmarks.
+      p(M⁻¹A) with a polynomial p (PETSc's multigrid); mostly the fastest.
 
     In the V-cycle M is by default the diagonal of the row sums of absolute values of A (Baker et
     al., SIAM J. Sci. Comput. 33, 2011) and p the optimal polynomial of degree 6 (Lottes, Numer.

@@ -43,7 +43,7 @@ def multiscale_functionspace(
         V: Fine space: continuous Lagrange, scalar or vector, any degree.
         coarse: Coarse grid on the mesh of ``V``.
         basis: Where the local modes come from, e.g. :class:`SpectralBasis`. With ``None`` it is
-            ``FilteredBasis()``: as accurate as computed modes in our benchmarks, and faster.
+            ``FilteredBasis()``.
         a: Symmetric coercive bilinear form of the problem, by cell (``dx``) and exterior-facet
             (``ds``) integrals, with coefficients of any kind.
         s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
