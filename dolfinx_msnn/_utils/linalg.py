@@ -19,9 +19,9 @@ DROP_TOLERANCE = 1e-10
 #: fraction of the largest.
 RANK_TOLERANCE = 1e-12
 
-#: A z counts as zero if ‖D⁻¹A z‖ is at most this fraction of ‖z‖, with D = diag(A). Rounding leaves
-#: some 1e-15 of constants, and up to 1e-10 of rotations where coordinates are large, as on maps.
-NULL_TOLERANCE = 1e-10
+#: A z counts as zero if ‖D⁻¹A z‖ is at most this fraction of ‖z‖, with D = diag(A), for constants;
+#: rounding leaves some 1e-15. For rotations see :func:`motion_tolerances`.
+NULL_TOLERANCE = 1e-13
 
 
 def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
@@ -111,13 +111,30 @@ def rigid_motions(x: FloatArray, block_size: int) -> FloatArray:
     return np.array(motions)
 
 
+def motion_tolerances(box: FloatArray, block_size: int) -> FloatArray:
+    """What rounding may leave of A z, as a fraction of z, for each of :func:`rigid_motions`.
+
+    Rotations about the centre of a small body with large coordinates, as on maps, are exact only to
+    the rounding errors of those.
+
+    Args:
+        box: Lower and upper corner of the body, shape ``(2, gdim)``.
+        block_size: Components.
+    """
+    gdim = box.shape[1]
+    rotations = gdim * (gdim - 1) // 2 if block_size == gdim else 0
+    reach = np.abs(box).max() / max(np.ptp(box, axis=0).max(), np.finfo(float).tiny)
+    return NULL_TOLERANCE * np.repeat([1.0, 1.0 + reach], [block_size, rotations])
+
+
 def null_combinations(
     functions: FloatArray,
     images: FloatArray,
     diagonal: FloatArray,
+    tolerances: FloatArray,
     comm: MPI.Intracomm = MPI.COMM_SELF,
 ) -> FloatArray:
-    """Combinations z of a few functions with A z = 0 to rounding, see :data:`NULL_TOLERANCE`.
+    """Combinations z of a few functions with A z = 0 to rounding.
 
     Each row of A is measured by its own diagonal entry: a condition that resists a motion is seen
     wherever it acts, at any contrast of the coefficients.
@@ -126,6 +143,7 @@ def null_combinations(
         functions: One a row, this rank's entries, shape ``(num, n)``; may be dependent.
         images: A times each of them, shape ``(num, n)``.
         diagonal: diag(A), shape ``(n,)``.
+        tolerances: Largest ‖D⁻¹A z‖/‖z‖ of each function that counts as zero, shape ``(num,)``.
         comm: Over whose ranks the entries are distributed.
 
     Returns:
@@ -145,14 +163,16 @@ def null_combinations(
     _, size, rows = np.linalg.svd(sizes / scale)
     kept = size > DROP_TOLERANCE * size[0]
     independent = rows[kept] / size[kept, None] / scale
-    _, size, rows = np.linalg.svd(defects @ independent.T)
-    null = np.asarray(rows[size <= NULL_TOLERANCE] @ independent)
+    # Combinations of functions with different tolerances have one between.
+    weight = np.linalg.qr((tolerances * scale)[:, None] * independent.T, mode="r")
+    _, size, rows = np.linalg.svd(defects @ np.linalg.solve(weight.T, independent).T)
+    null = np.asarray(rows[size <= 1.0] @ np.linalg.solve(weight.T, independent))
     if len(null) == 0:
         return null
     pivots = np.sort(scipy.linalg.qr(null * scale, mode="r", pivoting=True)[1][: len(null)])
     null = np.asarray(np.linalg.solve(null[:, pivots], null))
     null[:, pivots] = np.eye(len(null))
-    null[np.abs(null) * scale <= NULL_TOLERANCE * scale[pivots, None]] = 0.0
+    null[np.abs(null) * scale <= DROP_TOLERANCE * scale[pivots, None]] = 0.0
     return null
 
 

@@ -15,6 +15,9 @@ from dolfinx_msnn._utils.petsc import readable_errors, temporary_options
 #: Relative residual above which a direct coarse solve counts as failed.
 SINGULAR_TOLERANCE = 1e-5
 
+#: Steps of iterative refinement that may bring it below. Ill-conditioned systems need one or two,
+#: singular ones do not get there.
+MAX_REFINEMENTS = 3
 
 #: For MUMPS: null-pivot detection, as distinct neighbourhoods may hold dependent functions. Pivots
 #: that are put off until they turn out to be null need more room (in per cent) than usual.
@@ -107,15 +110,27 @@ def solve_coarse(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec) -> None:
             "iterations."
         )
     if solver.getType() == PETSc.KSP.Type.PREONLY:
-        residual = b0.duplicate()
-        try:
-            solver.getOperators()[0].mult(x0, residual)
+        _refine(solver, b0, x0, name)
+
+
+def _refine(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec, name: str) -> None:
+    """See that a direct solver has solved a system, and help it. Collective."""
+    A0, size = solver.getOperators()[0], b0.norm()
+    residual, correction = b0.duplicate(), x0.duplicate()
+    try:
+        for step in range(MAX_REFINEMENTS + 1):
+            A0.mult(x0, residual)
             residual.aypx(-1.0, b0)
             left = residual.norm()
-        finally:
-            residual.destroy()
-        if left > SINGULAR_TOLERANCE * size:
-            raise RuntimeError(
-                f"{name} found no solution, the coarse matrix is singular or nearly so: "
-                f"the relative residual is {left / size:.3g}; expected a coercive form."
-            )
+            if left <= SINGULAR_TOLERANCE * size:
+                return
+            if step < MAX_REFINEMENTS:
+                solver.solve(residual, correction)
+                x0.axpy(1.0, correction)
+    finally:
+        residual.destroy()
+        correction.destroy()
+    raise RuntimeError(
+        f"{name} found no solution, the coarse matrix is singular or nearly so: "
+        f"the relative residual is {left / size:.3g}; expected a coercive form."
+    )

@@ -13,7 +13,8 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx_msnn._utils.linalg import null_combinations, rigid_motions
+from dolfinx_msnn._utils.linalg import motion_tolerances, null_combinations, rigid_motions
+from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.typing import FloatArray, Form, Function
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -54,7 +55,8 @@ class NullSpace:
             z.array_w[:] = values[:size]
             A.mult(z, image)
             out[:] = image.array_r
-        null = null_combinations(candidates[:, :size], images, diagonal.array_r, W.comm)
+        tolerances = motion_tolerances(bounding_box(V.mesh), V.dofmap.index_map_bs)
+        null = null_combinations(candidates[:, :size], images, diagonal.array_r, tolerances, W.comm)
         for item in (z, image, diagonal):
             item.destroy()
         # Local values with ghosts, and the products with the mass matrix at the owned dofs.

@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from dolfinx_msnn._utils.linalg import rigid_motions
-from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn._utils.linalg import motion_tolerances, null_combinations, rigid_motions
+from dolfinx_msnn._utils.typing import FloatArray, LongArray
 from dolfinx_msnn.bases.protocol import LocalModes
 from dolfinx_msnn.local.problem import LocalProblem
-
-#: A motion z has no energy if no entry of A z is larger than this fraction of |A| |z|.
-NULL_TOLERANCE = 1e-12
 
 
 def piece_motions(problem: LocalProblem) -> FloatArray:
@@ -46,16 +44,28 @@ def is_connected(problem: LocalProblem) -> bool:
     return len(piece_motions(problem)) == len(one)
 
 
-def null_space(problem: LocalProblem) -> FloatArray:
-    """Motions of pieces that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``.
+def null_motions(problem: LocalProblem, A: sp.csr_matrix, dofs: LongArray) -> FloatArray:
+    """Motions of pieces that A takes to zero; a Robin or Dirichlet condition may resist some.
 
-    Each is tested against A_i itself: a Robin condition may resist it.
+    Args:
+        problem: The local problem.
+        A: Its matrix A_i, rows and columns of some dofs, shape ``(n, n)``.
+        dofs: Which ones, shape ``(n,)``.
+
+    Returns:
+        One motion a row, shape ``(num, n)``; independent, not orthonormal.
     """
-    size = abs(problem.A)
+    motions = piece_motions(problem)[:, dofs]
+    box = np.array([problem.x.min(axis=0), problem.x.max(axis=0)])
+    once = motion_tolerances(box, problem.block_size)
+    tolerances = np.tile(once, len(motions) // len(once))
+    return null_combinations(motions, (A @ motions.T).T, A.diagonal(), tolerances) @ motions
+
+
+def null_space(problem: LocalProblem) -> FloatArray:
+    """Motions of pieces that A_i takes to zero, S-orthonormal, shape ``(num, n_i)``."""
     found: list[FloatArray] = []
-    for z in piece_motions(problem):
-        if np.any(np.abs(problem.A @ z) > NULL_TOLERANCE * (size @ np.abs(z))):
-            continue
+    for z in null_motions(problem, problem.A, np.arange(problem.num_dofs)):
         whole = z @ (problem.S @ z)
         for _ in range(2):
             for q in found:

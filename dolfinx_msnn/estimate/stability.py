@@ -17,12 +17,12 @@ import scipy.sparse.linalg as spla
 
 import ufl
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.linalg import null_combinations, whiten
+from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
 from dolfinx_msnn.algebra.local_solvers import factorise
 from dolfinx_msnn.bases.inertia import can_count, inertia
-from dolfinx_msnn.bases.nullspace import piece_motions
+from dolfinx_msnn.bases.nullspace import null_motions
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.neighbourhoods import cell_membership
@@ -151,7 +151,7 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     for _ in range(2):
         functions = whiten(functions @ (A @ functions.T)).T @ functions
     B = chi[:, None] * (A @ functions.T)
-    fixed = _null_dofs(A, DAD, B, piece_motions(problem)[:, free])
+    fixed = _null_dofs(null_motions(problem, A, free), DAD, B)
     if fixed is None:
         return float("inf")
     rest = np.setdiff1d(np.arange(len(free)), fixed)
@@ -162,16 +162,14 @@ def _constant(problem: LocalProblem, functions: FloatArray) -> float:
     return _largest(A, DAD, B)
 
 
-def _null_dofs(A: Any, DAD: Any, B: FloatArray, motions: FloatArray) -> Any:
+def _null_dofs(null: FloatArray, DAD: Any, B: FloatArray) -> Any:
     """Dofs that may be fixed since a motion without energy can be added; ``None`` if it may not.
 
     Args:
-        A: Local matrix at the free dofs, sparse, shape ``(n, n)``.
+        null: The motions without energy, shape ``(num, n)``.
         DAD: D A D with D = diag(χ), sparse, shape ``(n, n)``.
         B: D A times the basis functions, shape ``(n, m)``.
-        motions: Candidates, shape ``(num, n)``.
     """
-    null = null_combinations(motions, (A @ motions.T).T, A.diagonal()) @ motions
     if len(null) == 0:
         return np.zeros(0, dtype=np.int64)
     null /= np.linalg.norm(null, axis=1)[:, None]

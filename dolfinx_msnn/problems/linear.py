@@ -94,8 +94,7 @@ class LinearProblem(Owner):
         self._a: Form = self._compile(a)
         self._L: Form = self._compile(L)
         self._prefix, self._options = petsc_options_prefix, options
-        kind = W.P.getType() if mat_type is None else mat_type
-        self._A = self._own(create_matrix(self._a, kind=kind))
+        self._A = self._own(create_matrix(self._a, kind=mat_type or W.P.getType()))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._b = self._own(self._A.createVecLeft())
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))

@@ -101,8 +101,7 @@ class NonlinearProblem(Owner):
         )
         self._F: Form = compile_form(F)
         self._J: Form = compile_form(J)
-        kind = W.P.getType() if mat_type is None else mat_type
-        self._A = self._own(create_matrix(self._J, kind=kind))
+        self._A = self._own(create_matrix(self._J, kind=mat_type or W.P.getType()))
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._b = self._own(self._A.createVecLeft())
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
@@ -395,6 +394,6 @@ def _call(
     return True
 
 
-def _name(kind: type, value: int) -> str:
+def _name(reasons: type, value: int) -> str:
     """PETSc's name of a reason."""
-    return next((name for name, number in vars(kind).items() if number == value), str(value))
+    return next((name for name, number in vars(reasons).items() if number == value), str(value))

@@ -162,7 +162,7 @@ class TransientProblem(Owner):
         compile_form = partial(
             fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
         )
-        kind = spaces[0].P.getType() if mat_type is None else mat_type
+        mat_type = mat_type or spaces[0].P.getType()
         self.spaces = spaces
         self._single = not is_list(W)
         self._functions: list[Function] = functions
@@ -172,8 +172,8 @@ class TransientProblem(Owner):
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]
         self._watch_loads = Watch(loads)
         self._watch_operators = Watch([f for rows in (*M, *A) for f in rows])
-        self._M = self._own(FineBlocks(M, kind, compile_form))
-        self._A = self._own(FineBlocks(A, kind, compile_form))
+        self._M = self._own(FineBlocks(M, mat_type, compile_form))
+        self._A = self._own(FineBlocks(A, mat_type, compile_form))
         self._operators = [self._own(CoarseOperator(w)) for w in spaces]
         self._system: CoarseSystem | None = None
         # The newest first.
