@@ -118,7 +118,6 @@ def march(tolerance):
             mine = W.update(tolerance)
             seconds += time.perf_counter() - start
             renewed.append(sorted(int(v) for part in comm.allgather(mine) for v in part))
-            problem.assemble()
             errors.append(energy_error(problem.solve()))
         solution = problem.u.copy()
     return np.array(errors), renewed, comm.allreduce(seconds, MPI.MAX), solution

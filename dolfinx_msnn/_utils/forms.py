@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Checks of function spaces, forms and boundary conditions, and names of forms."""
+"""Checks of function spaces, forms and conditions, names of forms, and a watch on their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import basix
 import basix.ufl
 import ufl
 from dolfinx import fem
-from dolfinx_msnn._utils.typing import DirichletBC, FunctionSpace
+from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, FunctionSpace
 from ufl.algorithms import extract_type
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
@@ -193,3 +193,28 @@ def scalar_element(element: basix.ufl._ElementBase) -> Any:
 def is_blocked(element: basix.ufl._ElementBase) -> bool:
     """Whether an element is some copies (perhaps one) of another."""
     return element.block_size > 1 or len(element.sub_elements) == 1
+
+
+class Watch:
+    """Tells whether the values of coefficients and constants of forms have changed.
+
+    Args:
+        forms: UFL forms; ``None`` is passed over.
+    """
+
+    def __init__(self, forms: Sequence[ufl.Form | None]) -> None:
+        self._forms = [form for form in forms if form is not None]
+        self._seen: list[FloatArray] = []
+
+    def _values(self) -> list[FloatArray]:
+        values = [c.x.array for form in self._forms for c in form.coefficients()]
+        return values + [c.value for form in self._forms for c in form.constants()]
+
+    def changed(self) -> bool:
+        """Whether values on this rank differ from those that were remembered. Not collective."""
+        now = self._values()
+        return len(now) != len(self._seen) or not all(map(np.array_equal, now, self._seen))
+
+    def remember(self) -> None:
+        """Remember the present values. Not collective."""
+        self._seen = [np.array(values) for values in self._values()]

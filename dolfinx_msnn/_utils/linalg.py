@@ -19,9 +19,9 @@ DROP_TOLERANCE = 1e-10
 #: fraction of the largest.
 RANK_TOLERANCE = 1e-12
 
-#: A z counts as zero if ‖D⁻¹A z‖ is at most this fraction of ‖z‖, with D = diag(A), for constants;
-#: rounding leaves some 1e-15. For rotations see :func:`motion_tolerances`.
-NULL_TOLERANCE = 1e-13
+#: A z counts as zero if ‖D⁻¹A z‖ is at most this fraction of ‖z‖, with D = diag(A), for constants:
+#: rounding leaves up to 3e-15 (degree 3). For rotations see :func:`motion_tolerances`.
+NULL_TOLERANCE = 1e-14
 
 
 def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
@@ -123,7 +123,9 @@ def motion_tolerances(box: FloatArray, block_size: int) -> FloatArray:
     """
     gdim = box.shape[1]
     rotations = gdim * (gdim - 1) // 2 if block_size == gdim else 0
-    reach = np.abs(box).max() / max(np.ptp(box, axis=0).max(), np.finfo(float).tiny)
+    extent = np.ptp(box, axis=0).max()
+    # On a single point a rotation is a translation.
+    reach = np.abs(box).max() / extent if extent else 0.0
     return NULL_TOLERANCE * np.repeat([1.0, 1.0 + reach], [block_size, rotations])
 
 

@@ -30,6 +30,7 @@ from dolfinx_msnn.local.element_matrices import (
 )
 from dolfinx_msnn.local.ghosts import GhostCells
 from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.growth import growth
 from dolfinx_msnn.local.hats import Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
 from dolfinx_msnn.local.problem import CellSample, LocalProblem
@@ -156,16 +157,26 @@ class LocalProblems:
                 cell_values(self._coefficient, self._mesh, self._samples[:num])
                 self._ghosts.extend_cells(self._samples)
 
-    def scales(self) -> dict[int, FloatArray]:
-        """How large the element matrices are: their traces, for each neighbourhood by vertex.
+    def reassemble(self) -> dict[int, FloatArray]:
+        """Compute the element matrices anew, and how much energies have grown since the last time.
 
         Returns:
-            Arrays of shape ``(num_forms, num_cells_i)``.
+            By coarse vertex, the bounds of :func:`~dolfinx_msnn.local.growth.growth` on the cells
+            of the neighbourhood, shape ``(num_forms, 2, num_cells_i)``.
+
+        Note:
+            Collective.
         """
-        traces = np.array([np.einsum("cii->c", blocks) for blocks in self._blocks])
+        old, self._blocks = self._blocks, [np.empty_like(blocks) for blocks in self._blocks]
+        try:
+            self.assemble()
+        except BaseException:
+            self._blocks = old
+            raise
+        bounds = np.array([growth(*pair) for pair in zip(self._blocks, old, strict=True)])
         offsets = self._neighbourhoods.offsets
         return {
-            int(vertex): traces[:, self._cells[offsets[k] : offsets[k + 1]]]
+            int(vertex): bounds[:, :, self._cells[offsets[k] : offsets[k + 1]]]
             for k, vertex in enumerate(self._neighbourhoods.vertices)
         }
 

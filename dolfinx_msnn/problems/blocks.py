@@ -104,27 +104,6 @@ def bcs_of_fields(
     return found
 
 
-class Watch:
-    """Tells whether the values of coefficients and constants of forms have changed.
-
-    Args:
-        forms: UFL forms; ``None`` is passed over.
-    """
-
-    def __init__(self, forms: Sequence[ufl.Form | None]) -> None:
-        self._forms = [form for form in forms if form is not None]
-        self._seen: list[FloatArray] = []
-
-    def changed(self) -> bool:
-        """Whether values on this rank differ from those of the last call. Not collective."""
-        now = [c.x.array for form in self._forms for c in form.coefficients()]
-        now += [c.value for form in self._forms for c in form.constants()]
-        same = len(now) == len(self._seen) and all(map(np.array_equal, now, self._seen))
-        if not same:
-            self._seen = [np.array(values) for values in now]
-        return not same
-
-
 class FineBlocks:
     """Matrices of the blocks of a bilinear form, without Dirichlet conditions.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -32,9 +33,9 @@ from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 class LinearProblem(Owner):
     """Solve a(u, v) = L(v) in a multiscale space: A_0 u_0 = R(b − A g), u = P u_0 + g.
 
-    Mirrors :class:`dolfinx.fem.petsc.LinearProblem`. The operator is assembled and factored once,
-    when it is first needed; further right-hand sides cost one restriction, one coarse solve and
-    one prolongation.
+    Mirrors :class:`dolfinx.fem.petsc.LinearProblem`. The operator is assembled and factored when it
+    is first needed, and again when a coefficient or constant of ``a``, or the space, has changed
+    since; further right-hand sides cost one restriction, one coarse solve and one prolongation.
 
     Args:
         a: Bilinear form.
@@ -46,6 +47,9 @@ class LinearProblem(Owner):
         u: Solution; created if not given.
         petsc_options: Options of the coarse KSP. Default: a direct solve.
         mat_type: PETSc type of the fine matrix, and so of all else. Default: that of ``W.P``.
+        watch: Whether :meth:`solve` compares the values in ``a`` with those that were assembled
+            last. Without, :meth:`assemble` has to be called when they have changed. A mesh that
+            moves is not noticed.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
 
@@ -72,6 +76,7 @@ class LinearProblem(Owner):
         u: Function | None = None,
         petsc_options: Mapping[str, object] | None = None,
         mat_type: str | None = None,
+        watch: bool = True,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
@@ -87,11 +92,12 @@ class LinearProblem(Owner):
             forms.check_bcs(bcs, W.V)
             if u is not None:
                 W.check_member(u)
-            checks.agree(a=forms.identify(a), L=forms.identify(L))
+            checks.agree(a=forms.identify(a), L=forms.identify(L), watch=bool(watch))
         check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
         self.u: Function = fem.Function(W.V) if u is None else u
         self._a: Form = self._compile(a)
+        self._watch = forms.Watch([a] if watch else [])
         self._L: Form = self._compile(L)
         self._prefix, self._options = petsc_options_prefix, options
         self._A = self._own(create_matrix(self._a, kind=mat_type or W.P.getType()))
@@ -139,7 +145,7 @@ class LinearProblem(Owner):
         return self._solver
 
     def assemble(self) -> None:
-        """Assemble A and A_0, for the first time or after a coefficient of ``a`` has changed.
+        """Assemble A and A_0 anew; :meth:`solve` does by itself what is needed.
 
         Collective. Keeps the basis (:meth:`MultiscaleFunctionSpace.update` renews it) and the
         symbolic product.
@@ -156,6 +162,7 @@ class LinearProblem(Owner):
             self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
             self._solver = None
             self._solver = self._own(create_coarse_solver(A0, self._prefix, self._options))
+        self._watch.remember()
 
     def solve(self, L: ufl.Form | Form | None = None) -> Function:
         """Solve, for the right-hand side ``L`` if given, else for the last one.
@@ -184,7 +191,8 @@ class LinearProblem(Owner):
                 forms.check_arguments(L, [W.V], "L")
                 checks.agree(L=forms.identify(L))
             self._L = self._compile(L)
-        if self._solver is None or not self._coarse.is_current:
+        stale = self._watch.changed() or self._solver is None or not self._coarse.is_current
+        if W.comm.allreduce(stale, op=MPI.LOR):
             self.assemble()
         load = fem.assemble_vector(self._L)
         fem.apply_lifting(load.array, [self._a], bcs=[self.bcs])

@@ -15,6 +15,7 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx import fem
+from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.forms import identify
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -24,7 +25,6 @@ from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.problems.bdf import Steps, checked_step
 from dolfinx_msnn.problems.blocks import (
     FineBlocks,
-    Watch,
     assemble_loads,
     bcs_of_fields,
     bilinear_blocks,
@@ -100,6 +100,8 @@ class TransientProblem(Owner):
         petsc_options: Options of the coarse KSP. Default: a direct solve, LU unless the matrix is
             found symmetric.
         mat_type: PETSc type of the fine matrices. Default: that of ``W.P``.
+        watch: Whether :meth:`step` compares the values in the forms with the last ones. Without,
+            :meth:`assemble` has to be called when they have changed.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
 
@@ -127,6 +129,7 @@ class TransientProblem(Owner):
         bcs: Sequence[DirichletBC] = (),
         petsc_options: Mapping[str, object] | None = None,
         mat_type: str | None = None,
+        watch: bool = True,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
     ) -> None:
@@ -170,8 +173,9 @@ class TransientProblem(Owner):
         self._prefix, self._options = petsc_options_prefix, options
         self._order = order
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]
-        self._watch_loads = Watch(loads)
-        self._watch_operators = Watch([f for rows in (*M, *A) for f in rows])
+        self._watch_loads = forms.Watch(loads if watch else [])
+        operators = [f for rows in (*M, *A) for f in rows]
+        self._watch_operators = forms.Watch(operators if watch else [])
         self._M = self._own(FineBlocks(M, mat_type, compile_form))
         self._A = self._own(FineBlocks(A, mat_type, compile_form))
         self._operators = [self._own(CoarseOperator(w)) for w in spaces]
@@ -317,6 +321,7 @@ class TransientProblem(Owner):
             return self._assemble()
         if new[1]:
             system.restrict(assemble_loads(self._L), system.load)
+            self._watch_loads.remember()
         if new[2]:
             self._take_lift(system, lift)
         return system
@@ -336,8 +341,8 @@ class TransientProblem(Owner):
             system.restrict(self._M.apply(level.fine), level.momentum)
         system.restrict(assemble_loads(self._L), system.load)
         self._take_lift(system, self._lifts())
-        self._watch_loads.changed()
-        self._watch_operators.changed()
+        self._watch_loads.remember()
+        self._watch_operators.remember()
         self._system = system
         return system
 

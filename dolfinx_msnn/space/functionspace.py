@@ -181,8 +181,8 @@ class MultiscaleFunctionSpace(Owner):
         Returns:
             For each neighbourhood of this rank (key: coarse vertex) a number that is zero if
             nothing has changed but the scale: up to a common factor no Rayleigh quotient has
-            changed by more than 1 + this number, if the coefficients are constant on each cell (see
-            :func:`dolfinx_msnn.space.update.change`).
+            changed by more than 1 + this number (see :func:`dolfinx_msnn.space.update.change`).
+            Of changes to and fro inside cells it may be larger than need be.
 
         Raises:
             ValueError: If the space is not updatable, or the forms are no longer coercive.

@@ -47,7 +47,8 @@ class Source:
     ) -> None:
         self._V, self._problems, self._basis = V, problems, basis
         self._columns, self._mat_type = columns, mat_type
-        self._reference = problems.scales()
+        # By coarse vertex: growth of energies on the cells since its modes were computed.
+        self._growth: dict[int, FloatArray] = {}
 
     @property
     def timings(self) -> Timings:
@@ -57,15 +58,12 @@ class Source:
     def changes(self) -> dict[int, float]:
         """See :meth:`MultiscaleFunctionSpace.changes`. Collective."""
         self._problems.timings = Timings("Changes of a multiscale space")
-        return self._changes(self._assemble())
+        return self._changes()
 
-    def _assemble(self) -> dict[int, FloatArray]:
-        """Element matrices of the present coefficients, and their traces. Collective."""
-        self._problems.assemble()
-        return self._problems.scales()
-
-    def _changes(self, scales: dict[int, FloatArray]) -> dict[int, float]:
-        return {v: change(scales[v], old) for v, old in self._reference.items()}
+    def _changes(self) -> dict[int, float]:
+        for vertex, bounds in self._problems.reassemble().items():
+            self._growth[vertex] = bounds * self._growth.get(vertex, 1.0)
+        return {vertex: change(bounds) for vertex, bounds in self._growth.items()}
 
     def update(
         self, P: PETSc.Mat, tolerance: float
@@ -96,8 +94,7 @@ class Source:
         self, P: PETSc.Mat, tolerance: float
     ) -> tuple[LongArray, PETSc.Mat | None, CoarseDofs | None]:
         comm: MPI.Intracomm = self._V.mesh.comm
-        scales = self._assemble()
-        chosen = {vertex for vertex, size in self._changes(scales).items() if size > tolerance}
+        chosen = {vertex for vertex, size in self._changes().items() if size > tolerance}
         rebuilt = np.array(sorted(chosen), dtype=np.int64)
         if not comm.allreduce(len(chosen)):
             return rebuilt, None, None
@@ -116,31 +113,25 @@ class Source:
                 result = create_prolongation(self._V, columns, mat_type=P.getType(), keep=True)
                 self._mat_type = result.getType()
         self._columns = columns
-        self._reference |= {vertex: scales[vertex] for vertex in chosen}
+        for vertex in chosen:
+            del self._growth[vertex]
         return rebuilt, result, dofs
 
 
-def change(new: FloatArray, old: FloatArray) -> float:
+def change(bounds: FloatArray) -> float:
     """How much a local pencil has changed, up to factors common to all of A_i or of S_i.
 
-    With r_A and r_S the factors by which the traces of the element matrices have grown,
-    √(max r_A max r_S / (min r_A min r_S)) − 1 over the cells of the neighbourhood. If element
-    matrices grow as wholes, as with a scalar coefficient that is constant on each cell, every
-    Rayleigh quotient φᵀA_iφ / φᵀS_iφ has changed by a factor between 1/(1 + change) and 1 + change,
-    but for one that is common to all φ, and so has every eigenvalue (Courant-Fischer).
+    If energies on the cells have grown by factors between r and R, √(R_A R_S / (r_A r_S)) − 1:
+    every Rayleigh quotient φᵀA_iφ / φᵀS_iφ has changed by a factor between 1/(1 + change) and
+    1 + change, but for one that is common to all φ, and so has every eigenvalue (Courant-Fischer).
 
     Args:
-        new: Traces, shape ``(num_forms, num_cells)``; with one form S_i = D_i A_i D_i.
-        old: The same, before.
+        bounds: From :func:`~dolfinx_msnn.local.growth.growth`, shape ``(num_forms, 2, num_cells)``;
+            with one form S_i = D_i A_i D_i.
     """
-    both = (new > 0) & (old > 0)
-    if ((new > 0) != (old > 0)).any():
+    least, largest = np.nanmin(bounds[:, 0], axis=1), np.nanmax(bounds[:, 1], axis=1)
+    if not (least > 0).all() or not np.isfinite(largest).all():
         return float("inf")
-    spread = 1.0
-    for form in (0, -1):
-        here = both[form]
-        if here.any():
-            ratio = new[form, here] / old[form, here]
-            spread *= float(ratio.max() / ratio.min())
+    spread = float((largest / least)[[0, -1]].prod())
     # What rounding makes of a factor common to all cells is no change.
     return float(np.sqrt(spread)) - 1.0 if spread > 1.0 + 1e-12 else 0.0

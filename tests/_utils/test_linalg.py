@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sample import COMM
 
-from dolfinx_msnn._utils.linalg import null_combinations, rigid_motions
+from dolfinx_msnn._utils.linalg import motion_tolerances, null_combinations, rigid_motions
 
 #: Which dofs are held: all of two nodes, of one node (a pin), or one component of all (a roller).
 HELD = {"free": [], "pin": [10, 11], "roller": range(0, 60, 2), "clamped": [10, 11, 20, 21]}
@@ -39,7 +39,11 @@ def truss(contrast, offset, held):
 def test_truss(name, contrast, offset):
     A, motions = truss(contrast, offset, HELD[name])
     mine = np.array_split(np.arange(60), COMM.size)[COMM.rank]
-    found = null_combinations(motions[:, mine], (motions @ A)[:, mine], A.diagonal()[mine], COMM)
+    # Constants to rounding, the rotation to that of the coordinates.
+    tolerances = motion_tolerances(np.array([[0.0, 0.0], [1.0, 1.0]]) + offset, 2)
+    found = null_combinations(
+        motions[:, mine], (motions @ A)[:, mine], A.diagonal()[mine], tolerances, COMM
+    )
     assert found.shape == (LEFT[name], 3)
     assert all(np.array_equal(found, other) for other in COMM.allgather(found))
     z = found @ motions
@@ -58,10 +62,12 @@ def test_truss(name, contrast, offset):
 def test_dependent_motions():
     """On one node a rotation is a translation; on none there is nothing."""
     x = np.array([[0.5, 0.25]])
-    motions = rigid_motions(x, 2)
-    held = null_combinations(motions, motions, np.ones(2))
-    free = null_combinations(motions, 0 * motions, np.ones(2))
+    motions, tolerances = rigid_motions(x, 2), motion_tolerances(np.array([x[0], x[0]]), 2)
+    held = null_combinations(motions, motions, np.ones(2), tolerances)
+    free = null_combinations(motions, 0 * motions, np.ones(2), tolerances)
     assert held.shape == (0, 3) and free.shape == (2, 3)
     assert np.linalg.matrix_rank(free @ motions) == 2
-    assert null_combinations(np.zeros((3, 4)), np.zeros((3, 4)), np.ones(4)).shape == (0, 3)
-    assert null_combinations(np.ones((1, 2)), np.array([[np.nan, 0]]), np.ones(2)).shape == (0, 1)
+    nothing = null_combinations(np.zeros((3, 4)), np.zeros((3, 4)), np.ones(4), tolerances)
+    assert nothing.shape == (0, 3)
+    bad = null_combinations(np.ones((1, 2)), np.array([[np.nan, 0]]), np.ones(2), tolerances[:1])
+    assert bad.shape == (0, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from utils import (
     COMM,
+    QUAD,
     box,
     cell_field,
     clamp,
@@ -22,7 +23,7 @@ from utils import (
 )
 
 import ufl
-from dolfinx import fem, la
+from dolfinx import fem, la, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
@@ -395,3 +396,91 @@ def test_options_reach_the_coarse_solver():
             assert problem.solver.getType() == "cg"
             assert problem.solver.getIterationNumber() > 1
             assert galerkin_residual(problem) < 1e-9
+
+
+# ---- what the operator depends on changes ----
+
+
+def test_changed_constant_in_the_form():
+    """The matrix and the lift of the boundary values follow; without watching, on demand."""
+    V, kappa, coarse, v, _ = setting()
+    factor = fem.Constant(V.mesh, 1.0)
+    a, L = factor * diffusion(V, kappa) + mass(V, kappa), v * ufl.dx
+    bcs = [clamp(V, left, 2.0)]
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(8), a, mass(V, kappa), bcs) as W,
+        LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="ms_") as problem,
+        LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="ms_", watch=False) as still,
+    ):
+        problem.solve()
+        before = gather_function(still.solve())
+        # On one rank alone: the others follow.
+        if V.mesh.comm.rank == 0:
+            kappa.x.array[: len(kappa.x.array) // 2] *= 3
+        kappa.x.scatter_forward()
+        factor.value = 40.0
+        u = fine_solution(a, L, bcs)
+        assert relative(problem.solve(), u) < 0.05
+        assert galerkin_residual(problem) < 1e-9
+        expected = gather_function(problem.u)
+        assert np.linalg.norm(expected - before) > 0.1 * np.linalg.norm(before)
+        still.assemble()
+        np.testing.assert_allclose(gather_function(still.solve()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1e-2, 1e-6, 1e-9, 1e-10])
+def test_weak_cooling(alpha):
+    """Insulated but for weak cooling: the mean is the source over alpha times the boundary."""
+    V, _, coarse, v, _ = setting()
+    u = ufl.TrialFunction(V)
+    a, L = diffusion(V, 1.0) + alpha * u * v * ufl.ds, v * ufl.dx
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(6), a, mass(V, 1.0)) as W,
+        LinearProblem(a, L, W, petsc_options_prefix="ms_") as problem,
+    ):
+        uh = problem.solve()
+        mean = V.mesh.comm.allreduce(fem.assemble_scalar(fem.form(uh * ufl.ds))) / 4
+        # Rounding errors of the constant's energy beside that of the others.
+        assert mean == pytest.approx(1 / (4 * alpha), rel=max(1e-8, 1e-13 / alpha))
+
+
+@pytest.mark.parametrize("stiffness", [1e6, 1e4, 1e3])
+def test_soft_mounts(stiffness):
+    """Steel on springs of N/m³ along its lower side sinks by weight over stiffness."""
+    msh = box(COMM, QUAD, 16, (0.1, 0.1, 0.1))
+    V = fem.functionspace(msh, ("Lagrange", 1, (2,)))
+    E = cell_field(msh, lambda x: np.where(np.floor(x[0] / 0.02) % 2 == 0, 2.1e11, 7e10))
+    u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    low = mesh.locate_entities_boundary(msh, 1, lambda x: np.isclose(x[1], 0))
+    tags = mesh.meshtags(msh, 1, np.sort(low), np.full(len(low), 3, np.int32))
+    ds = ufl.Measure("ds", domain=msh, subdomain_data=tags)
+    a = elasticity(V, E) + stiffness * ufl.inner(u, v) * ds(3)
+    weight = 7850 * 9.81
+    with (
+        multiscale_functionspace(V, CoarseGrid(msh, (4, 4)), SpectralBasis(8), a, mass(V, E)) as W,
+        LinearProblem(a, -weight * v[1] * ufl.dx, W, petsc_options_prefix="ms_") as problem,
+    ):
+        uh = problem.solve()
+        reaction = msh.comm.allreduce(fem.assemble_scalar(fem.form(stiffness * uh[1] * ds(3))))
+        assert reaction == pytest.approx(-weight * 0.1 * 0.1, rel=1e-7 if stiffness > 1e5 else 2e-3)
+
+
+@pytest.mark.parametrize("first, last", [(0.0, 1.0), (1.0, 0.0)])
+def test_cooling_switched_on_and_off(first, last):
+    """The null space comes and goes with a condition."""
+    V, kappa, coarse, v, x = setting()
+    h = fem.Constant(V.mesh, first)
+    a = diffusion(V, kappa) + h * ufl.TrialFunction(V) * v * ufl.ds
+    L = (1 + ufl.cos(ufl.pi * x[0])) * v * ufl.dx
+    with (
+        multiscale_functionspace(V, coarse, SpectralBasis(12), a, mass(V, kappa)) as W,
+        LinearProblem(a, L, W, petsc_options_prefix="ms_") as problem,
+    ):
+        problem.solve()
+        h.value = last
+        uh = problem.solve()
+        if last:
+            assert relative(uh, fine_solution(a, L, [])) < 0.05
+        else:
+            mean = V.mesh.comm.allreduce(fem.assemble_scalar(fem.form(uh * ufl.dx)))
+            assert abs(mean) < 1e-10

@@ -38,6 +38,7 @@ from dolfinx_msnn import (
     multiscale_functionspace,
 )
 from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.growth import growth
 from dolfinx_msnn.petsc import LinearProblem
 from dolfinx_msnn.space.update import change
 
@@ -165,7 +166,6 @@ def test_changes_below_the_tolerance_add_up():
         assert everywhere(W.update(0.1)) == list(range(8))
         case.kappa.x.array[:] *= 1e3
         assert everywhere(W.update(0.0)) == []
-        problem.assemble()
         expected = case.fresh()
         found = gather_function(problem.solve())
         assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
@@ -177,13 +177,12 @@ def test_change_bounds_all_eigenvalues(with_s):
     rng = np.random.default_rng(0)
     case = Case(SpectralBasis(4), n=8, with_s=with_s)
     problems = LocalProblems(case.V, CoarseGrid(case.mesh, (2, 2)), case.a, case.s, [], keep=True)
-    old, before = problems.scales(), {p.vertex: p for p in problems}
+    before = {p.vertex: p for p in problems}
     case.kappa.x.array[:] *= 40.0 * np.exp(rng.uniform(-0.4, 0.4, len(case.kappa.x.array)))
-    problems.assemble()
-    new = problems.scales()
+    bounds = problems.reassemble()
     sharp = 0.0
     for p in problems:
-        c = change(new[p.vertex], old[p.vertex])
+        c = change(bounds[p.vertex])
         assert 0.5 < c < np.exp(0.8) - 1
         q = before[p.vertex]
         # All Rayleigh quotients at once: the pencil of both pencils' energies.
@@ -208,12 +207,80 @@ def test_change_bounds_all_eigenvalues(with_s):
     assert not with_s or sharp > 0.02
 
 
-def test_change_of_covered_cells_is_infinite():
-    old = np.array([[1.0, 0.0, 2.0]])
-    assert change(old, old) == 0.0
-    assert change(3.0 * old, old) == 0.0
-    assert change(np.array([[1.0, 1.0, 2.0]]), old) == np.inf
-    assert change(np.array([[1.0, 0.0, 4.0]]), old) == pytest.approx(1.0)
+@pytest.mark.serial
+def test_growth_against_scipy():
+    """Extreme eigenvalues of pencils with a common null space; what is gained, lost, or nothing."""
+    rng = np.random.default_rng(1)
+    free = np.linalg.qr(np.ones((6, 1)), mode="complete")[0][:, 1:]
+    blocks = []
+    for spread in (1.0, 1e3):
+        root = free @ (spread ** rng.uniform(0, 1, (5, 1)) * rng.standard_normal((5, 8)))
+        blocks.append(root @ root.T)
+    first, second = blocks
+    found = growth(np.array([second, 3.0 * first]), np.array([first, first]))
+    values = scipy.linalg.eigh(free.T @ second @ free, free.T @ first @ free, eigvals_only=True)
+    np.testing.assert_allclose(found[:, 0], values[[0, -1]], rtol=1e-9)
+    np.testing.assert_allclose(found[:, 1], 3.0, rtol=1e-14)
+    # A condition on the boundary gives the constant an energy, or takes it.
+    whole, nothing = first + np.ones((6, 6)), np.zeros((6, 6))
+    found = growth(
+        np.array([whole, first, first, nothing, nothing]),
+        np.array([first, whole, nothing, first, nothing]),
+    )
+    assert np.array_equal(np.isposinf(found[1]), [True, False, True, False, False])
+    assert np.array_equal(found[0, 1:4], [0.0, 0.0, 0.0]) and np.isnan(found[:, 4]).all()
+    assert change(found[None, :, :1]) == change(found[None, :, 1:2]) == np.inf
+    assert change(np.array([[[2.0, 2.0], [2.0, 8.0]]])) == pytest.approx(3.0)
+
+
+class Material(Case):
+    """Fibres whose direction can be turned, or Lamé parameters that can be exchanged."""
+
+    def __init__(self, name):
+        super().__init__(SpectralBasis(8), n=12, shape=(2,) if name == "lame" else None)
+        u, v = ufl.TrialFunction(self.V), ufl.TestFunction(self.V)
+        if name == "lame":
+            self.data = fem.Constant(self.mesh, 1.0), fem.Constant(self.mesh, 1.0)
+            e = ufl.sym(ufl.grad(u)), ufl.sym(ufl.grad(v))
+            mu, lam = self.data
+            self.a = (2 * mu * ufl.inner(*e) + lam * ufl.tr(e[0]) * ufl.tr(e[1])) * ufl.dx
+        else:
+            self.data = (fem.Constant(self.mesh, 0.0),)
+            t = ufl.as_vector([ufl.cos(self.data[0]), ufl.sin(self.data[0])])
+            tensor = ufl.Identity(2) + 99 * ufl.outer(t, t)
+            self.a = ufl.inner(tensor * ufl.grad(u), ufl.grad(v)) * ufl.dx
+        self.s = ufl.inner(u, v) * ufl.dx
+
+
+@pytest.mark.parametrize("name, values", [("fibres", (np.pi / 2,)), ("lame", (1e-3, 3.997))])
+def test_changes_that_keep_the_trace(name, values):
+    """Nothing but the direction of fibres, or the ratio of the Lamé parameters, changes."""
+    case = Material(name)
+    with case.space() as W, case.problem(W) as problem:
+        problem.solve()
+        for constant, value in zip(case.data, values, strict=True):
+            constant.value = value
+        assert everywhere(W.update()) == list(range(16))
+        found, expected = gather_function(problem.solve()), case.fresh()
+        assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+def test_operators_follow_what_is_not_rebuilt():
+    """A common factor, or less than the tolerance, leaves the modes; not the operators."""
+    case = Case(SpectralBasis(4))
+    with case.space() as W, case.problem(W) as problem:
+        first = gather_function(problem.solve())
+        case.kappa.x.array[:] *= 10
+        assert everywhere(W.update()) == []
+        np.testing.assert_allclose(gather_function(problem.solve()), first / 10, atol=1e-12)
+        for _ in range(3):
+            case.kappa.x.array[:] *= cell_field(
+                case.mesh, lambda x: 1 + 0.01 * (x[1] < 0.5)
+            ).x.array
+            assert everywhere(W.update(0.1)) == []
+            found = gather_function(problem.solve())
+            with case.problem(W) as new:
+                np.testing.assert_array_equal(found, gather_function(new.solve()))
 
 
 class Growing:
