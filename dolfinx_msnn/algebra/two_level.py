@@ -30,6 +30,10 @@ _COARSE: dict[str, object] = {f"coarse_{name}": value for name, value in NULL_PI
 _LOCAL: dict[str, object] = {
     "fine_sub_pc_type": "cholesky",
     "fine_sub_pc_factor_mat_ordering_type": "nd",
+    # PETSc compares pivots with an absolute number, and coefficients may be 1e-15 in SI units; with
+    # a shift it compares them with their rows, and helps where a subdomain is the whole of a body
+    # that nothing holds.
+    "fine_sub_pc_factor_shift_type": "positive_definite",
 }
 _CHEBYSHEV: dict[str, object] = {
     "fine_ksp_type": "chebyshev",
