@@ -11,7 +11,7 @@ multiscale solution relative to those with SLEPc's modes (mean and worst field);
 processor time of one core, relative to SLEPc's in the same run.
 
     python benchmarks/bench_guard.py [--quick] [--resume] [--show] [--cases CASE ...] [--fields N]
-        [--mild model.pt]
+        [--mild model.safetensors]
 """
 
 from __future__ import annotations

@@ -163,7 +163,9 @@ def energy(w):
 
 bases = {
     "computed": msnn.SpectralBasis(6),
-    "predicted": msnn.LearnedBasis(folder / "run" / "laminate.pt", kappa, 6, sweeps=4, cosines=0),
+    "predicted": msnn.LearnedBasis(
+        folder / "run" / "laminate.safetensors", kappa, 6, sweeps=4, cosines=0
+    ),
     "cosines": msnn.FilteredBasis(6, degree=4, max_rounds=1, num_start=12),
 }
 errors = {}

@@ -43,7 +43,7 @@ def package_hash() -> str:
     """Hash of the package's sources: what was executed with others is executed again."""
     digest = hashlib.sha256((FIRST + LAST).encode())
     for path in sorted((ROOT / "dolfinx_msnn").rglob("*")):
-        if path.suffix in (".py", ".c", ".pt"):
+        if path.suffix in (".py", ".c", ".safetensors"):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -129,7 +129,7 @@ def train(
     config = Config.parse(table, name=name)
     report = output / "report.json"
     if report.exists():
-        return Trained(output / f"{name}.pt", **json.loads(report.read_text()))
+        return Trained(output / f"{name}.safetensors", **json.loads(report.read_text()))
     output.mkdir(parents=True, exist_ok=True)
     seed = config.seed if sample_seed is None else sample_seed
     data = replace(config.data, num_fields=sample_fields or config.data.num_fields)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn._utils.checks import is_number, positive_integer, require
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosines, num_start
@@ -166,6 +166,7 @@ class FilterSettings:
         positive_integer("max_rounds", self.max_rounds)
         if self.degree is not None:
             positive_integer("degree", self.degree)
+            require(self.degree <= MAX_SWEEPS, "degree", self.degree, f"at most {MAX_SWEEPS}")
         if not is_number(self.tol) or not 0 < self.tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol!r}.")
         check_precision(self.precision)

@@ -35,7 +35,14 @@ def model_path(name: str) -> str:
 
 
 def create_basis(
-    text: str, kappa: Function, dim: int, modes: int, *, threshold: float | None, guard: bool
+    text: str,
+    kappa: Function,
+    dim: int,
+    modes: int,
+    *,
+    threshold: float | None,
+    guard: bool,
+    trust: bool = False,
 ) -> msnn.LocalBasis:
     """A basis from ``computed``, ``filtered``, ``learned`` or ``learned:MODEL``."""
     kind, _, model = text.partition(":")
@@ -58,7 +65,8 @@ def create_basis(
         need("torch", "A learned basis", "nn")
         from dolfinx_msnn.nn.learned import LearnedBasis
 
-        basis = LearnedBasis(model_path(model or f"diffusion-{dim}d"), kappa, modes)
+        path = model_path(model or f"diffusion-{dim}d")
+        basis = LearnedBasis(path, kappa, modes, trust=trust)
     return msnn.GuardedBasis(basis) if guard else basis
 
 

@@ -186,7 +186,7 @@ def check_torch() -> Iterator[Finding]:
         devices.append("mps")
     text = f"{torch.__version__}, {', '.join(devices) or 'CPU only'}"
     if sys.version_info >= (3, 14):
-        yield warning("torch", text, "TorchScript is not supported here: use .pt2 models.")
+        yield warning("torch", text, "TorchScript is not supported here: programs must be .pt2.")
     else:
         yield ok("torch", text)
 

@@ -26,6 +26,7 @@ for function, epilog in (
     (training.sample, training.SAMPLE_EXAMPLES),
     (training.train, training.TRAIN_EXAMPLES),
     (training.info, training.INFO_EXAMPLES),
+    (training.export, training.EXPORT_EXAMPLES),
     (doctor.doctor, doctor.EXAMPLES),
 ):
     app.command(epilog=epilog)(function)

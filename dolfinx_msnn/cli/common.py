@@ -22,6 +22,9 @@ PATIENCE = 10.0
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load a model that is a program (.pt, .pt2), and run it.")
+]
 
 
 class WrongCommandLine(ValueError):

@@ -22,6 +22,7 @@ from dolfinx_msnn.cli.common import (
     AsJson,
     Progress,
     Quiet,
+    Trust,
     WrongCommandLine,
     errors,
     examples,
@@ -35,7 +36,7 @@ from dolfinx_msnn.fields import Field
 
 EXAMPLES = examples(
     "msnn evaluate diffusion-2d",
-    "msnn evaluate runs/mine/mine.pt --fields 10 --family channels:1e3 --family log_normal",
+    "msnn evaluate runs/mine/mine.safetensors --fields 10 --family channels:1e3",
     "mpiexec -n 4 msnn evaluate diffusion-3d --cells 20 --boxes 3 --json",
 )
 BASES = ("computed", "model", "filtered")
@@ -58,6 +59,7 @@ def evaluate(
     cells: Annotated[str | None, typer.Option(help="Cells in each direction.")] = None,
     boxes: Annotated[str | None, typer.Option(help="Coarse boxes in each direction.")] = None,
     modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +77,7 @@ def evaluate(
         families = [_family(text) for text in family or DEFAULT_FAMILIES]
         loaded: Any = None
         with collective_errors(comm):
-            loaded = load_model(model_path(model))
+            loaded = load_model(model_path(model), trust=trust)
         dim = loaded.card.dim
         default = DEFAULT_GRID[dim]
         counts = numbers("--cells", cells or str(default[0]), int, dim)

@@ -19,6 +19,7 @@ from dolfinx_msnn.cli.common import (
     AsJson,
     Progress,
     Quiet,
+    Trust,
     WrongCommandLine,
     errors,
     examples,
@@ -115,6 +116,7 @@ def solve(
     guard: Annotated[
         bool, typer.Option("--guard", help="Check the modes, repair bad ones.")
     ] = False,
+    trust: Trust = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Solve the fine problem too, and print errors.")
     ] = False,
@@ -184,7 +186,9 @@ def solve(
                     "somewhere, not --dirichlet none."
                 )
             tdim = msh.topology.dim
-            chosen = create_basis(basis, kappa, tdim, modes, threshold=threshold, guard=guard)
+            chosen = create_basis(
+                basis, kappa, tdim, modes, threshold=threshold, guard=guard, trust=trust
+            )
             count = _default_boxes(msh) if boxes is None else numbers("--boxes", boxes, int, tdim)
             with progress.timed("multiscale space"):
                 coarse = CoarseGrid(msh, count, oversampling=oversampling)

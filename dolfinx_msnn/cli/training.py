@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""``msnn sample``, ``msnn train`` and ``msnn info``: one's own models."""
+"""``msnn sample``, ``train``, ``info`` and ``export``: one's own models."""
 
 import os
 from typing import Annotated, Any
@@ -27,9 +27,15 @@ SAMPLE_EXAMPLES = examples(
     "mpiexec -n 8 msnn sample mine.toml --fields 2000",
 )
 TRAIN_EXAMPLES = examples("msnn train mine.toml", "msnn train mine.toml --resume")
-INFO_EXAMPLES = examples("msnn info runs/mine/mine.pt", "msnn info diffusion-2d --json")
+INFO_EXAMPLES = examples("msnn info runs/mine/mine.safetensors", "msnn info diffusion-2d --json")
+EXPORT_EXAMPLES = examples(
+    "msnn export diffusion-2d diffusion-2d.pt", "msnn export runs/mine/mine.safetensors mine.pt2"
+)
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="Configuration, a TOML file.")]
+ModelFile = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Model file, or the name of a shipped model.")
+]
 
 
 def sample(
@@ -103,9 +109,7 @@ def train(
 
 
 def info(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model file, or the name of a shipped model.")
-    ],
+    model: ModelFile,
     as_json: AsJson = False,
 ) -> None:
     """Show the card of a model file; loads no network and needs no torch."""
@@ -121,6 +125,25 @@ def info(
                 print_json(card)
             else:
                 typer.echo(rows((key, plain(value)) for key, value in card.items()))
+
+
+def export(
+    model: ModelFile,
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="TorchScript (.pt) or torch.export (.pt2).")
+    ],
+) -> None:
+    """Write a model as a program of torch, to be used without this package."""
+    comm = MPI.COMM_WORLD
+    with errors(comm):
+        need("torch", "msnn export", "nn")
+        from dolfinx_msnn._utils.mpi import collective_errors
+        from dolfinx_msnn.nn.model import export_model
+
+        with collective_errors(comm):
+            if comm.rank == 0:
+                card = export_model(model_path(model), output)
+                typer.echo(f"{output}: {card.n_out} functions in {card.dim}D.")
 
 
 def _coarse_grid(settings: Any) -> Any:

@@ -30,7 +30,8 @@ _BOUNDS = {
     "modes": (1, 257),
     "layers": (1, 256),
 }
-_LARGEST_INPUT = 2**26
+#: Numbers on a lattice, of all channels together.
+_LARGEST_LATTICE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +111,27 @@ class ModelCard:
         _require(same, "input_convention", self.input_convention, repr(CONVENTION))
         ok = re.fullmatch(r"[0-9a-f]{64}|", self.sha256) is not None
         _require(ok, "sha256", self.sha256, "64 hexadecimal digits")
-        if self.in_channels * self.lattice**self.dim > _LARGEST_INPUT:
-            raise ValueError(
-                f"samples {self.samples} and lattice {self.lattice} make inputs of more than "
-                f"{_LARGEST_INPUT} numbers, expected fewer."
-            )
+        self.check_lattice(self.lattice)
 
     @property
     def in_channels(self) -> int:
         """Channels of the network's input."""
         return int(self.samples**self.dim + 2 * self.dim)
+
+    def check_lattice(self, nodes: int, channels: int = 1) -> None:
+        """Refuse a lattice of more nodes in each direction than there should be memory for.
+
+        Args:
+            nodes: Nodes in each direction.
+            channels: Channels that the network needs there, if more than its input and output.
+
+        Raises:
+            ValueError: With the largest number of nodes.
+        """
+        channels = max(channels, self.in_channels, self.n_out)
+        most = min(_BOUNDS["lattice"][1], int((_LARGEST_LATTICE / channels) ** (1 / self.dim)))
+        expected = f"at most {most} nodes in each direction for {channels} channels"
+        _require(nodes <= most, "lattice", nodes, expected)
 
     def to_json(self) -> str:
         """The card as a JSON object, one entry for each attribute."""

@@ -14,12 +14,13 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from dolfinx_msnn._utils.checks import positive_integer
+from dolfinx_msnn._utils.checks import is_integer, positive_integer, require
 from dolfinx_msnn._utils.linalg import RANK_TOLERANCE
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.chebyshev import smoothing_end
 from dolfinx_msnn.bases.cosines import HIGH_JUMP, cosine_end, cosines, num_start
 from dolfinx_msnn.bases.filtered import (
+    MAX_SWEEPS,
     FilteredBasis,
     FilterReport,
     FilterSettings,
@@ -93,6 +94,7 @@ class LearnedBasis:
         num_threads: Threads of torch, and neighbourhoods filtered at a time; default
             ``OMP_NUM_THREADS``, or 1, so that the ranks of an MPI run do not get in each other's
             way.
+        trust: Load a file that is a program, too; see :func:`~dolfinx_msnn.nn.model.load_model`.
 
     Attributes:
         reports: One :class:`LearnedReport` for each neighbourhood done so far on this rank.
@@ -117,10 +119,13 @@ class LearnedBasis:
         fallback: LocalBasis | None = None,
         device: str = "cpu",
         num_threads: int | None = None,
+        trust: bool = False,
     ) -> None:
         self.num_threads = default_threads(num_threads)
         self.num_modes = positive_integer("num_modes", num_modes)
-        self.model = model if isinstance(model, Model) else load_model(model, device=device)
+        self.model = (
+            model if isinstance(model, Model) else load_model(model, device=device, trust=trust)
+        )
         self.coefficient = kappa
         card = self.model.card
         if kappa is None:
@@ -138,10 +143,8 @@ class LearnedBasis:
                 f"got {num_modes}."
             )
         for name, value in (("sweeps", sweeps), ("cosines", cosines)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{name} must be an integer, got {value!r}.")
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value!r}.")
+            ok = value is None or (is_integer(value) and value <= MAX_SWEEPS)
+            require(ok, name, value, f"an integer from 0 to {MAX_SWEEPS}")
         if fallback is not None and not is_local_basis(fallback):
             raise ValueError(f"Expected a local basis as fallback, got {fallback!r}.")
         self.lattice = card.lattice if lattice is None else positive_integer("lattice", lattice)
@@ -150,6 +153,7 @@ class LearnedBasis:
                 f"lattice must be at least {card.lattice}, the nodes in each direction that the "
                 f"model was trained on, got {lattice}."
             )
+        card.check_lattice(self.lattice)
         self.sweeps, self.cosines = sweeps, cosines
         self.settings = FilterSettings(self.num_modes, tol, None, max_rounds, precision)
         self.fallback = fallback or FilteredBasis(

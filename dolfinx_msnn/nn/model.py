@@ -1,30 +1,35 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Model files: a network and the card that says what it is for, in one file.
+"""Model files: the weights of a network and the card that says what it is for.
 
-A model file is a zip archive as torch writes it, with the card as the extra file ``card.json``:
-either TorchScript, which may hold any network, or what ``torch.export`` writes (``.pt2``), which
-must hold an :class:`~dolfinx_msnn.nn.ffno.FFNO`.
+The package's own models are safetensors files: the weights of an
+:class:`~dolfinx_msnn.nn.ffno.FFNO`, and the card as the metadata ``card``. Nothing in them is run.
 
-A file is not trusted: no Python pickle is ever run, see :mod:`~dolfinx_msnn.nn.archive`. Importing
-this module and :func:`read_card` need no torch.
+Networks of other origin are TorchScript (``.pt``) or what ``torch.export`` writes (``.pt2``), with
+the card as the extra file ``card.json``. They are programs, and loaded only where they are trusted.
+
+Importing this module and :func:`read_card` need neither torch nor safetensors.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn._utils.files import replacing
+from dolfinx_msnn._utils.files import reason, replacing
 from dolfinx_msnn._version import __version__
-from dolfinx_msnn.nn.archive import Archive, quiet
 from dolfinx_msnn.nn.card import CONVENTION, FORMAT_VERSION, ModelCard
 
 if TYPE_CHECKING:
@@ -35,11 +40,17 @@ __all__ = [
     "FORMAT_VERSION",
     "Model",
     "ModelCard",
+    "export_model",
     "load_model",
     "read_card",
     "save_model",
     "weights_hash",
 ]
+
+#: Largest model file and largest header of one, in bytes.
+_LARGEST_FILE, _LARGEST_HEADER = 2**30, 2**20
+
+_SUFFIXES = (".safetensors", ".pt", ".pt2")
 
 
 class Model:
@@ -99,7 +110,7 @@ class Model:
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of the tensors of a state dict: names, dtypes, shapes and bytes in order of names.
 
-    It depends neither on the archive nor on its format.
+    It does not depend on the format of a file.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -109,17 +120,14 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_model(
-    path: str | os.PathLike[str], module: torch.nn.Module, card: ModelCard, *, pt2: bool = False
-) -> ModelCard:
+def save_model(path: str | os.PathLike[str], module: torch.nn.Module, card: ModelCard) -> ModelCard:
     """Write a model file; an existing one is replaced once the new one is complete.
 
     Args:
-        path: Name of the file.
-        module: Network with float32 weights, scripted or not; it is copied to the CPU and not
-            changed.
+        path: Name of the file, which says its format: ``.safetensors`` for the weights of an FFNO,
+            ``.pt`` for TorchScript or ``.pt2`` for a program of ``torch.export`` of any network.
+        module: Network with float32 weights; it is copied to the CPU and not changed.
         card: Its card. Hash and versions are filled in.
-        pt2: Write a ``torch.export`` archive (of an FFNO) in place of TorchScript.
 
     Returns:
         The card as written.
@@ -129,10 +137,18 @@ def save_model(
     """
     import torch
 
+    from dolfinx_msnn.nn.ffno import FFNO
+
     name = os.fspath(path)
+    suffix = _suffix(name, _SUFFIXES)
     module = copy.deepcopy(module).cpu().eval()
     state = module.state_dict()
     _check_weights(state, "The network")
+    if suffix == ".safetensors":
+        if not isinstance(module, FFNO):
+            kind = type(module).__name__
+            raise ValueError(f"The network is a {kind}, a .safetensors file needs an FFNO.")
+        _ffno(state, card, "The network")
     card = replace(
         card,
         sha256=weights_hash(state),
@@ -142,8 +158,11 @@ def save_model(
     _try_out(Model(module, card, torch.device("cpu")), "The network")
     extra = {"card.json": card.to_json()}
     with replacing(name) as draft, open(draft, "wb") as file, quiet():
-        if pt2:
-            _check_ffno(module, card)
+        if suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save(state, {"card": card.to_json()}))
+        elif suffix == ".pt2":
             shape = (2, card.in_channels, *(card.lattice,) * card.dim)
             batch = {0: torch.export.Dim("batch")}
             program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=(batch,))
@@ -155,48 +174,219 @@ def save_model(
     return card
 
 
+def export_model(model: str | os.PathLike[str], path: str | os.PathLike[str]) -> ModelCard:
+    """Write a model of this package as a program, for use without the package.
+
+    Args:
+        model: Its ``.safetensors`` file.
+        path: File to write, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+
+    Returns:
+        The card as written.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it is not a model of this package.
+    """
+    _suffix(os.fspath(path), _SUFFIXES[1:])
+    if _is_program(os.fspath(model)):
+        raise ValueError(f"{os.fspath(model)} is a program already, expected a safetensors file.")
+    return save_model(path, *_read(os.fspath(model)))
+
+
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
-    """Read the card of a model file, without torch.
+    """Read the card of a model file of any format; nothing else in it is looked at.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a model file.
     """
-    return Archive(path).card
+    name = os.fspath(path)
+    text: Any = None
+    try:
+        if _is_program(name):
+            with zipfile.ZipFile(name) as archive:
+                cards = [x for x in archive.namelist() if x.endswith("/extra/card.json")]
+                if cards:
+                    with archive.open(cards[0]) as entry:
+                        text = entry.read(_LARGEST_HEADER)
+        else:
+            text = _header(name).get("__metadata__", {}).get("card")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{name} is damaged: {reason(error)[:200]}.") from None
+    if text is None:
+        raise ValueError(f"{name} has no card, expected a file written by save_model.")
+    try:
+        return ModelCard.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{name} has no valid card: {reason(error)}.") from None
 
 
-def load_model(path: str | os.PathLike[str], *, device: str = "cpu") -> Model:
-    """Load a model file and check it: archive, card, weights and their hash, and one evaluation.
+def load_model(path: str | os.PathLike[str], *, device: str = "cpu", trust: bool = False) -> Model:
+    """Load a model file and check it: card, weights and their hash, and two evaluations.
 
     Args:
         path: Name of the file.
         device: torch's name of the device to put it on.
+        trust: Load a file that is a program (``.pt``, ``.pt2``), too. It can do whatever you can:
+            only for files from people whom you would let run a program on your machine.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a model, is damaged, or does not do what its card says; or if the
-            device is not available.
+        ValueError: If it is not a model, is damaged, or does not do what its card says; if it is a
+            program that is not trusted; or if the device is not available.
     """
     import torch
 
-    archive = Archive(path)
+    name = os.fspath(path)
     try:
         where = torch.device(device)
         torch.zeros(1, device=where).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         raise ValueError(f"device is {device!r}, expected one that torch has here.") from None
-    module = archive.script() if archive.is_script else archive.ffno()
-    state = module.state_dict()
-    _check_weights(state, archive.name)
-    if weights_hash(state) != archive.card.sha256:
-        raise ValueError(f"{archive.name} has other weights than its card says: the hash differs.")
+    if _is_program(name) and trust:
+        card = read_card(name)
+        module = _load_program(name, where)
+        state = module.state_dict()
+        _check_weights(state, name)
+        _check_hash(state, card, name)
+    else:
+        module, card = _read(name)
+        module = module.to(where)
+        # TorchScript needs a Python that torch supports it on.
+        if sys.version_info < (3, 14):
+            with quiet():
+                module = torch.jit.script(module)
+    model = Model(module, card, where)
     with quiet():
-        model = Model(module.to(where).eval(), archive.card, where)
-        _try_out(model, archive.name)
+        _try_out(model, name)
     return model
+
+
+def _suffix(name: str, allowed: tuple[str, ...]) -> str:
+    """The suffix of a model file to write."""
+    suffix = os.path.splitext(name)[1]
+    if suffix not in allowed:
+        raise ValueError(f"The model file {name} must end in {' or '.join(allowed)}.")
+    return suffix
+
+
+def _is_program(name: str) -> bool:
+    """Whether a file is an archive, which holds code."""
+    if not os.path.exists(name):
+        raise FileNotFoundError(f"There is no file {name} with a model.")
+    if not os.path.isfile(name):
+        raise ValueError(f"{name} is not a file, expected a model.")
+    if os.path.getsize(name) > _LARGEST_FILE:
+        raise ValueError(f"{name} is too large for a model: more than 1 GiB.")
+    try:
+        with open(name, "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}.") from None
+
+
+def _header(name: str) -> Any:
+    """The header of a safetensors file."""
+    with open(name, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= _LARGEST_HEADER else b""
+    try:
+        header = json.loads(text)
+        header.get("__metadata__", {}).get("card")
+        return header
+    except (ValueError, RecursionError, AttributeError):
+        raise ValueError(f"{name} is not a model, expected a safetensors file.") from None
+
+
+def _read(name: str) -> tuple[torch.nn.Module, ModelCard]:
+    """Network and card of a file of this package."""
+    from safetensors.torch import load
+
+    if _is_program(name):
+        raise ValueError(
+            f"{name} is a program, which can do whatever you can; load it with trust=True (msnn: "
+            "--trust) only if you would let run any program of whoever made it."
+        )
+    card = read_card(name)
+    try:
+        with open(name, "rb") as file:
+            # Read once: what is checked is what is used. Sizes are checked against the file's.
+            state = load(file.read(_LARGEST_FILE))
+    except Exception as error:
+        raise ValueError(f"{name} is damaged: {reason(error)[:200]}.") from None
+    network = _ffno(state, card, name)
+    _check_weights(state, name)
+    _check_hash(state, card, name)
+    return network, card
+
+
+def _ffno(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> torch.nn.Module:
+    """The network of a card, with these weights."""
+    import torch
+
+    from dolfinx_msnn.nn.ffno import FFNO
+
+    try:
+        # Two sizes are not on the card.
+        hidden = len(state["layers.0.expand.bias"])
+        warp = len(state["head.bias"]) != card.n_out
+        sizes = {key: getattr(card, key) for key in ("width", "modes", "layers")}
+        card.check_lattice(card.lattice, max(hidden, card.width))
+        layer = card.dim * card.modes * card.width**2 + 2 * card.width * hidden
+        size = card.layers * layer + card.width * (card.in_channels + card.n_out)
+        # A card must not ask for more memory than the file takes.
+        if size > sum(value.numel() for value in state.values()):
+            raise ValueError
+        with torch.random.fork_rng(devices=[]):
+            network = FFNO(
+                card.dim, card.in_channels, card.n_out, **sizes, hidden=hidden, warp=warp
+            )
+        network.load_state_dict(dict(state), assign=True)
+    except Exception:
+        raise ValueError(
+            f"{name} does not hold the weights of the network that its card describes."
+        ) from None
+    return network.eval()
+
+
+def _load_program(name: str, device: torch.device) -> torch.nn.Module:
+    """Load TorchScript or a program of ``torch.export``."""
+    import torch
+
+    try:
+        with quiet():
+            with zipfile.ZipFile(name) as archive:
+                script = any(x.endswith("/constants.pkl") for x in archive.namelist())
+            if script:
+                module: torch.nn.Module = torch.jit.load(name, map_location=device)
+                return module.eval()
+            program = torch.export.load(name)
+            from torch.export.passes import move_to_device_pass
+
+            return move_to_device_pass(program, device).module()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read by torch: {_first_line(error)}.") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's warnings, of deprecation above all, from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    """What torch says, without its stack trace and in one sentence."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    line = next((line for line in lines if line), type(error).__name__)
+    return line.partition(". ")[0][:200].rstrip(". ")
 
 
 def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
@@ -212,19 +402,9 @@ def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
             raise ValueError(f"{name} has weights {key!r} that are not finite.")
 
 
-def _check_ffno(module: torch.nn.Module, card: ModelCard) -> None:
-    """Refuse what cannot be built again from the card alone."""
-    from dolfinx_msnn.nn.ffno import FFNO
-
-    if not isinstance(module, FFNO):
-        raise ValueError(f"The network is a {type(module).__name__}, a .pt2 file needs an FFNO.")
-    spectral = module.state_dict()["layers.0.spectral"]
-    shape = (len(module.layers), *spectral.shape[:3])
-    if shape != (card.layers, card.dim, card.modes, card.width):
-        raise ValueError(
-            f"The network has {shape} layers, dimensions, modes and channels, the card says "
-            f"{(card.layers, card.dim, card.modes, card.width)}."
-        )
+def _check_hash(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> None:
+    if weights_hash(state) != card.sha256:
+        raise ValueError(f"{name} has other weights than its card says: the hash differs.")
 
 
 def _try_out(model: Model, name: str) -> None:
@@ -234,17 +414,17 @@ def _try_out(model: Model, name: str) -> None:
     for batch in (1, 2):
         try:
             out = model(np.zeros((batch, *shape), dtype=np.float32))
-        except RuntimeError as exc:
+        except RuntimeError as error:
             # What torch raises has many lines; ours has one.
-            told = str(exc).splitlines()
-            reason = told[0].rstrip(".") if len(told) == 1 else "it fails"
+            told = str(error).splitlines()
+            why = told[0].rstrip(".") if len(told) == 1 else "it fails"
         except Exception:
-            reason = "it fails"
+            why = "it fails"
         else:
             if np.all(np.isfinite(out)):
                 continue
-            reason = "it gives numbers that are not finite"
+            why = "it gives numbers that are not finite"
         raise ValueError(
             f"{name} does not do what its card says for {card.in_channels} channels on a lattice "
-            f"of {card.lattice} nodes in {card.dim} dimensions: {reason}."
+            f"of {card.lattice} nodes in {card.dim} dimensions: {why}."
         )

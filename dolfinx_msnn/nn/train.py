@@ -73,9 +73,9 @@ def train(
 ) -> Result:
     """Train a network and write model, checkpoint and learning curves to a folder.
 
-    Writes ``<name>.pt`` (the weights of the best validation), ``checkpoint.pt``, ``curves.csv``
-    and, if matplotlib is installed, ``curves.png``. SIGINT and SIGTERM end training after the
-    current step, with a checkpoint.
+    Writes ``<name>.safetensors`` (the weights of the best validation), ``checkpoint.pt``,
+    ``curves.csv`` and, if matplotlib is installed, ``curves.png``. SIGINT and SIGTERM end training
+    after the current step, with a checkpoint.
 
     Args:
         config: Configuration; its set of samples must be there.
@@ -222,7 +222,7 @@ def _export(state: State, config: Config, samples: Dataset, folder: str) -> str:
     best = create_network(config)
     assert state.best_state is not None
     best.load_state_dict({name: weight.cpu() for name, weight in state.best_state.items()})
-    path = os.path.join(folder, f"{config.name}.pt")
+    path = os.path.join(folder, f"{config.name}.safetensors")
     save_model(path, best, card)
     return path
 

@@ -11,4 +11,4 @@ from pathlib import Path
 def pretrained_models() -> dict[str, Path]:
     """Models that come with the package, by name."""
     folder = Path(str(files("dolfinx_msnn") / "pretrained"))
-    return {path.stem: path for path in sorted(folder.glob("*.pt*"))}
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}

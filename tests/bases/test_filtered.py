@@ -701,6 +701,7 @@ def test_is_a_local_basis():
         ({"tol": float("nan")}, "tol must lie between 0 and 1, got nan"),
         ({"tol": "small"}, "tol must lie between 0 and 1, got 'small'"),
         ({"degree": 0}, "degree must be a positive integer, got 0"),
+        ({"degree": 10**30}, "degree must be at most 800, got 1000000000000000000000000000000"),
         ({"degree": 3.5}, "degree must be a positive integer, got 3.5"),
         ({"max_rounds": 0}, "max_rounds must be a positive integer, got 0"),
         ({"num_start": 7}, "num_start must not be below num_modes=8, got 7"),

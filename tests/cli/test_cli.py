@@ -116,7 +116,7 @@ def test_sampling_again_adds_what_is_missing(done):
 
 
 def test_info(done):
-    model = done[0] / "run" / "tiny.pt"
+    model = done[0] / "run" / "tiny.safetensors"
     result = call("info", model)
     assert result.exit_code == 0, result.output
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
@@ -125,6 +125,22 @@ def test_info(done):
     card = json.loads(call("info", model, "--json").stdout)
     assert card["n_out"] == 3
     assert 0 <= card["validation"]["all"] <= 1
+
+
+def test_export(done, tmp_path):
+    model, programs = done[0] / "run" / "tiny.safetensors", [tmp_path / "a.pt", tmp_path / "a.pt2"]
+    for program in programs:
+        assert "3 functions in 2D" in call("export", model, program).stdout
+    is_sentence(fails(1, "must end in .pt or .pt2", "export", model, tmp_path / "a.onnx").strip())
+    is_sentence(fails(1, "a program already", "export", *programs).strip())
+    small = ("--cells", "8", "--boxes", "2", "--modes", "2", "--json")
+    one_field = ("--fields", "1", "--family", "log_normal", *small)
+    is_sentence(fails(1, "msnn: --trust", "evaluate", programs[0], *one_field).strip())
+    solve = ("solve", "--generator", "inclusions", "--basis", f"learned:{programs[0]}", *small)
+    is_sentence(fails(1, "msnn: --trust", *solve).strip())
+    for arguments in (("evaluate", programs[0], *one_field), solve):
+        result = call(*arguments, "--trust")
+        assert result.exit_code == 0, result.output
 
 
 def test_resume(done):
@@ -139,14 +155,14 @@ def test_errors_are_one_sentence(tmp_path):
     config = write(tmp_path)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(CONFIG.format(folder=tmp_path, steps='"many"', cell="triangle"))
-    (tmp_path / "text.pt").write_text("no model")
+    (tmp_path / "text.safetensors").write_text("no model")
     for match, *arguments in (
         ("There is no configuration file", "sample", tmp_path / "none.toml"),
         ("training.steps must be an integer", "train", wrong),
         ("training.steps must be an integer", "sample", wrong),
         ("There is no file", "train", config, "-o", tmp_path / "run"),
-        ("none.pt", "info", tmp_path / "none.pt"),
-        ("text.pt", "info", tmp_path / "text.pt"),
+        ("none.safetensors", "info", tmp_path / "none.safetensors"),
+        ("text.safetensors", "info", tmp_path / "text.safetensors"),
     ):
         message = fails(1, match, *arguments)
         assert message.startswith("msnn: ")
@@ -185,7 +201,7 @@ def test_interrupted_training_goes_on(tmp_path):
     again = call("train", config, "-o", tmp_path / "run", "--resume")
     assert again.exit_code == 0, again.output
     assert f"{steps + 5} steps" in again.stdout
-    assert os.path.exists(tmp_path / "run" / "tiny.pt")
+    assert os.path.exists(tmp_path / "run" / "tiny.safetensors")
 
 
 # ---- evaluate ----
@@ -240,7 +256,7 @@ def test_evaluate_compares_bases():
     assert text.splitlines()[0].split()[:2] == ["family", "basis"]
     assert len(text.splitlines()) == 4
     fails(2, "--family must be one of", "evaluate", "diffusion-2d", "--family", "lakes")
-    fails(1, "There is no model file", "evaluate", "none.pt")
+    fails(1, "There is no model file", "evaluate", "none.safetensors")
 
 
 # ---- bench ----
@@ -316,7 +332,7 @@ def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
         yield checks.ok("clouds", "few")
         raise KeyError("rain")
 
-    damaged = tmp_path / "diffusion-2d.pt"
+    damaged = tmp_path / "diffusion-2d.safetensors"
     data = bytearray(checks.pretrained_models()["diffusion-2d"].read_bytes())
     data[len(data) // 2] ^= 255
     damaged.write_bytes(data)

@@ -101,7 +101,7 @@ class Some(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Model files by name, each rank its own."""
+    """Model files by name, each rank its own; those with code in them are loaded already."""
     folder = tmp_path_factory.mktemp(f"models{COMM.rank}")
     made = {
         "cosines": (network(CARD), CARD),
@@ -119,8 +119,10 @@ def files(tmp_path_factory):
     }
     paths = {}
     for name, (net, card) in made.items():
-        paths[name] = folder / f"{name}.pt"
-        save_model(paths[name], net, card)
+        ours = isinstance(net, FFNO)
+        path = folder / f"{name}.{'safetensors' if ours else 'pt'}"
+        save_model(path, net, card)
+        paths[name] = path if ours else load_model(path, trust=True)
     return paths
 
 
@@ -482,11 +484,13 @@ def test_is_a_local_basis(files):
         ({"num_modes": 25}, "The model predicts 24 functions; expected num_modes .*, got 25"),
         ({"num_modes": 0}, "num_modes must be a positive integer, got 0"),
         ({"num_modes": 1.5}, "num_modes must be a positive integer, got 1.5"),
-        ({"sweeps": -1}, "sweeps must not be negative, got -1"),
-        ({"sweeps": 2.0}, "sweeps must be an integer, got 2.0"),
-        ({"sweeps": True}, "sweeps must be an integer, got True"),
-        ({"cosines": -1}, "cosines must not be negative, got -1"),
-        ({"cosines": 1.0}, "cosines must be an integer, got 1.0"),
+        ({"lattice": 5000}, "lattice must be at most 257 nodes in each direction for 24 channels"),
+        ({"sweeps": -1}, "sweeps must be an integer from 0 to 800, got -1"),
+        ({"sweeps": 2.0}, "sweeps must be an integer from 0 to 800, got 2.0"),
+        ({"sweeps": True}, "sweeps must be an integer from 0 to 800, got True"),
+        ({"sweeps": 10**30}, "sweeps must be an integer from 0 to 800, got 1000"),
+        ({"cosines": -1}, "cosines must be an integer from 0 to 800, got -1"),
+        ({"cosines": 1.0}, "cosines must be an integer from 0 to 800, got 1.0"),
         ({"tol": 2}, "tol must lie between 0 and 1, got 2"),
         ({"max_rounds": 0}, "max_rounds must be a positive integer, got 0"),
         ({"precision": 32}, "precision must be 'single', 'double' or 'auto', got 32"),
@@ -504,24 +508,28 @@ def test_bad_arguments(files, arguments, told):
 
 @serial
 def test_files_that_are_no_models(tmp_path):
-    missing, text = tmp_path / "missing.pt", tmp_path / "text.pt"
+    missing, text = tmp_path / "missing.safetensors", tmp_path / "text.safetensors"
+    program = tmp_path / "program.pt"
+    save_model(program, network(CARD), CARD)
     text.write_text("no model")
     for path, kind, told in (
         (missing, FileNotFoundError, f"There is no file {missing} with a model"),
         (text, ValueError, f"{text} is not a model"),
-        (tmp_path, ValueError, f"{tmp_path} cannot be read"),
+        (tmp_path, ValueError, f"{tmp_path} is not a file"),
+        (program, ValueError, f"{program} is a program, .*trust=True"),
     ):
         with expect_error(kind, told):
             LearnedBasis(path, 1.0)
+    assert LearnedBasis(program, 1.0, trust=True).model.card.n_out == CARD.n_out
 
 
 @serial
 def test_a_lattice_with_odd_samples(tmp_path):
     """Nodes are corners of sub-boxes."""
     card = replace(CARD, samples=3)
-    save_model(tmp_path / "odd.pt", network(card), card)
+    save_model(tmp_path / "odd.safetensors", network(card), card)
     with expect_error(ValueError, "3 samples .* expected an even number"):
-        LearnedBasis(tmp_path / "odd.pt", 1.0)
+        LearnedBasis(tmp_path / "odd.safetensors", 1.0)
 
 
 def test_another_dimension(files):

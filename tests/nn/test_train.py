@@ -314,13 +314,13 @@ def test_what_training_leaves(samples, trained):
     assert min(float(row["all"]) for row in rows) == pytest.approx(result.validation["all"])
     with open(os.path.join(folder, "curves.png"), "rb") as stream:
         assert stream.read(8) == b"\x89PNG\r\n\x1a\n"
-    left = {"checkpoint.pt", "curves.csv", "curves.png", "model.pt"}
+    left = {"checkpoint.pt", "curves.csv", "curves.png", "model.safetensors"}
     assert set(os.listdir(folder)) == left
 
 
 def test_the_model_is_that_of_the_best_validation(samples, trained):
     folder, result = trained
-    assert result.model == os.path.join(folder, "model.pt")
+    assert result.model == os.path.join(folder, "model.safetensors")
     model = load_model(result.model)
     assert (model.card.dim, model.card.lattice, model.card.samples) == (2, 6, 2)
     assert model.card.n_out == 5

@@ -43,7 +43,7 @@ DOCUMENTED = {
     "nn.dataset": "Dataset Group generate load",
     "nn.ffno": "FFNO",
     "nn.losses": "basis_l2 energy rayleigh sal sal_pr",
-    "nn.model": "Model ModelCard load_model read_card save_model",
+    "nn.model": "Model ModelCard export_model load_model read_card save_model",
     "nn.train": "Result train",
     "petsc": """
         BDF LinearProblem NonlinearProblem PicardProblem TransientProblem assemble_coarse_matrix

@@ -11,7 +11,6 @@ number.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import resource
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import time
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -68,9 +66,8 @@ def write_originals(folder):
     flat = model_card(n_out=5, lattice=7, width=6, layers=2)
     deep = model_card(dim=3, n_out=4, lattice=5, width=6, layers=2)
     for name, card in (("small", flat), ("deep", deep)):
-        save_model(folder / f"{name}.pt", network(card, 0.3), card)
-        save_model(folder / f"{name}.pt2", network(card, 0.3), card, pt2=True)
-    for path in sorted((Path(dolfinx_msnn.__file__).parent / "pretrained").glob("*.pt*")):
+        save_model(folder / f"{name}.safetensors", network(card, 0.3), card)
+    for path in sorted((Path(dolfinx_msnn.__file__).parent / "pretrained").glob("*.safetensors")):
         (folder / path.name).write_bytes(path.read_bytes())
     p = Sample()
     for name, s in (("with.h5", p.s), ("without.h5", None)):
@@ -179,35 +176,30 @@ def oversize(data, rng, _):
 RAW = [truncate, flip, zeros, noise, swap, splice, oversize]
 
 
-def forge_archive(data, rng, other):
-    """Damage inside of the entries of an archive, with right checksums."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    with zipfile.ZipFile(io.BytesIO(other)) as archive:
-        others = [archive.read(entry) for entry in archive.infolist()]
-    # Weights make up most of the entries, and are the least interesting of them.
-    dull = ("/data/", "/weights/", "debug_pkl")
-    weight = [0.1 if any(x in name for x in dull) else 1.0 for name, _ in entries]
+def forge_model(data, rng, _):
+    """Another card, other tensors: what the format allows."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:size]), data[size:]
+    keys = [key for key in header if key != "__metadata__"]
     for _ in range(rng.integers(1, 3)):
-        k, j = rng.choice(len(entries), 2, p=np.array(weight) / sum(weight))
-        name, content = entries[k]
-        how = rng.integers(10)
-        if how < 6 and content:
-            change = [flip, flip, zeros, noise, truncate, oversize, edit_text][rng.integers(7)]
-            entries[k] = name, change(content, rng, b"")
-        elif how == 6:
-            entries[k], entries[j] = (name, entries[j][1]), (entries[j][0], content)
-        elif how == 7:
-            entries[k] = name, others[rng.integers(len(others))]
-        elif how == 8 and content:
-            entries[k] = name, content * int(rng.integers(2, 50))
+        entry = header[keys[rng.integers(len(keys))]]
+        how = rng.integers(6)
+        if how == 0:
+            entry["shape"] = [int(rng.choice([0, 1, 6, 2**31, 2**62]))] * int(rng.integers(4))
+        elif how == 1:
+            entry["dtype"] = str(rng.choice(["F64", "F16", "I32", "BOOL", "F8_E4M3", "C64", "x"]))
+        elif how == 2:
+            entry["data_offsets"] = [int(x) for x in rng.integers(0, 2 * len(body), 2)]
+        elif how == 3:
+            first, second = rng.choice(keys, 2)
+            header[first], header[second] = header[second], header[first]
+        elif how == 4:
+            body = [flip, zeros, noise][rng.integers(3)](body, rng, b"")
         else:
-            entries[k] = name, b""
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, content in entries:
-            archive.writestr(name, content, int(rng.choice([0, 0, 0, 8])))
-    return out.getvalue()
+            card = header["__metadata__"]["card"].encode()
+            header["__metadata__"]["card"] = edit_text(card, rng, b"").decode()
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
 
 
 def edit_text(content, rng, _):
@@ -286,7 +278,7 @@ def forge_table(file, rng):
             file.create_dataset(key, data=np.roll(table, int(rng.integers(1, 9)), axis=0))
 
 
-FORGED = (forge_archive, forge_space)
+FORGED = (forge_model, forge_space)
 
 
 def damaged(originals, number):
@@ -295,14 +287,12 @@ def damaged(originals, number):
     names = sorted(originals.data)
     name = names[number % len(names)]
     same_kind = [x for x in names if Path(x).suffix == Path(name).suffix and x != name]
-    other = originals.data[same_kind[rng.integers(len(same_kind))]] if same_kind else b"PK\x05\x06"
+    other = originals.data[same_kind[rng.integers(len(same_kind))]]
     data = originals.data[name]
     if rng.random() < 0.5:
         change = RAW[rng.integers(len(RAW))]
     else:
-        change = forge_space if name.endswith(".h5") else forge_archive
-        if change is forge_archive and not zipfile.is_zipfile(io.BytesIO(other)):
-            other = data
+        change = forge_space if name.endswith(".h5") else forge_model
     return name, change, change(data, rng, other)
 
 
@@ -317,9 +307,7 @@ def attempt(originals, name, path, forged):
     """
     try:
         found = originals.load(path, name)
-    except (ValueError, RuntimeError) as error:
-        # A model may fail where it is evaluated on what is not zero.
-        assert isinstance(error, ValueError) or (forged and "network" in str(error)), error
+    except ValueError as error:
         message = str(error)
         is_sentence(message)
         assert len(message) < 2000, message[:2000]
