@@ -136,5 +136,6 @@ def _refine(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec, name: str) -> None:
         correction.destroy()
     raise RuntimeError(
         f"{name} found no solution, the coarse matrix is singular or nearly so: "
-        f"the relative residual is {left / size:.3g}; expected a coercive form."
+        f"the relative residual is {left / size:.3g}; expected a coercive form, and a condition on "
+        "each part of the domain that carries a load."
     )

@@ -14,6 +14,7 @@ from utils import (
     clamp,
     diffusion,
     elasticity,
+    from_points,
     gather_function,
     gather_matrix,
     gather_rows,
@@ -26,7 +27,7 @@ import ufl
 from dolfinx import fem, la, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.mesh import CellType
-from dolfinx_msnn import CoarseGrid, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn import CoarseGrid, FilteredBasis, SpectralBasis, multiscale_functionspace
 from dolfinx_msnn.petsc import LinearProblem
 
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -484,3 +485,31 @@ def test_cooling_switched_on_and_off(first, last):
         else:
             mean = V.mesh.comm.allreduce(fem.assemble_scalar(fem.form(uh * ufl.dx)))
             assert abs(mean) < 1e-10
+
+
+@pytest.mark.parametrize("basis", [SpectralBasis, FilteredBasis])
+def test_a_part_that_nothing_holds(basis):
+    """A gap cuts the square in two. The right part carries no load, a balanced one, or any."""
+    n = 12
+    points = np.stack(np.meshgrid(*[np.arange(n + 1) / n] * 2, indexing="ij"), -1).reshape(-1, 2)
+    msh = from_points(COMM, points, lambda m: (m[:, 0] < 0.5) | (m[:, 0] > 0.5 + 1 / n))
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    v, x = ufl.TestFunction(V), ufl.SpatialCoordinate(msh)
+    kappa = cell_field(msh, rough(100.0))
+    a, bcs = diffusion(V, kappa), [clamp(V, left)]
+    is_left = ufl.conditional(ufl.lt(x[0], 0.51), 1.0, 0.0)
+    with (
+        multiscale_functionspace(V, CoarseGrid(msh, (3, 3)), basis(8), a, mass(V, kappa), bcs) as W,
+        LinearProblem(a, is_left * v * ufl.dx, W, bcs=bcs, petsc_options_prefix="ms_") as problem,
+    ):
+        x_of = gather_rows(COMM, V.tabulate_dof_coordinates()[: W.P.getLocalSize()[0]])
+        right = x_of[:, 0] > 0.51
+        alone = gather_function(problem.solve())
+        size = np.abs(alone).max()
+        assert size > 1e-3 and np.abs(alone[right]).max() < 1e-3 * size
+        both = is_left + (1 - is_left) * ufl.cos(2 * ufl.pi * x[1])
+        u = gather_function(problem.solve(both * v * ufl.dx))
+        np.testing.assert_allclose(u[~right], alone[~right], atol=1e-3 * size)
+        assert np.abs(u[right]).max() > 1e-3
+        with pytest.raises(RuntimeError, match=r"singular or nearly so.*a condition on each part"):
+            problem.solve(v * ufl.dx)
