@@ -1,30 +1,36 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases."""
+"""Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases.
 
+What is here is imported when it is first used, and DOLFINx with it: ``msnn --help`` waits for
+neither, and ``msnn doctor`` runs where DOLFINx does not load.
+"""
+
+import importlib
 import importlib.util
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-# mpi4py comes first: the binary wheel of DOLFINx needs it loaded.
-from mpi4py import MPI as _MPI  # noqa: F401
+# The binary wheel of DOLFINx needs it loaded, whichever is imported first. _utils says what lacks.
+with suppress(ImportError, RuntimeError):
+    from mpi4py import MPI as _MPI  # noqa: F401
 
-from dolfinx_msnn._utils.compat import check_environment as _check_environment
+from dolfinx_msnn._version import __version__
 
-_check_environment()
-
-from dolfinx_msnn import fields  # noqa: E402
-from dolfinx_msnn._version import __version__  # noqa: E402
-from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner  # noqa: E402
-from dolfinx_msnn.bases import (  # noqa: E402
-    FilteredBasis,
-    GuardedBasis,
-    LocalBasis,
-    LocalModes,
-    SpectralBasis,
-)
-from dolfinx_msnn.local.grid import CoarseGrid  # noqa: E402
-from dolfinx_msnn.local.problem import LocalProblem  # noqa: E402
-from dolfinx_msnn.space.build import multiscale_functionspace  # noqa: E402
-from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace  # noqa: E402
+if TYPE_CHECKING:
+    from dolfinx_msnn import fields
+    from dolfinx_msnn.algebra.preconditioner import TwoLevelPreconditioner
+    from dolfinx_msnn.bases import (
+        FilteredBasis,
+        GuardedBasis,
+        LocalBasis,
+        LocalModes,
+        SpectralBasis,
+    )
+    from dolfinx_msnn.local.grid import CoarseGrid
+    from dolfinx_msnn.local.problem import LocalProblem
+    from dolfinx_msnn.space.build import multiscale_functionspace
+    from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 __all__ = [
     "CoarseGrid",
@@ -41,20 +47,36 @@ __all__ = [
     "multiscale_functionspace",
 ]
 
-#: Features that need torch, which is an optional dependency.
-_LEARNED = ("LearnedBasis",)
+_HOME = {
+    "CoarseGrid": "local.grid",
+    "LearnedBasis": "nn.learned",
+    "LocalProblem": "local.problem",
+    "MultiscaleFunctionSpace": "space.functionspace",
+    "TwoLevelPreconditioner": "algebra.preconditioner",
+    "multiscale_functionspace": "space.build",
+} | dict.fromkeys(
+    ("FilteredBasis", "GuardedBasis", "LocalBasis", "LocalModes", "SpectralBasis"), "bases"
+)
+_MODULES = ("bases", "estimate", "fields", "petsc", "plot", "richards")
 
 
 def __getattr__(name: str) -> object:
-    """Say what is missing when a learned feature is asked for."""
-    if name in _LEARNED:
-        if importlib.util.find_spec("torch") is None:
-            raise ImportError(
-                f"dolfinx_msnn.{name} needs torch, which is not installed: "
-                'pip install "dolfinx-msnn[nn]".',
-                name="torch",
-            )
-        from dolfinx_msnn.nn import learned
+    """Import a public name at its first use, and say what is missing."""
+    if name in _MODULES:
+        return importlib.import_module(f"dolfinx_msnn.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dolfinx_msnn' has no attribute {name!r}")
+    if name == "LearnedBasis" and importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            f"dolfinx_msnn.{name} needs torch, which is not installed: "
+            'pip install "dolfinx-msnn[nn]".',
+            name="torch",
+        )
+    importlib.import_module("dolfinx_msnn._utils")
+    found = getattr(importlib.import_module(f"dolfinx_msnn.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
 
-        return getattr(learned, name)
-    raise AttributeError(f"module 'dolfinx_msnn' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,6 +14,9 @@ import numpy as np
 TESTED = (0, 11)
 """The DOLFINx release series that dolfinx_msnn is tested with: (major, minor)."""
 
+OLDEST = (0, 10)
+"""The oldest that is not refused."""
+
 _HOW_TO_INSTALL = (
     'pip install "dolfinx-msnn[wheels]" (Linux x86_64), '
     "conda install -c conda-forge fenics-dolfinx slepc4py, or the Docker image dolfinx/dolfinx"
@@ -30,7 +33,7 @@ def check_environment() -> None:
 
     Raises:
         ImportError: If a package is missing or cannot be loaded, or if DOLFINx was built without
-            petsc4py. The message says what to install.
+            petsc4py or is older than :data:`OLDEST`. The message says what to install.
     """
     global _checked
     if _checked:
@@ -77,12 +80,20 @@ def _import(name: str) -> None:
 
 
 def _check_version(version: str) -> None:
-    """Warn if this version of DOLFINx is not a tested one."""
+    """Refuse an old DOLFINx, and warn of one that is not tested."""
     match = re.match(r"(\d+)\.(\d+)", version)
-    if match is None or (int(match[1]), int(match[2])) != TESTED:
-        tested = ".".join(map(str, TESTED))
-        warnings.warn(
-            f"dolfinx_msnn is tested with DOLFINx {tested}.x, and this is DOLFINx {version}.",
-            UserWarning,
-            stacklevel=3,
+    series = match and (int(match[1]), int(match[2]))
+    if series == TESTED:
+        return
+    tested, oldest = (".".join(map(str, s)) for s in (TESTED, OLDEST))
+    if series and series < OLDEST:
+        raise ImportError(
+            f"dolfinx_msnn needs DOLFINx {tested} ({oldest} at the least), and this is DOLFINx "
+            f"{version}: {_HOW_TO_INSTALL}.",
+            name="dolfinx",
         )
+    warnings.warn(
+        f"dolfinx_msnn is tested with DOLFINx {tested}.x, and this is DOLFINx {version}.",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -3,6 +3,7 @@
 """What a user is told when DOLFINx is missing, broken, untested or complex."""
 
 import importlib
+import subprocess
 import sys
 import warnings
 
@@ -92,7 +93,7 @@ def test_a_failed_check_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("version", ["0.9.0", "0.12.0.dev0", "1.11.0", "unknown"])
+@pytest.mark.parametrize("version", ["0.10.0", "0.12.0.dev0", "1.11.0", "unknown"])
 def test_other_versions_warn_once(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr(dolfinx, "__version__", version)
     with pytest.warns(UserWarning) as caught:
@@ -102,6 +103,49 @@ def test_other_versions_warn_once(monkeypatch: pytest.MonkeyPatch, version: str)
     message = str(caught[0].message)
     assert "0.11.x" in message
     assert version in message
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("version", ["0.9.0", "0.7.2.post1"])
+def test_old_versions_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(dolfinx, "__version__", version)
+    for _ in range(2):
+        with pytest.raises(ImportError, match=f"this is DOLFINx {version}: pip install") as caught:
+            compat.check_environment()
+    assert "\n" not in str(caught.value)
+
+
+PUBLIC = ("bases", "estimate", "fields", "petsc", "plot", "richards")
+
+
+@pytest.mark.serial
+def test_public_names_come_at_their_first_use() -> None:
+    code = f"""
+import sys
+import dolfinx_msnn as msnn
+assert not {{"dolfinx", "torch", "scipy"}} & set(sys.modules), sorted(sys.modules)
+assert dir(msnn) == sorted(msnn.__all__)
+import dolfinx  # finds the MPI that it is linked to
+for name in [*msnn.__all__, *{PUBLIC!r}]:
+    assert getattr(msnn, name) is not None
+assert "torch" not in sys.modules
+try:
+    msnn.Coarsegrid
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "module 'dolfinx_msnn' has no attribute 'Coarsegrid'\n", done.stderr
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("name", ["", *(f".{room}" for room in PUBLIC[:-1])])  # richards: UFL alone
+def test_every_way_in_says_what_is_missing(name: str) -> None:
+    code = f"import sys; sys.modules['dolfinx'] = None\nfrom dolfinx_msnn{name} import *"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stderr.splitlines()[-1].startswith(
+        "ImportError: dolfinx_msnn needs DOLFINx with mpi4py, petsc4py and slepc4py, and dolfinx is"
+    )
 
 
 def test_real_petsc_is_accepted() -> None:
