@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
-import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -106,17 +104,6 @@ def check_same(comm: MPI.Comm, **arguments: object) -> None:
                     f"{name} differs between the ranks: {theirs[name]} on rank 0, {text} on rank "
                     f"{comm.rank}; expected the same on all of them."
                 )
-
-
-def abort(comm: MPI.Intracomm, text: str, code: int) -> None:
-    """End all ranks with an exit code, after saying why on standard error. Not collective."""
-    stream = sys.__stderr__
-    if stream is not None:
-        stream.write(text)
-        stream.flush()
-    # mpiexec passes on what the ranks print, but not after it has begun to kill them.
-    time.sleep(2.0)
-    comm.Abort(code)
 
 
 def route(

@@ -4,7 +4,7 @@
 
 Exit codes: 0 if all went well, 1 for an error (one sentence on standard error), 2 for a wrong
 command line, 130 if it was interrupted (and, for training, can be resumed). ``doctor`` exits with 1
-if it finds a problem, ``bench`` if a program fails.
+if it finds a problem.
 
 All commands may be started by ``mpiexec``. Rank 0 prints.
 """
@@ -13,16 +13,26 @@ import contextlib
 import io
 import sys
 import traceback
-from typing import Any
-
-from mpi4py import MPI
-
-from dolfinx_msnn._utils.mpi import abort
 
 
 def main() -> None:
     """Entry point of the command."""
-    comm = MPI.COMM_WORLD
+    comm = None
+    try:
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+        from dolfinx_msnn.cli.commands import app
+        from dolfinx_msnn.cli.common import abort
+    except (ImportError, RuntimeError) as exc:
+        # A RuntimeError is what mpi4py raises if it finds no MPI library.
+        what = "mpi4py" if comm is None else "typer"
+        if comm is None or comm.rank == 0:
+            sys.stderr.write(
+                f"msnn: The command msnn needs {what}, which is not installed or does not load "
+                f'({" ".join(str(exc).split())}): pip install "dolfinx-msnn[cli]".\n'
+            )
+        raise SystemExit(1) from None
     silent = contextlib.ExitStack()
     if comm.rank:
         # Help and usage errors would come once from each rank.
@@ -30,24 +40,9 @@ def main() -> None:
         silent.enter_context(contextlib.redirect_stderr(io.StringIO()))
     try:
         with silent:
-            _app()()
-    except ModuleNotFoundError as exc:
-        if exc.name != "typer":
-            raise
-        if comm.rank == 0:
-            sys.stderr.write(
-                'msnn: The command msnn needs typer, which is not installed: pip install "'
-                'dolfinx-msnn[cli]".\n'
-            )
-        raise SystemExit(1) from None
+            app()
     except Exception:
         if comm.size == 1:
             raise
         # An unexpected error; the other ranks may be waiting for this one.
         abort(comm, traceback.format_exc(), 1)
-
-
-def _app() -> Any:
-    from dolfinx_msnn.cli.commands import app
-
-    return app

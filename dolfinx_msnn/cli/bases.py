@@ -2,17 +2,21 @@
 # SPDX-License-Identifier: MIT
 """Local bases by name, with a progress bar, and their reports."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
 
 import dolfinx_msnn as msnn
-from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.cli.common import Progress, WrongCommandLine, need
 from dolfinx_msnn.pretrained import pretrained_models
+
+if TYPE_CHECKING:
+    from dolfinx_msnn._utils.typing import Function
 
 #: Neighbourhoods that a basis is given at a time if there is a progress bar.
 CHUNK = 16
@@ -34,6 +38,23 @@ def model_path(name: str) -> str:
     return str(known[name])
 
 
+def check_basis(text: str, threshold: float | None, guard: bool) -> None:
+    """Refuse a basis that :func:`create_basis` does not know."""
+    kind, _, model = text.partition(":")
+    if kind not in ("computed", "filtered", "learned") or (model and kind != "learned"):
+        raise WrongCommandLine(
+            f"--basis must be computed, filtered, learned or learned:MODEL, got {text!r}."
+        )
+    if threshold is not None and (kind != "computed" or guard):
+        raise WrongCommandLine(
+            "--threshold is for --basis computed without --guard; expected --modes otherwise."
+        )
+    if kind == "learned":
+        need("torch", "A learned basis", "nn")
+        if model:
+            model_path(model)
+
+
 def create_basis(
     text: str,
     kappa: Function,
@@ -46,14 +67,6 @@ def create_basis(
 ) -> msnn.LocalBasis:
     """A basis from ``computed``, ``filtered``, ``learned`` or ``learned:MODEL``."""
     kind, _, model = text.partition(":")
-    if kind not in ("computed", "filtered", "learned") or (model and kind != "learned"):
-        raise WrongCommandLine(
-            f"--basis must be computed, filtered, learned or learned:MODEL, got {text!r}."
-        )
-    if threshold is not None and (kind != "computed" or guard):
-        raise WrongCommandLine(
-            "--threshold is for --basis computed without --guard; expected --modes otherwise."
-        )
     basis: msnn.LocalBasis
     if kind == "computed" and threshold is not None:
         basis = msnn.SpectralBasis(threshold=threshold, max_modes=max(modes, 32))
@@ -62,7 +75,6 @@ def create_basis(
     elif kind == "filtered":
         basis = msnn.FilteredBasis(modes)
     else:
-        need("torch", "A learned basis", "nn")
         from dolfinx_msnn.nn.learned import LearnedBasis
 
         path = model_path(model or f"diffusion-{dim}d")

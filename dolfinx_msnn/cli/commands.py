@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: MIT
 """The typer application: which commands there are."""
 
+from typing import Annotated
+
 import typer
 
-from dolfinx_msnn.cli import bench, doctor, evaluate, solve, training
+from dolfinx_msnn import __version__
+from dolfinx_msnn.cli import doctor, evaluate, example, solve, training
 from dolfinx_msnn.cli.common import examples
 
 app = typer.Typer(
@@ -20,8 +23,25 @@ app = typer.Typer(
     ),
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
 for function, epilog in (
     (solve.solve, solve.EXAMPLES),
+    (example.example, example.EXAMPLES),
     (evaluate.evaluate, evaluate.EXAMPLES),
     (training.sample, training.SAMPLE_EXAMPLES),
     (training.train, training.TRAIN_EXAMPLES),
@@ -30,8 +50,3 @@ for function, epilog in (
     (doctor.doctor, doctor.EXAMPLES),
 ):
     app.command(epilog=epilog)(function)
-# Further arguments are passed on to the program.
-app.command(
-    epilog=bench.EXAMPLES,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(bench.bench)

@@ -9,16 +9,19 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from mpi4py import MPI
 
 import typer
 
-from dolfinx_msnn._utils.mpi import abort
-
 #: Seconds that a rank with an error waits for the same error on the others, before it ends them.
 PATIENCE = 10.0
+
+#: Families of random coefficients.
+FAMILIES = ("channels", "inclusions", "two_phase", "log_normal")
+PICTURES = (".png", ".pdf", ".svg")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -69,6 +72,17 @@ def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: 
             time.sleep(0.02)
         watch.Free()
     raise typer.Exit(code)
+
+
+def abort(comm: MPI.Intracomm, text: str, code: int) -> None:
+    """End all ranks with an exit code, after saying why on standard error. Not collective."""
+    stream = sys.__stderr__
+    if stream is not None:
+        stream.write(text)
+        stream.flush()
+    # mpiexec passes on what the ranks print, but not after it has begun to kill them.
+    time.sleep(2.0)
+    comm.Abort(code)
 
 
 class Progress:
@@ -144,6 +158,42 @@ def need(module: str, what: str, extra: str) -> None:
         raise ImportError(
             f'{what} needs {module}, which is not installed: pip install "dolfinx-msnn[{extra}]".'
         )
+
+
+def family_name(text: str) -> str:
+    """The name of a family of coefficients."""
+    name = text.replace("-", "_")
+    if name not in FAMILIES:
+        raise WrongCommandLine(f"There is no family {text!r}; expected {', '.join(FAMILIES)}.")
+    return name
+
+
+def check_outputs(names: Sequence[str]) -> None:
+    """Refuse files that cannot be written, before anything is computed. Not collective.
+
+    Raises:
+        WrongCommandLine: If the ending of a name says nothing.
+        ImportError: If matplotlib is needed, and not there.
+        ValueError: If ADIOS2 is needed, and not there.
+        FileNotFoundError: If the folder is not there.
+    """
+    for name in names:
+        ending, folder = Path(name).suffix, Path(name).parent
+        if ending not in (".bp", ".xdmf", *PICTURES):
+            raise WrongCommandLine(
+                f"--output must end in .bp, .xdmf, {', '.join(PICTURES)}, got {name!r}."
+            )
+        if ending in PICTURES:
+            need("matplotlib", name, "viz")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {folder} to write {name} to.")
+        if ending == ".bp":
+            from dolfinx import has_adios2
+
+            if not has_adios2:
+                raise ValueError(
+                    f"{name} needs ADIOS2, which this DOLFINx was built without; expected .xdmf."
+                )
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

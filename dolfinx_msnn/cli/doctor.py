@@ -9,8 +9,8 @@ from mpi4py import MPI
 
 import typer
 
-from dolfinx_msnn._utils.files import reason
-from dolfinx_msnn.cli.checks import CHECKS, Finding, check_ranks, check_solve, problem
+from dolfinx_msnn.cli import checks
+from dolfinx_msnn.cli.checks import Finding
 from dolfinx_msnn.cli.common import AsJson, Progress, Quiet, errors, examples, print_json
 
 EXAMPLES = examples("msnn doctor", "mpiexec -n 4 msnn doctor", "msnn doctor --json")
@@ -32,15 +32,19 @@ def doctor(
     with errors(comm):
         findings: list[Finding] = []
         with Progress(comm, quiet, "check") as progress:
-            progress.stage("checks", len(CHECKS) + 2)
+            progress.stage("checks", len(checks.ALONE + checks.CHECKS) + 2)
+            # PETSc starts on all ranks together.
+            lacks = max(comm.allgather(checks.check_environment()))
             # On rank 0 only: check_ranks compares the versions on all ranks.
-            for check in CHECKS if comm.rank == 0 else ():
-                name = check.__name__.removeprefix("check_").replace("_", " ")
-                findings += _examine(name, check())
+            for check in checks.ALONE + checks.CHECKS * (not lacks) if comm.rank == 0 else ():
+                findings += _examine(check.__name__.removeprefix("check_"), check())
                 progress.advance()
-            findings += check_ranks(comm)
+            findings += _examine("ranks", checks.check_ranks(comm))
             progress.advance()
-            findings += check_solve(comm)
+            if lacks:
+                findings.append(Finding("DOLFINx", lacks, "problem", "Then run msnn doctor again."))
+            else:
+                findings += _examine("small problem", checks.check_solve(comm))
         findings = comm.bcast(findings)
         bad = sum(f.status == "problem" for f in findings)
         if comm.rank == 0:
@@ -57,8 +61,8 @@ def _examine(name: str, findings: Iterable[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except Exception as error:
-        text = f"The check failed: {reason(error)}"
-        yield problem(name, text, "Please report this with all lines.")
+        text = f"The check failed: {' '.join(str(error).split()) or type(error).__name__}"
+        yield Finding(name, text, "problem", "Please report this with all lines.")
 
 
 def _text(findings: list[Finding], bad: int) -> str:

@@ -14,7 +14,7 @@ from mpi4py import MPI
 import numpy as np
 
 import ufl
-from dolfinx import fem, io, mesh
+from dolfinx import fem, mesh
 from dolfinx_msnn import (
     CoarseGrid,
     LocalBasis,
@@ -23,17 +23,10 @@ from dolfinx_msnn import (
     multiscale_functionspace,
 )
 from dolfinx_msnn._utils.mesh import bounding_box
-from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, Function, FunctionSpace, Mesh
-from dolfinx_msnn.cli.common import WrongCommandLine, number, numbers, pairs
+from dolfinx_msnn.cli.common import WrongCommandLine, family_name, number, numbers, pairs
 from dolfinx_msnn.petsc import LinearProblem
 
-FAMILIES: dict[str, Any] = {
-    "channels": fields.Channels,
-    "inclusions": fields.Inclusions,
-    "two_phase": fields.TwoPhase,
-    "log_normal": fields.LogNormal,
-}
 #: Axis and end of the sides of the mesh's bounding box.
 SIDES = {
     dim: {name: (k // 2, k % 2) for k, name in enumerate(names.split())}
@@ -55,6 +48,7 @@ class Problem:
         s: Right-hand form of the local eigenproblems: the mass matrix of κ.
         L: Linear form.
         bcs: Dirichlet conditions; no dof is in two of them.
+        values: Their values.
         source: f.
         flux: κ ∂u/∂n where nothing else is given, a UFL expression or a number.
     """
@@ -65,6 +59,7 @@ class Problem:
     s: ufl.Form
     L: ufl.Form
     bcs: list[DirichletBC]
+    values: list[float]
     source: float
     flux: Any
 
@@ -87,10 +82,8 @@ def generator(
     name: str, dim: int, contrast: float | None, seed: int, options: Sequence[str]
 ) -> fields.Field:
     """A coefficient by the name of its family, with further keywords as ``KEY=VALUE``."""
-    name = name.replace("-", "_")
-    if name not in FAMILIES:
-        raise WrongCommandLine(f"There is no family {name!r}; expected {', '.join(FAMILIES)}.")
-    family = FAMILIES[name]
+    name = family_name(name)
+    family: Any = getattr(fields, name.title().replace("_", ""))
     known = [
         key
         for key, parameter in inspect.signature(family).parameters.items()
@@ -161,22 +154,12 @@ def create_mesh(
     comm: MPI.Intracomm,
     field: fields.Field | fields.LatticeField,
     *,
-    file: str | None = None,
     cells: str | None = None,
     size: str | None = None,
     cell: str | None = None,
 ) -> Mesh:
-    """A mesh from a file, of a lattice's cells, or of a box. Collective."""
+    """A mesh of a lattice's cells, or of a box. Collective."""
     dim: int = field.dim
-    if file is not None:
-        if cells or size or cell:
-            raise WrongCommandLine("--mesh was given; expected no --cells, --size and --cell then.")
-        with collective_errors(comm):
-            if not Path(file).exists():
-                raise FileNotFoundError(f"There is no mesh file {file}.")
-        with io.XDMFFile(comm, file, "r") as xdmf:
-            read: Mesh = xdmf.read_mesh()
-            return read
     if cell is not None and cell not in CELLS[dim]:
         raise WrongCommandLine(f"--cell must be {' or '.join(CELLS[dim])} in {dim}D, got {cell!r}.")
     cell_type = mesh.CellType[cell or CELLS[dim][0]]
@@ -254,7 +237,8 @@ def pose(
     L = fem.Constant(msh, np.float64(source)) * v * ufl.dx
     if given:
         L = L + g * v * ufl.ds
-    return Problem(V, kappa, a, kappa * u * v * ufl.dx, L, bcs[::-1], source, g)
+    u_given = [value for _, value in values]
+    return Problem(V, kappa, a, kappa * u * v * ufl.dx, L, bcs[::-1], u_given, source, g)
 
 
 def _by_side(

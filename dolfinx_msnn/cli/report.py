@@ -45,6 +45,26 @@ def solution(problem: Problem, u: Function) -> dict[str, float]:
     return dict(zip(("min", "max"), result.extrema(u), strict=True)) | figures
 
 
+def warnings(problem: Problem, found: dict[str, float]) -> list[str]:
+    """What the maximum principle says: without sources u stays between its boundary values.
+
+    Args:
+        problem: The problem.
+        found: What :func:`solution` gave.
+    """
+    if problem.source or not isinstance(problem.flux, float) or not problem.values:
+        return []
+    least, most = min(problem.values), max(problem.values)
+    beyond = max(least - found["min"], found["max"] - most)
+    # A thousandth of their range: the fine solution, too, may leave it a little.
+    if beyond <= 1e-3 * ((most - least) or abs(most)):
+        return []
+    return [
+        f"u leaves the range of its boundary values, {least:g} to {most:g}, by {beyond:.2g}, which "
+        "the exact solution does not: more --modes or --boxes help"
+    ]
+
+
 def text(found: dict[str, Any]) -> str:
     """The results as lines of text."""
     field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
@@ -72,6 +92,7 @@ def text(found: dict[str, Any]) -> str:
         )
     values = found["solution"]
     lines.append(("solution", f"from {values['min']:.4g} to {values['max']:.4g}"))
+    lines += [("warning", warning) for warning in found["warnings"]]
     if "errors" in found:
         relative = ", ".join(f"{name} {found['errors'][name]:.3g}" for name in result.NORMS)
         lines.append(("relative errors", relative))

@@ -3,7 +3,6 @@
 """Errors and bounds of a solution, and output to files."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,17 @@ from petsc4py import PETSc
 import numpy as np
 
 import ufl
-from dolfinx import fem, has_adios2, io
+from dolfinx import fem, io
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import CoarseGrid, GuardedBasis, MultiscaleFunctionSpace, estimate, plot
 from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
-from dolfinx_msnn.cli.common import WrongCommandLine, need
+from dolfinx_msnn.cli.common import PICTURES
 from dolfinx_msnn.cli.problem import Problem
 from dolfinx_msnn.petsc import LinearProblem
 
-PICTURES = (".png", ".pdf", ".svg")
 NORMS = ("L2", "energy", "H1")
-
-
-def check_outputs(names: Sequence[str]) -> None:
-    """Refuse files that cannot be written, before anything is computed. Not collective.
-
-    Raises:
-        WrongCommandLine: If the ending of a name says nothing.
-        ValueError: If what is needed is not there.
-    """
-    for name in names:
-        ending = Path(name).suffix
-        if ending not in (".bp", ".xdmf", *PICTURES):
-            raise WrongCommandLine(
-                f"--output must end in .bp, .xdmf, {', '.join(PICTURES)}, got {name!r}."
-            )
-        if ending == ".bp" and not has_adios2:
-            raise ValueError(
-                f"{name} needs ADIOS2, which this DOLFINx was built without; expected .xdmf."
-            )
-        if ending in PICTURES:
-            need("matplotlib", name, "viz")
-        folder = Path(name).parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {folder} to write {name} to.")
 
 
 def solve_fine(problem: Problem) -> Function:

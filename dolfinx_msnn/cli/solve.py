@@ -6,32 +6,28 @@ from typing import Annotated, Any
 
 from mpi4py import MPI
 
-import numpy as np
 import typer
 
-from dolfinx_msnn import CoarseGrid, GuardedBasis
-from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
-from dolfinx_msnn._utils.typing import Mesh
-from dolfinx_msnn.cli import problem as problems
-from dolfinx_msnn.cli import report, result
-from dolfinx_msnn.cli.bases import Watched, create_basis, reports
+from dolfinx_msnn.cli.bases import Watched, check_basis, create_basis, reports
 from dolfinx_msnn.cli.common import (
     AsJson,
     Progress,
     Quiet,
     Trust,
     WrongCommandLine,
+    check_outputs,
     errors,
     examples,
+    family_name,
     numbers,
     print_json,
 )
-from dolfinx_msnn.fields import Field, LatticeField
 
 EXAMPLES = examples(
     "msnn solve --generator channels --contrast 1e4 --seed 3 --compare -o channels.png",
     "msnn solve spe_perm.dat --layers 85 --boxes 6,22 --dirichlet bottom=1 --dirichlet top=0",
     "msnn solve rock.npy --basis learned --guard --bound --json",
+    "msnn solve --mesh plate.msh --tag 1=1 --tag 2=1e3 --boxes 8,4 -o plate.xdmf",
     "msnn solve slices/ --phase 0=1 --phase 255=1e3 --boxes 4 -o rock.bp",
     "mpiexec -n 4 msnn solve --generator two_phase --dim 3 --cells 40 --boxes 4 -o flow.xdmf",
 )
@@ -46,7 +42,7 @@ def solve(
         typer.Argument(
             metavar="FIELD",
             help="Coefficient: SPE10 (with --layers), a .npy or .npz array, an image, or a folder "
-            "of images. Or give --generator.",
+            "of images. Or give --generator, or --mesh with --tag.",
         ),
     ] = None,
     generator: Annotated[
@@ -71,7 +67,12 @@ def solve(
         typer.Option(metavar="GREY=VALUE", help="Coefficient of a grey value, instead."),
     ] = None,
     mesh: Annotated[
-        str | None, typer.Option(help="Mesh, an XDMF file; the coefficient is stretched onto it.")
+        str | None,
+        typer.Option(help="Mesh, .msh or .xdmf; a field is stretched onto it."),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG=VALUE", help="Coefficient in the mesh's cells of a tag."),
     ] = None,
     cells: Annotated[
         str | None,
@@ -142,36 +143,54 @@ def solve(
     """
     comm = MPI.COMM_WORLD
     with errors(comm):
-        if (field is None) == (generator is None):
-            raise WrongCommandLine("Expected either a FIELD or --generator, not both.")
+        given = [field, generator, tag and mesh]
+        if sum(bool(one) for one in given) != 1 or (tag and not mesh):
+            raise WrongCommandLine(
+                "The coefficient must come from one of FIELD, --generator and --mesh with --tag, "
+                f"got {'several' if any(given) else 'none'}; as in msnn solve --generator channels."
+            )
+        if mesh and (cells or size or cell):
+            raise WrongCommandLine("--mesh was given; expected no --cells, --size and --cell then.")
+        if generator is not None:
+            family_name(generator)
+        check_basis(basis, threshold, guard)
         outputs = list(output or [])
-        result.check_outputs(outputs)
+        check_outputs(outputs)
+        # DOLFINx is imported when the command line is right.
+        from dolfinx_msnn import CoarseGrid, GuardedBasis
+        from dolfinx_msnn.cli import mesh_file, report, result
+        from dolfinx_msnn.cli import problem as problems
+
         found: dict[str, Any] = {}
         with Progress(comm, quiet, "neighbourhood") as progress:
             with progress.timed("field and mesh"):
-                coefficient: Field | LatticeField
-                if field is None:
-                    coefficient = problems.generator(
-                        str(generator), dim, contrast, seed, parameter or []
-                    )
+                msh: Any = None
+                if mesh:
+                    msh, tags = mesh_file.read_mesh(comm, mesh)
+                if tag:
+                    name, kappa = f"tags of {mesh}", mesh_file.from_tags(msh, tags, tag)
                 else:
-                    coefficient = problems.read_field(
-                        field,
-                        comm,
-                        layers=layers,
-                        component=component,
-                        low=low,
-                        high=high,
-                        phases=phase or [],
-                        size=size,
+                    coefficient = (
+                        problems.generator(generator, dim, contrast, seed, parameter or [])
+                        if generator is not None
+                        else problems.read_field(
+                            str(field),
+                            comm,
+                            layers=layers,
+                            component=component,
+                            low=low,
+                            high=high,
+                            phases=phase or [],
+                            size=size,
+                        )
                     )
-                msh = problems.create_mesh(
-                    comm, coefficient, file=mesh, cells=cells, size=size, cell=cell
-                )
-                if isinstance(coefficient, LatticeField):
-                    kappa = coefficient.interpolate(msh, fit=mesh is not None)
-                else:
-                    kappa = coefficient.interpolate(msh)
+                    name = field or repr(coefficient)
+                    if msh is None:
+                        msh = problems.create_mesh(
+                            comm, coefficient, cells=cells, size=size, cell=cell
+                        )
+                    options: Any = {"fit": True} if field and mesh else {}
+                    kappa = coefficient.interpolate(msh, **options)
                 problem = problems.pose(
                     msh,
                     kappa,
@@ -196,12 +215,13 @@ def solve(
             with W, problem.within(W, "msnn_coarse_") as solved:
                 with progress.timed("coarse problem"):
                     u = solved.solve()
-                found["field"] = report.field(repr(coefficient) if field is None else field, kappa)
+                found["field"] = report.field(name, kappa)
                 found["mesh"] = report.mesh(problem)
                 found["coarse"] = report.coarse(count, W)
                 found["basis"] = {"name": basis, "modes": modes, "guarded": guard}
                 found["basis"] |= reports(comm, chosen)
                 found["solution"] = report.solution(problem, u)
+                found["warnings"] = report.warnings(problem, found["solution"])
                 reference = None
                 if compare:
                     with progress.timed("fine problem"):
@@ -229,8 +249,11 @@ def solve(
                 typer.echo(report.text(found))
 
 
-def _default_boxes(msh: Mesh) -> tuple[int, ...]:
+def _default_boxes(msh: Any) -> tuple[int, ...]:
     """About :data:`CELLS_A_BOX` cells in each direction, by the mean size of a cell. Collective."""
-    cells = np.ptp(bounding_box(msh), axis=0) / mean_cell_extent(msh)
+    from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
+
+    low, high = bounding_box(msh)
+    cells = (high - low) / mean_cell_extent(msh)
     a_box = CELLS_A_BOX[msh.topology.dim]
     return tuple(max(1, round(n / a_box)) for n in cells.tolist())

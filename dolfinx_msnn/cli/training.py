@@ -16,6 +16,7 @@ from dolfinx_msnn.cli.common import (
     Quiet,
     errors,
     examples,
+    installed,
     need,
     plain,
     print_json,
@@ -56,6 +57,7 @@ def sample(
 
         settings = Config.read(config)
         data = settings.data
+        _check(settings, fields or data.num_fields)
         with Progress(comm, quiet, "field") as progress:
             done = generate(
                 data.path,
@@ -144,6 +146,36 @@ def export(
             if comm.rank == 0:
                 card = export_model(model_path(model), output)
                 typer.echo(f"{output}: {card.n_out} functions in {card.dim}D.")
+
+
+def _check(settings: Any, num_fields: int) -> None:
+    """Refuse now what training would refuse when hours of sampling are over."""
+    from dolfinx_msnn.nn.dataset import split_of
+
+    data, outputs = settings.data, settings.network.outputs
+    if outputs < data.num_modes:
+        raise ValueError(
+            f"network.outputs must be at least data.num_modes, {data.num_modes}, got {outputs}."
+        )
+    parts = [
+        split_of(settings.seed, k, validation=data.validation, test=data.test)
+        for k in range(num_fields)
+    ]
+    for part in ("train", "validation"):
+        if part not in parts:
+            raise ValueError(
+                f"None of {num_fields} fields is for {part} (data.validation {data.validation:g}, "
+                f"data.test {data.test:g}); expected more fields, or another share."
+            )
+    if installed("torch"):
+        from dolfinx_msnn.nn.ffno import lowest_frequencies
+
+        least = 1 + max(max(a) for a in lowest_frequencies(settings.problem.dim, outputs))
+        if data.lattice < least:
+            raise ValueError(
+                f"data.lattice must be at least {least} for {outputs} network.outputs, got "
+                f"{data.lattice}."
+            )
 
 
 def _coarse_grid(settings: Any) -> Any:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from mpi4py import MPI
 
@@ -25,8 +24,10 @@ from sample import is_sentence, local_problems  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 from utils import QUAD, box, cell_field, diffusion, mass, on_ranks, two_phase  # noqa: E402
 
+from dolfinx_msnn import __version__  # noqa: E402
+from dolfinx_msnn._utils import compat  # noqa: E402
 from dolfinx_msnn.bases.spectral import SpectralBasis  # noqa: E402
-from dolfinx_msnn.cli import checks, doctor, evaluate  # noqa: E402
+from dolfinx_msnn.cli import checks, compare  # noqa: E402
 from dolfinx_msnn.cli.commands import app  # noqa: E402
 from dolfinx_msnn.nn import dataset  # noqa: E402
 
@@ -34,8 +35,6 @@ pytestmark = pytest.mark.serial
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"
 )
-ROOT = Path(__file__).resolve().parents[2]
-
 CONFIG = """
 seed = 2
 name = "tiny"
@@ -167,6 +166,15 @@ def test_errors_are_one_sentence(tmp_path):
         message = fails(1, match, *arguments)
         assert message.startswith("msnn: ")
         is_sentence(message.strip())
+    for match, old, new in (
+        ("network.outputs must be at least data.num_modes, 2", "outputs = 3", "outputs = 1"),
+        ("data.lattice must be at least 7", "outputs = 3", "outputs = 40"),
+        ("None of 8 fields is for validation", "validation = 0.3", "validation = 0.0"),
+    ):
+        wrong.write_text(CONFIG.format(folder=tmp_path, steps=1, cell="triangle").replace(old, new))
+        is_sentence(fails(1, match, "sample", wrong).strip())
+    assert not (tmp_path / "tiny.h5").exists()
+    assert not (tmp_path / "tiny.h5.parts").exists()
     coarse = tmp_path / "coarse.toml"
     coarse.write_text(CONFIG.format(folder=tmp_path, steps=1, cell="quadrilateral"))
     coarse.write_text(coarse.read_text().replace("coarse = [2, 2]", "coarse = [20, 20]"))
@@ -222,7 +230,7 @@ def test_energy_defect_is_the_share_that_is_missed():
     truth = type(every)(every.values[:4], every.vectors[:4])
 
     def defect(functions):
-        return evaluate.energy_defect(problem, truth, functions)
+        return compare.energy_defect(problem, truth, functions)
 
     assert defect(truth.vectors[::-1] * 3.0) == pytest.approx(0.0, abs=1e-9)
     # Modes are orthogonal in A and in S.
@@ -255,44 +263,8 @@ def test_evaluate_compares_bases():
     text = call("evaluate", "diffusion-2d", *options, *families[:2]).stdout
     assert text.splitlines()[0].split()[:2] == ["family", "basis"]
     assert len(text.splitlines()) == 4
-    fails(2, "--family must be one of", "evaluate", "diffusion-2d", "--family", "lakes")
+    fails(2, "There is no family 'lakes'", "evaluate", "diffusion-2d", "--family", "lakes")
     fails(1, "There is no model file", "evaluate", "none.safetensors")
-
-
-# ---- bench ----
-
-
-@pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="there is no checkout")
-def test_bench_lists_the_programs_of_the_checkout():
-    found = json.loads(call("bench", "--json").stdout)
-    files = {p.stem.removeprefix("bench_") for p in (ROOT / "benchmarks").glob("bench_*.py")}
-    assert set(found) == files
-    assert all(found.values())
-    is_sentence(fails(1, "There is no benchmark 'speed'", "bench", "speed").strip())
-
-
-def test_bench_runs_a_program(tmp_path, capfd):
-    (tmp_path / "dolfinx_msnn").mkdir()
-    (tmp_path / "benchmarks").mkdir()
-    program = tmp_path / "benchmarks" / "bench_two_things.py"
-    lines = ['"""Two things.', "", 'More."""', "import sys", "print(sys.argv[1:])"]
-    program.write_text("\n".join([*lines, 'sys.exit("--fail" in sys.argv)']))
-    here = ("--checkout", tmp_path)
-    assert call("bench", *here).stdout.split(maxsplit=1) == ["two_things", "Two things.\n"]
-    done = call("bench", "two-things", "--quick", *here, "--fields", "2", "case")
-    assert done.exit_code == 0, done.output
-    assert capfd.readouterr().out.strip() == "['--quick', '--fields', '2', 'case']"
-    message = fails(1, "failed with exit code 1", "bench", "two_things", *here, "--fail")
-    is_sentence(message.strip())
-
-
-def test_bench_without_a_checkout(tmp_path, monkeypatch):
-    import dolfinx_msnn
-
-    monkeypatch.setattr(dolfinx_msnn, "__file__", str(tmp_path / "site" / "x" / "__init__.py"))
-    monkeypatch.chdir(tmp_path)
-    is_sentence(fails(1, "not in the installed package", "bench").strip())
-    fails(1, "There are no benchmarks in", "bench", "--checkout", tmp_path)
 
 
 # ---- doctor ----
@@ -329,7 +301,7 @@ def test_doctor_finds_a_working_installation():
 
 def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
     def check_the_weather():
-        yield checks.ok("clouds", "few")
+        yield checks.Finding("clouds", "few")
         raise KeyError("rain")
 
     damaged = tmp_path / "diffusion-2d.safetensors"
@@ -341,16 +313,16 @@ def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(checks, "SMALL_ERROR", 1e-9)
-    monkeypatch.setattr(checks, "TESTED", (0, 1))
+    monkeypatch.setattr(compat, "TESTED", (0, 1))
     some = (checks.check_models, checks.check_kernel, checks.check_dolfinx, check_the_weather)
-    monkeypatch.setattr(doctor, "CHECKS", some)
+    monkeypatch.setattr(checks, "CHECKS", some)
     result = call("doctor")
     assert result.exit_code == 1
     assert "4 problems." in result.stdout
     assert "-> export OMP_NUM_THREADS=1" in result.stdout
     code, found = findings_of(call("doctor", "--json"))
     assert code == 1
-    for name in ("model diffusion-2d", "C compiler", "the weather", "small problem"):
+    for name in ("model diffusion-2d", "C compiler", "the_weather", "small problem"):
         assert found[name] == "problem", found
     assert found["clouds"] == "ok"
     assert found["threads"] == found["DOLFINx"] == "warning"
@@ -384,6 +356,60 @@ def test_without_typer_it_says_what_to_install():
     assert 'pip install "dolfinx-msnn[cli]"' in done.stderr
 
 
+def test_doctor_without_dolfinx_or_torch():
+    """What does not load is a line, and the others are there."""
+    code = """
+import sys
+sys.modules |= dict.fromkeys(("dolfinx", "torch", "scipy"))
+from dolfinx_msnn.cli import main
+sys.argv = "msnn doctor".split()
+main()
+"""
+    done = python(code)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:3]] == [
+        ["ok", "dolfinx_msnn"],
+        ["ok", "python"],
+        ["ok", "packages"],
+    ]
+    assert "numpy" in lines[2]
+    wrong = [line for line in lines if line.startswith("problem")]
+    assert len(wrong) == 1
+    assert "and dolfinx is not installed: pip install" in wrong[0]
+    assert any(line.startswith("ok       MPI") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--version", f"{__version__}\n"),
+        ("solve --wrong", "No such option: --wrong"),
+        ("solve", "got none; as in msnn solve --generator channels."),
+        ("solve --generator lakes", "There is no family 'lakes'"),
+        ("solve --generator channels --basis guessed", "--basis must be computed"),
+        ("solve --generator channels -o flow.vtk", "--output must end in"),
+        ("evaluate diffusion-2d --modes many", "Error: Invalid value for '--modes'"),
+        ("train a.toml --fast", "No such option: --fast"),
+    ],
+)
+def test_answers_wait_for_no_library(arguments, said):
+    code = f"""
+import sys
+from dolfinx_msnn.cli import main
+sys.argv = ["msnn", *{arguments.split()!r}]
+try:
+    main()
+finally:
+    assert not {{"dolfinx", "torch", "petsc4py"}} & set(sys.modules)
+"""
+    done = python(code)
+    assert "Traceback" not in done.stderr
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (0 if arguments == "--version" else 2)
+
+
 def test_it_starts_and_solves_without_torch():
     code = """
 import sys
@@ -411,7 +437,7 @@ def test_completion_knows_the_commands():
 
 
 def test_every_command_has_help_with_an_example():
-    for command in ("solve", "evaluate", "sample", "train", "info", "doctor", "bench"):
+    for command in ("solve", "evaluate", "sample", "train", "info", "doctor", "example"):
         text = call(command, "--help").stdout
         assert f"\n    msnn {command}" in text, text
 
