@@ -162,7 +162,7 @@ class CoarseSystem(Owner):
             self._spaces, self._P, self._parts, self._coarse, strict=True
         ):
             coarse.array_w[:] = c.array_r[part]
-            u: Function = fem.Function(W.V)
+            u: Function = fem.Function(W.V, name="u")
             set_to_product(u, P, coarse)
             result.append(u.x.array.copy())
         return result

@@ -95,7 +95,7 @@ class LinearProblem(Owner):
             checks.agree(a=forms.identify(a), L=forms.identify(L), watch=bool(watch))
         check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
-        self.u: Function = fem.Function(W.V) if u is None else u
+        self.u: Function = fem.Function(W.V, name="u") if u is None else u
         self._a: Form = self._compile(a)
         self._watch = forms.Watch([a] if watch else [])
         self._L: Form = self._compile(L)

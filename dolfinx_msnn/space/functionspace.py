@@ -78,6 +78,13 @@ class MultiscaleFunctionSpace(Owner):
         self.vertex, self.mode, self.eigenvalues = dofs.vertex, dofs.mode, dofs.eigenvalues
         self.num_dropped: int = self.comm.allreduce(dofs.num_dropped)
 
+    def __repr__(self) -> str:
+        fine = self.V.dofmap.index_map.size_global * self.V.dofmap.index_map_bs
+        return (
+            f"<MultiscaleFunctionSpace: {self.num_dofs} dofs of {self.num_neighbourhoods} "
+            f"neighbourhoods, in a space of {fine} dofs>"
+        )
+
     @property
     def comm(self) -> MPI.Intracomm:
         """Communicator of the fine mesh."""
@@ -146,7 +153,7 @@ class MultiscaleFunctionSpace(Owner):
                     f"{coefficients.getSize()} in all, expected the {self.num_local_dofs} and "
                     f"{self.num_dofs} coarse dofs."
                 )
-        u = fem.Function(self.V) if u is None else u
+        u = fem.Function(self.V, name="u") if u is None else u
         set_to_product(u, P, coefficients)
         return u
 

@@ -163,6 +163,8 @@ def test_bookkeeping():
     assert W.num_dofs == N_c == COMM.allreduce(W.num_local_dofs)
     assert N_f == W.V.dofmap.index_map.size_global
     assert W.num_neighbourhoods == 16 and N_c == 16 * 5 - W.num_dropped
+    said = f"<MultiscaleFunctionSpace: {N_c} dofs of 16 neighbourhoods, in a space of {N_f} dofs>"
+    assert repr(W) == said
     first, last = W.dof_range
     assert last - first == W.num_local_dofs
     assert COMM.allgather(W.dof_range) == [
