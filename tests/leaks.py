@@ -40,16 +40,23 @@ def grown(before, after):
 
 
 def free_communicators():
-    """How many more this process can make (MPICH has some 2000)."""
-    made = []
+    """How many more this process can make (MPICH has some 2000).
+
+    Open MPI has no such limit, and gives each one the lowest free number: what is counted there is
+    how many numbers are left below a limit.
+    """
+    made, limit = [], 4000
     try:
-        while len(made) < 4000:
+        while len(made) < limit:
             made.append(MPI.COMM_SELF.Dup())
     except MPI.Exception:
         pass
+    free = len(made)
+    if free == limit:
+        free -= max(comm.py2f() for comm in made) + 1 - len(made)
     for comm in made:
         comm.Free()
-    return len(made)
+    return free
 
 
 def memory():

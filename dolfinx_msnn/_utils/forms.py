@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mpi4py import MPI
@@ -15,7 +16,15 @@ import basix
 import basix.ufl
 import ufl
 from dolfinx import fem
-from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, FunctionSpace
+from dolfinx.mesh import EntityMap
+from dolfinx_msnn._utils.checks import require
+from dolfinx_msnn._utils.typing import (
+    CompilerOptions,
+    DirichletBC,
+    FloatArray,
+    Form,
+    FunctionSpace,
+)
 from ufl.algorithms import extract_type
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
@@ -68,20 +77,54 @@ def check_space(V: FunctionSpace) -> None:
         )
 
 
-def check_form(form: ufl.Form, V: FunctionSpace, name: str) -> None:
+def compiler(
+    form_compiler_options: CompilerOptions | None,
+    jit_options: CompilerOptions | None,
+    entity_maps: Sequence[EntityMap],
+) -> Callable[[ufl.Form], Form]:
+    """What turns UFL forms into DOLFINx forms. Not collective.
+
+    Raises:
+        ValueError: If ``entity_maps`` is no sequence of entity maps.
+    """
+    ok = isinstance(entity_maps, Sequence) and all(isinstance(m, EntityMap) for m in entity_maps)
+    require(ok, "entity_maps", entity_maps, "a sequence of entity maps (from create_submesh)")
+    return partial(
+        fem.form,
+        form_compiler_options=form_compiler_options,
+        jit_options=jit_options,
+        entity_maps=list(entity_maps),
+    )
+
+
+def check_form(
+    form: ufl.Form, V: FunctionSpace, name: str, entity_maps: Sequence[EntityMap] = ()
+) -> None:
     """Refuse forms that are not bilinear forms on ``V`` by cell and exterior-facet integrals.
 
     Args:
         form: UFL form.
         V: Fine space.
         name: What the user calls the form, for the message.
+        entity_maps: They relate the mesh of V to those that other coefficients are on.
 
     Raises:
         ValueError: With what was given and what was expected. Not collective; the outcome is the
             same on every rank.
     """
-    if isinstance(form, ufl.Form) and any(d != V.mesh.ufl_domain() for d in _domains(form)):
-        raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
+    own = V.mesh.ufl_domain()
+    if isinstance(form, ufl.Form):
+        others = {d for d in _domains(form) if d != own}
+        if any(integral.ufl_domain() in others for integral in form.integrals()):
+            raise ValueError(f"{name} is defined on another mesh than V; expected the same mesh.")
+        related = [m.sub_topology._cpp_object for m in entity_maps]
+        related += [m.topology._cpp_object for m in entity_maps]
+        # The cargo of a domain is the mesh in C++; one that only UFL knows has none.
+        if any(getattr(d.ufl_cargo(), "topology", None) not in related for d in others):
+            raise ValueError(
+                f"{name} is defined on another mesh than V; expected the same mesh, or, where a "
+                "function takes them, entity_maps for the meshes of its coefficients."
+            )
     check_arguments(form, (V, V), name, "TrialFunction(V) and TestFunction(V)")
     types = {integral.integral_type() for integral in form.integrals()}
     refused = sorted(types - _ALLOWED_INTEGRALS)

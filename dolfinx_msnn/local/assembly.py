@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 import ufl
+from dolfinx import fem
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import (
-    CompilerOptions,
     DirichletBC,
     FloatArray,
+    Form,
     FunctionSpace,
     IntArray,
     LongArray,
@@ -78,8 +80,7 @@ class LocalProblems:
         timings: Seconds of the stages are added here.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
         keep: Keep what :meth:`assemble` needs to be called again.
-        form_compiler_options: Passed to DOLFINx.
-        jit_options: Passed to DOLFINx.
+        compile_form: Turns UFL forms into DOLFINx forms.
 
     Note:
         Creation is collective; iterating is not.
@@ -96,8 +97,7 @@ class LocalProblems:
         timings: Timings | None = None,
         coefficient: object = None,
         keep: bool = False,
-        form_compiler_options: CompilerOptions | None = None,
-        jit_options: CompilerOptions | None = None,
+        compile_form: Callable[[Any], Form] = fem.form,
     ) -> None:
         self.timings = Timings("Local problems") if timings is None else timings
         self._mesh, self._bs = V.mesh, V.dofmap.index_map_bs
@@ -117,12 +117,7 @@ class LocalProblems:
         with self.timings.stage("element matrices"):
             broken = broken_space(V)
             self._forms = [
-                ElementMatrices(
-                    form,
-                    broken,
-                    form_compiler_options=form_compiler_options,
-                    jit_options=jit_options,
-                )
+                ElementMatrices(form, broken, compile_form)
                 for form in ([a] if s is None else [a, s])
             ]
         num_cells, width = ghosts.num_cells, self._cell_dofs.shape[1] * self._bs

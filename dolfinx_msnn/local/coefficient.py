@@ -42,10 +42,13 @@ def check_coefficient(kappa: object, msh: Mesh) -> None:
     domains = {V.ufl_domain() for V in spaces} | set(extract_domains(kappa))
     if any(domain is not None and domain != msh.ufl_domain() for domain in domains):
         raise ValueError("kappa is defined on another mesh than V; expected the same mesh.")
+    _sample_points(kappa, msh)
 
 
 def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
     """Evaluate a positive coefficient at the midpoints of the cells that this rank owns.
+
+    Functions in quadrature spaces have no value there: the mean over their points is taken.
 
     Args:
         kappa: ``Function``, ``Constant``, UFL expression or number; scalar.
@@ -66,9 +69,10 @@ def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
     elif isinstance(kappa, fem.Function) and _is_dg0(kappa):
         out[:, 0] = kappa.x.array[kappa.function_space.dofmap.list[cells, 0]]
     elif isinstance(kappa, ufl.core.expr.Expr):
-        # The barycentre of the reference cell is the midpoint of cells that are not curved.
-        middle = fem.Expression(kappa, _reference_midpoint(msh))
-        out[:, 0] = middle.eval(msh, cells).reshape(len(out))
+        points, weights = _sample_points(kappa, msh)
+        values = fem.Expression(kappa, points)
+        if len(out):
+            out[:, 0] = values.eval(msh, cells).reshape(len(out), -1) @ weights
     with collective_errors(msh.comm):
         bad = ~(np.isfinite(out[:, 0]) & (out[:, 0] > 0))
         if bad.any():
@@ -84,6 +88,17 @@ def _is_dg0(kappa: Function) -> bool:
     return bool(getattr(element, "degree", -1) == 0 and element.block_size == 1)
 
 
-def _reference_midpoint(msh: Mesh) -> FloatArray:
-    cell = getattr(basix.CellType, msh.topology.cell_type.name)
-    return np.asarray(basix.geometry(cell).mean(axis=0, keepdims=True), dtype=np.float64)
+def _sample_points(kappa: ufl.core.expr.Expr, msh: Mesh) -> tuple[FloatArray, FloatArray]:
+    """Reference points at which a coefficient has values, and the weights of their mean."""
+    elements = {c.ufl_function_space().ufl_element() for c in extract_coefficients(kappa)}
+    rules = [e.custom_quadrature() for e in elements if getattr(e, "is_quadrature", False)]
+    if not rules:
+        # The barycentre of the reference cell is the midpoint of cells that are not curved.
+        corners = basix.geometry(basix.CellType[msh.topology.cell_type.name])
+        return np.asarray(corners.mean(axis=0, keepdims=True), dtype=np.float64), np.ones(1)
+    points, weights = (np.asarray(part, dtype=np.float64) for part in rules[0])
+    if any(other.shape != points.shape or np.any(other != points) for other, _ in rules):
+        raise ValueError(
+            "kappa has functions in quadrature spaces of several rules; expected one rule."
+        )
+    return points, weights / weights.sum()

@@ -9,7 +9,9 @@ matrices, exterior-facet terms included. Any neighbourhood's matrix is a sum of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +22,7 @@ from dolfinx import fem, la
 from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.forms import is_blocked, scalar_element
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.typing import (
-    BoolArray,
-    CompilerOptions,
-    FloatArray,
-    FunctionSpace,
-    Mesh,
-)
+from dolfinx_msnn._utils.typing import BoolArray, FloatArray, Form, FunctionSpace, Mesh
 
 
 def broken_space(V: FunctionSpace) -> FunctionSpace:
@@ -56,8 +52,7 @@ class ElementMatrices:
     Args:
         form: Bilinear form, checked by :func:`check_form`.
         broken: Space from :func:`broken_space`.
-        form_compiler_options: Passed to DOLFINx.
-        jit_options: Passed to DOLFINx.
+        compile_form: Turns UFL forms into DOLFINx forms.
 
     Note:
         Creation is collective (the form may have to be compiled).
@@ -67,16 +62,12 @@ class ElementMatrices:
         self,
         form: ufl.Form,
         broken: FunctionSpace,
-        *,
-        form_compiler_options: CompilerOptions | None = None,
-        jit_options: CompilerOptions | None = None,
+        compile_form: Callable[[Any], Form] = fem.form,
     ) -> None:
         test, trial = form.arguments()
         self._broken = broken
-        self._form = fem.form(
-            ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)}),
-            form_compiler_options=form_compiler_options,
-            jit_options=jit_options,
+        self._form: Any = compile_form(
+            ufl.replace(form, {test: ufl.TestFunction(broken), trial: ufl.TrialFunction(broken)})
         )
         self._matrix: la.MatrixCSR[np.float64] | None = None
 
@@ -165,8 +156,12 @@ def _check_blocks(blocks: FloatArray, msh: Mesh, name: str, *, strict: bool) -> 
     wanted = f"expected {'positive' if strict else 'non-negative'} coefficients"
     entry = f"its element matrix has a diagonal entry {least.min():.4g}"
     refuse(least <= 0 if strict else least < 0, f"is not coercive: {entry}", wanted)
+    relative = asymmetry / np.maximum(magnitude, np.finfo(float).tiny)
+    worst = f"is not symmetric (relative asymmetry {relative.max():.1e})"
     wanted = "non-symmetric forms are not supported"
-    refuse(asymmetry > 1e-10 * magnitude, "is not symmetric", wanted)
+    if relative.max() < 1e-5:
+        wanted += "; a tensor C of rounded data is made symmetric by 0.5 * (C + transpose(C))"
+    refuse(relative > 1e-10, worst, wanted)
 
 
 def _measure(blocks: FloatArray) -> tuple[FloatArray, FloatArray]:

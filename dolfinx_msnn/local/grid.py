@@ -181,7 +181,9 @@ def _check_mesh(fine: Mesh, oversampling: object) -> None:
     if fine.topology.dim not in (2, 3) or fine.topology.dim != fine.geometry.dim:
         raise ValueError(
             "Expected a mesh of dimension 2 or 3 in a space of the same dimension, got "
-            f"dimension {fine.topology.dim} in {fine.geometry.dim}."
+            f"dimension {fine.topology.dim} in {fine.geometry.dim}; a plane mesh with three "
+            "coordinates needs the first two only (gdim=2 of dolfinx.io.gmsh, x[:, :2] for "
+            "dolfinx.mesh.create_mesh)."
         )
     require(is_integer(oversampling), "oversampling", oversampling, "a number of cell layers >= 0")
 

@@ -279,12 +279,15 @@ def _evaluate(u: Function, points: FloatArray) -> tuple[LongArray, FloatArray]:
     """
     msh, bs = u.function_space.mesh, u.function_space.dofmap.index_map_bs
     owned = np.arange(msh.topology.index_map(3).size_local, dtype=np.int32)
+    nothing = np.zeros(0, np.int64), np.zeros((0, bs))
     if len(owned) == 0:
-        return np.zeros(0, np.int64), np.zeros((0, bs))
+        return nothing
     tree = geometry.bb_tree(msh, 3, entities=owned)
     candidates = geometry.compute_collisions_points(tree, points)
     cells = geometry.compute_colliding_cells(msh, candidates, points)
     hit = np.flatnonzero(np.diff(cells.offsets))
+    if len(hit) == 0:
+        return nothing
     chosen: IntArray = cells.array[cells.offsets[hit]]
     values = np.asarray(u.eval(points[hit], chosen)).reshape(len(hit), bs)
     return hit, values

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import ClassVar
 
 from mpi4py import MPI
@@ -16,6 +15,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import create_matrix
+from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.checks import check_instance
@@ -52,6 +52,7 @@ class LinearProblem(Owner):
             moves is not noticed.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
+        entity_maps: From ``create_submesh``, where coefficients are on submeshes.
 
     Raises:
         ValueError: If an argument does not fit ``W``.
@@ -79,15 +80,14 @@ class LinearProblem(Owner):
         watch: bool = True,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
+        entity_maps: Sequence[EntityMap] = (),
     ) -> None:
         check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
-        self._compile = partial(
-            fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
-        )
         with collective_errors(W.comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
-            forms.check_form(a, W.V, "a")
+            self._compile = forms.compiler(form_compiler_options, jit_options, entity_maps)
+            forms.check_form(a, W.V, "a", entity_maps)
             forms.check_arguments(L, [W.V], "L")
             forms.check_bcs(bcs, W.V)
             if u is not None:

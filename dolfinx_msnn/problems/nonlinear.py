@@ -7,7 +7,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import ClassVar
 
 from mpi4py import MPI
@@ -18,6 +17,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import create_matrix
+from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.checks import check_instance
@@ -58,6 +58,7 @@ class NonlinearProblem(Owner):
         mat_type: PETSc type of the fine matrix, and so of all else. Default: that of ``W.P``.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
+        entity_maps: From ``create_submesh``, where coefficients are on submeshes.
 
     Raises:
         ValueError: If an argument does not fit ``W``.
@@ -70,6 +71,7 @@ class NonlinearProblem(Owner):
 
     #: Options that those of the user win over.
     _defaults: ClassVar[dict[str, object]] = {}
+    _bilinear: ClassVar[str] = "J"
 
     def __init__(
         self,
@@ -84,21 +86,21 @@ class NonlinearProblem(Owner):
         mat_type: str | None = None,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
+        entity_maps: Sequence[EntityMap] = (),
     ) -> None:
         check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         with collective_errors(W.comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
             W.check_member(u)
+            compile_form = forms.compiler(form_compiler_options, jit_options, entity_maps)
             F, J = self._check_forms(F, J, u, W)
+            forms.check_form(J, W.V, self._bilinear, entity_maps)
             forms.check_bcs(bcs, W.V)
             checks.agree(F=forms.identify(F), J=forms.identify(J))
         check_conditions(bcs, W)
         self.W, self.u, self.bcs = W, u, list(bcs)
         self._prefix, self._options = petsc_options_prefix, options
-        compile_form = partial(
-            fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
-        )
         self._F: Form = compile_form(F)
         self._J: Form = compile_form(J)
         self._A = self._own(create_matrix(self._J, kind=mat_type or W.P.getType()))
@@ -107,12 +109,9 @@ class NonlinearProblem(Owner):
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
         self._lift: Function = dirichlet_lift(W.V, bcs)
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
-        self._x: PETSc.Vec = None
-        self._f: PETSc.Vec = None
-        # State of x for which A_0 has been filled already.
-        self._filled_at = -1
-        # What the last solve left in u at the free dofs.
-        self._left: FloatArray | None = None
+        self._x = self._f = None
+        # State of x for which A_0 has been filled already, and what the last solve left in u.
+        self._filled_at, self._left = -1, np.zeros(0)
         self._error: Exception | None = None
         self._solver = self._own(PETSc.SNES().create(W.comm))
         self._solver.setOptionsPrefix(petsc_options_prefix)
@@ -127,13 +126,12 @@ class NonlinearProblem(Owner):
     def _check_forms(
         F: ufl.Form, J: ufl.Form | None, u: Function, W: MultiscaleFunctionSpace
     ) -> tuple[ufl.Form, ufl.Form]:
-        """Residual and Jacobian, checked. Not collective."""
+        """Residual, checked, and Jacobian. Not collective."""
         forms.check_arguments(F, [W.V], "F")
         if u not in F.coefficients():
             raise ValueError("F does not depend on u; expected a residual with u in it.")
         if J is None:
             J = ufl.derivative(F, u, ufl.TrialFunction(W.V))
-        forms.check_form(J, W.V, "J")
         return F, J
 
     @property
@@ -255,7 +253,7 @@ class NonlinearProblem(Owner):
 
     def _unchanged(self) -> bool:
         """Whether ``u`` at the free dofs is what the last solve left there. Collective."""
-        mine = self._left is not None and np.array_equal(self._left, self._free_values())
+        mine = np.array_equal(self._left, self._free_values())
         return bool(self.W.comm.allreduce(mine, op=MPI.LAND))
 
     def _coefficients(self) -> PETSc.Vec:
@@ -337,6 +335,7 @@ class PicardProblem(NonlinearProblem):
         Creation is collective.
     """
 
+    _bilinear = "a"
     _defaults: ClassVar[dict[str, object]] = {"snes_linesearch_type": "basic", "snes_max_it": 200}
 
     def __init__(
@@ -352,6 +351,7 @@ class PicardProblem(NonlinearProblem):
         mat_type: str | None = None,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
+        entity_maps: Sequence[EntityMap] = (),
     ) -> None:
         super().__init__(
             L,
@@ -364,13 +364,14 @@ class PicardProblem(NonlinearProblem):
             mat_type=mat_type,
             form_compiler_options=form_compiler_options,
             jit_options=jit_options,
+            entity_maps=entity_maps,
         )
 
     @staticmethod
     def _check_forms(
         L: ufl.Form, a: ufl.Form | None, u: Function, W: MultiscaleFunctionSpace
     ) -> tuple[ufl.Form, ufl.Form]:
-        forms.check_form(a, W.V, "a")  # type: ignore[arg-type]  # refuses None
+        forms.check_arguments(a, (W.V, W.V), "a")  # type: ignore[arg-type]  # refuses None
         forms.check_arguments(L, [W.V], "L")
         return ufl.action(a, u) - L, a  # type: ignore[return-value]  # it is none
 

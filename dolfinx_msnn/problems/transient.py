@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 from mpi4py import MPI
@@ -14,8 +13,9 @@ from petsc4py import PETSc
 
 import numpy as np
 
-from dolfinx import fem
+from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.checks import require
 from dolfinx_msnn._utils.forms import identify
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -104,6 +104,7 @@ class TransientProblem(Owner):
             :meth:`assemble` has to be called when they have changed.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
+        entity_maps: From ``create_submesh``, where coefficients are on submeshes.
 
     Raises:
         ValueError: If an argument does not fit the spaces; the same on every rank.
@@ -132,18 +133,18 @@ class TransientProblem(Owner):
         watch: bool = True,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
+        entity_maps: Sequence[EntityMap] = (),
     ) -> None:
         spaces: list[MultiscaleFunctionSpace] = list(W) if isinstance(W, Sequence) else [W]
         functions: list[Function] = list(u) if isinstance(u, Sequence) else [u]
         if not spaces or not all(isinstance(w, MultiscaleFunctionSpace) for w in spaces):
-            raise ValueError(
-                "W must be a MultiscaleFunctionSpace or a sequence of them, got "
-                f"{[type(w).__name__ for w in spaces]}."
-            )
+            given = [type(w).__name__ for w in spaces]
+            require(False, "W", given, "a MultiscaleFunctionSpace or a sequence of them")
         comm = spaces[0].comm
         super().__init__(comm)
         with collective_errors(comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
+            compile_form = forms.compiler(form_compiler_options, jit_options, entity_maps)
             self._steps = Steps(checks, dt, order, time)
             if any(w.V.mesh._cpp_object is not spaces[0].V.mesh._cpp_object for w in spaces):
                 raise ValueError("The spaces are on different meshes; expected one mesh.")
@@ -162,14 +163,10 @@ class TransientProblem(Owner):
             )
         for w, conditions in zip(spaces, by_field, strict=True):
             check_conditions(conditions, w)
-        compile_form = partial(
-            fem.form, form_compiler_options=form_compiler_options, jit_options=jit_options
-        )
         mat_type = mat_type or spaces[0].P.getType()
         self.spaces = spaces
         self._single = not is_list(W)
-        self._functions: list[Function] = functions
-        self._bcs = by_field
+        self._functions, self._bcs = functions, by_field
         self._prefix, self._options = petsc_options_prefix, options
         self._order = order
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]

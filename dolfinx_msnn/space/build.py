@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ufl
+from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.compat import require_real
 from dolfinx_msnn._utils.mesh import dirichlet_mask
@@ -36,6 +37,7 @@ def multiscale_functionspace(
     mat_type: str | None = None,
     form_compiler_options: CompilerOptions | None = None,
     jit_options: CompilerOptions | None = None,
+    entity_maps: Sequence[EntityMap] = (),
 ) -> MultiscaleFunctionSpace:
     """Build a multiscale coarse space of ``V``.
 
@@ -54,6 +56,7 @@ def multiscale_functionspace(
         mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
+        entity_maps: From ``create_submesh``, where coefficients are on submeshes.
 
     Returns:
         The space. The caller destroys it.
@@ -82,9 +85,10 @@ def multiscale_functionspace(
             raise ValueError(
                 f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."
             )
-        forms.check_form(a, V, "a")
+        compile_form = forms.compiler(form_compiler_options, jit_options, entity_maps)
+        forms.check_form(a, V, "a", entity_maps)
         if s is not None:
-            forms.check_form(s, V, "s")
+            forms.check_form(s, V, "s", entity_maps)
         forms.check_bcs(bcs, V)
         check_mat_type(mat_type)
         coefficient = BasisNeeds.of(basis).coefficient
@@ -108,8 +112,7 @@ def multiscale_functionspace(
             timings=timings,
             coefficient=coefficient,
             keep=updatable,
-            form_compiler_options=form_compiler_options,
-            jit_options=jit_options,
+            compile_form=compile_form,
         )
         with collective_errors(comm):
             columns = compute_columns(problems, basis)

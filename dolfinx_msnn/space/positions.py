@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from mpi4py import MPI
+
 import numpy as np
 
 from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import route
-from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, LongArray
+from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, IntArray, LongArray
 
 
 def match_points(V: FunctionSpace, points: FloatArray) -> tuple[LongArray, int]:
@@ -36,21 +38,13 @@ def match_points(V: FunctionSpace, points: FloatArray) -> tuple[LongArray, int]:
     numbers = index_map.local_range[0] + np.arange(len(own), dtype=np.int64)
     found = np.full(len(points), -1, dtype=np.int64)
     taken = np.zeros(len(own), dtype=bool)
-    gdim = len(low)
-    # An odd scale, so that positions on regular grids stay away from the edges of bins.
-    scale = 0.7391e8 / (high - low).max()
     for shift in (0.0, 0.5):
         open_points, open_own = np.flatnonzero(found < 0), np.flatnonzero(~taken)
-        keys = [
-            np.floor((x[:, :gdim] - low) * scale + shift).astype(np.int64)
-            for x in (points[open_points], own[open_own])
-        ]
-        dest = [
-            ((k @ np.array([73856093, 19349663, 83492791])[:gdim]) % comm.size).astype(np.int32)
-            for k in keys
-        ]
-        asker, (wanted, asked) = route(comm, dest[0], keys[0], open_points)
-        holder, (held, number, place) = route(comm, dest[1], keys[1], numbers[open_own], open_own)
+        keys = [_bins(x, low, high, shift) for x in (points[open_points], own[open_own])]
+        asker, (wanted, asked) = route(comm, _hash(keys[0], comm.size), keys[0], open_points)
+        holder, (held, number, place) = route(
+            comm, _hash(keys[1], comm.size), keys[1], numbers[open_own], open_own
+        )
         both, inverse = np.unique(np.concatenate([wanted, held]), axis=0, return_inverse=True)
         inverse = inverse.reshape(-1)
         partner = np.full(len(both), -1, dtype=np.int64)
@@ -62,3 +56,28 @@ def match_points(V: FunctionSpace, points: FloatArray) -> tuple[LongArray, int]:
         _, (used,) = route(comm, holder[hit[ok]], place[hit[ok]])
         taken[used] = True
     return found, comm.allreduce(np.count_nonzero(~taken))
+
+
+def has_twins(V: FunctionSpace) -> bool:
+    """Whether two dof blocks are so close that :func:`match_points` may mix them up. Collective."""
+    comm, (low, high) = V.mesh.comm, bounding_box(V.mesh)
+    own = V.tabulate_dof_coordinates()[: V.dofmap.index_map.size_local]
+    twins = False
+    for shift in (0.0, 0.5):
+        keys = _bins(own, low, high, shift)
+        _, (held,) = route(comm, _hash(keys, comm.size), keys)
+        twins |= len(np.unique(held, axis=0)) < len(held)
+    return bool(comm.allreduce(twins, op=MPI.LOR))
+
+
+def _bins(x: FloatArray, low: FloatArray, high: FloatArray, shift: float) -> LongArray:
+    """Numbers of the bins that positions lie in, shape ``(num, gdim)``."""
+    # An odd scale, so that positions on regular grids stay away from the edges of bins.
+    scale = 0.7391e8 / (high - low).max()
+    return np.floor((x[:, : len(low)] - low) * scale + shift).astype(np.int64)
+
+
+def _hash(keys: LongArray, num: int) -> IntArray:
+    """A rank for each bin, shape ``(num_keys,)``."""
+    primes = np.array([73856093, 19349663, 83492791])[: keys.shape[1]]
+    return np.asarray((keys @ primes) % num, dtype=np.int32)

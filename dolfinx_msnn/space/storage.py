@@ -45,7 +45,7 @@ from dolfinx_msnn.space.file_tables import (
     create_table,
     read_share,
 )
-from dolfinx_msnn.space.positions import match_points
+from dolfinx_msnn.space.positions import has_twins, match_points
 from dolfinx_msnn.space.prolongation import CoarseDofs, create_coo_matrix
 
 #: Relative difference at which a reference value counts as another form's.
@@ -87,7 +87,7 @@ def save(
     finally:
         if host is not P:
             host.destroy()
-    if match_points(V, parts["points"])[1]:
+    if has_twins(V):
         raise ValueError(
             "The fine space has nodes at the same place, by which a file cannot tell them apart; "
             "expected a mesh without slits."

@@ -29,10 +29,12 @@ from utils import (
     rough,
 )
 
+import basix.ufl
 import ufl
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn.bases.filtered import FilteredBasis
+from dolfinx_msnn.local.coefficient import cell_values
 from dolfinx_msnn.nn.lattice import CLASSES, Pose, interpolation, network_input, num_channels
 
 serial = pytest.mark.serial
@@ -490,6 +492,23 @@ def test_a_bad_number(sample, bad):
         sample.space(basis=Looking(bad))
     with expect_error(ValueError, r"kappa is .* in the cell at .*; expected positive and finite"):
         sample.space(basis=Looking(fem.Constant(sample.mesh, float(bad))))
+
+
+def test_quadrature_spaces(sample):
+    """Their functions have values at points only: the mean over those of a cell counts."""
+    msh = sample.mesh
+    spaces = [
+        fem.functionspace(msh, basix.ufl.quadrature_element("triangle", degree=k)) for k in (2, 3)
+    ]
+    kappa, other = (fem.Function(V) for V in spaces)
+    x = ufl.SpatialCoordinate(msh)
+    kappa.interpolate(fem.Expression(1 + x[0], spaces[0].element.interpolation_points))
+    out = np.empty((msh.topology.index_map(2).size_local, 3))
+    cell_values(2 * kappa, msh, out)
+    # The points of the rule have the midpoint of the cell for their mean.
+    np.testing.assert_allclose(out[:, 0], 2 + 2 * out[:, 1], rtol=1e-14)
+    with expect_error(ValueError, "kappa has functions in quadrature spaces of several rules"):
+        sample.space(basis=Looking(kappa + other))
 
 
 def test_a_bad_expression(sample):

@@ -150,6 +150,20 @@ def test_not_symmetric(sample, name):
         sample.space(**{"s": sample.s, name: getattr(sample, name) + drift})
 
 
+def test_rounded_tensor(sample):
+    """A tensor in single precision is nearly symmetric; the same made symmetric is accepted."""
+    C = ufl.as_matrix([[2.0, 0.1], [float(np.float32(0.1)), 1.0]])
+
+    def a(C):
+        return ufl.inner(C * ufl.grad(sample.u), ufl.grad(sample.v)) * ufl.dx
+
+    said = r"not symmetric \(relative asymmetry [1-9]\.\de-10\) .*0.5 \* \(C \+ transpose\(C\)\)"
+    with expect_error(ValueError, said):
+        sample.space(a=a(C))
+    with sample.space(a=a(0.5 * (C + ufl.transpose(C)))) as W:
+        assert W.num_dofs > 0
+
+
 def test_cells_without_integral(sample):
     """Integrals over a part of the domain leave cells without an element matrix."""
     cells = np.arange(sample.mesh.topology.index_map(2).size_local, dtype=np.int32)
@@ -439,6 +453,11 @@ def test_not_a_mesh(sample, bad):
 def test_dimension(sample):
     with expect_error(ValueError, "Expected a mesh of dimension 2 or 3 .* got dimension 1 in 1"):
         CoarseGrid(mesh.create_unit_interval(COMM, 8), (2,))
+    x, cells = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]]), np.array([[0, 1, 2]])
+    domain = ufl.Mesh(basix.ufl.element("Lagrange", "triangle", 1, shape=(3,)))
+    plane = mesh.create_mesh(MPI.COMM_SELF, cells, domain, x)
+    with expect_error(ValueError, "got dimension 2 in 3; a plane mesh .* needs the first two only"):
+        CoarseGrid(plane, (2, 2))
     with expect_error(ValueError, "coarse mesh has dimension 3, the fine one 2"):
         CoarseGrid.from_mesh(sample.mesh, mesh.create_unit_cube(COMM, 1, 1, 1))
 

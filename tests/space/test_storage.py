@@ -597,9 +597,13 @@ def test_failed_save_leaves_nothing_behind(p, folder, monkeypatch, step, old):
 
 
 @pytest.mark.serial
-def test_nodes_at_the_same_place(folder):
-    """A slit: two nodes that a file cannot tell apart by position."""
+@pytest.mark.parametrize("gap", [0.0, 1e-9])
+def test_nodes_at_the_same_place(folder, gap):
+    """A slit: two nodes that a file cannot tell apart by position, or only without rounding."""
     x = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]], dtype=np.float64)
+    if gap:
+        # The sides of the slit meet in one place, at the edge of a bin of match_points.
+        x[4, 1], x[[2, 5], 0] = 0.1, 9e6 / 0.7391e8 + gap * np.array([-0.5, 0.5])
     cells = np.array([[0, 1, 2], [3, 4, 5]], dtype=np.int64)
     domain = ufl.Mesh(basix.ufl.element("Lagrange", "triangle", 1, shape=(2,)))
     msh = mesh.create_mesh(COMM, cells, domain, x)
