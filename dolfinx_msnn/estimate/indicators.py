@@ -18,6 +18,7 @@ from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function, LongArray
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
+from dolfinx_msnn.estimate.stability import check_constants
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.neighbourhoods import cell_membership
 from dolfinx_msnn.problems.linear import LinearProblem
@@ -49,6 +50,9 @@ def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
 
     Returns:
         Fine vector. The caller destroys it.
+
+    Raises:
+        ValueError: If it is not finite.
     """
     A, b = problem.A, problem.b
     x, r = A.createVecRight(), A.createVecLeft()
@@ -61,6 +65,9 @@ def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
     with r as array:
         array[problem.W.dirichlet] = 0.0
     x.destroy()
+    if not np.isfinite(r.norm()):
+        r.destroy()
+        raise ValueError("The solution or the right-hand side has NaN or infinite entries.")
     return r
 
 
@@ -89,7 +96,7 @@ def local_indicators(
         The indicators of this rank's neighbourhoods.
 
     Raises:
-        ValueError: If a neighbourhood has no constant.
+        ValueError: If a neighbourhood has no valid constant, or the solution is not finite.
     """
     comm = problem.W.comm
     mine = SubdomainSolvers(problem.A, problem.W) if solvers is None else solvers
@@ -102,12 +109,7 @@ def local_indicators(
             mine.destroy()
     if constants is not None:
         with collective_errors(comm):
-            missing = [int(v) for v in mine.vertex if int(v) not in constants]
-            if missing:
-                raise ValueError(
-                    f"constants has no entry for coarse vertex {missing[0]}; expected one for each "
-                    "neighbourhood of this rank."
-                )
+            check_constants(constants, problem.W.eigenvalues, mine.vertex)
         energy = energy * np.array([constants[int(v)] for v in mine.vertex])
     total = float(np.sqrt(comm.allreduce(float(energy.sum()))))
     return LocalIndicators(mine.vertex.copy(), np.sqrt(energy), total)
@@ -131,6 +133,8 @@ def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
     msh = V.mesh
     with collective_errors(msh.comm):
         forms.check_form(a, V, "a")
+        if not np.isfinite(w.x.array).all():
+            raise ValueError("w has NaN or infinite entries; expected finite ones.")
     weight = ufl.TestFunction(fem.functionspace(msh, ("DG", 0)))
     value = ufl.replace(a, dict.fromkeys(a.arguments(), w))
     density = ufl.Form([i.reconstruct(integrand=i.integrand() * weight) for i in value.integrals()])

@@ -12,6 +12,7 @@ import basix
 import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils.mesh import dirichlet_mask
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import (
     DirichletBC,
     FloatArray,
@@ -106,6 +107,11 @@ class Patches:
         scaled = self.cells.J / self.cells.det[:, None, None]
         self.psi = np.einsum("cij,qfj->cqfi", scaled, self.cells.flows(X))
         self._boundary(V, g, bcs)
+        with collective_errors(self.comm):
+            flows = [np.zeros(0), *(values.reshape(-1) for _, values, _ in self._neumann)]
+            for name, values in (("u", self.u), ("f", self.f), ("g", np.concatenate(flows))):
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{name} has NaN or infinite values; expected finite ones.")
         self._hats(V, coarse)
 
     def _boundary(self, V: FunctionSpace, g: Data, bcs: Sequence[DirichletBC]) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from mpi4py import MPI
@@ -17,6 +17,7 @@ import scipy.sparse.linalg as spla
 
 import ufl
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.checks import check_instance, is_number, require
 from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
@@ -130,7 +131,15 @@ def schwarz_lambda_min(
 
     Returns:
         The bound; zero if a τ_i is infinite. The same on every rank.
+
+    Raises:
+        ValueError: If a neighbourhood has no constant, or one that is NaN or negative.
     """
+    with collective_errors(W.comm):
+        check_instance(coarse, CoarseGrid)
+        check_constants(constants, W.eigenvalues, W.vertex)
+        if max(constants, default=0) >= coarse.num_vertices:
+            raise ValueError("coarse is another grid than W was made with; expected the same one.")
     tau = np.zeros(coarse.num_vertices)
     for vertex, value in constants.items():
         tau[vertex] = value
@@ -138,6 +147,28 @@ def schwarz_lambda_min(
     hats = coarse.hats(W.V.tabulate_dof_coordinates())
     largest = float(((cell_membership(W.V, coarse, hats) > 0) @ tau).max(initial=0.0))
     return float(1.0 / max(1.0, max(W.comm.allgather(largest))))
+
+
+def check_constants(
+    constants: Mapping[int, float], known: Container[int], vertices: Iterable[int]
+) -> None:
+    """Refuse constants unless there is a valid one for each neighbourhood. Not collective.
+
+    Args:
+        constants: By coarse vertex.
+        known: Coarse vertices that may have one.
+        vertices: Coarse vertices that must have one.
+    """
+    check_instance(constants, Mapping)
+    for vertex in {int(v) for v in vertices} - set(constants):
+        raise ValueError(
+            f"constants has no entry for coarse vertex {vertex}; expected one for each "
+            "neighbourhood of this rank."
+        )
+    for vertex, value in constants.items():
+        require(vertex in known, "constants", vertex, "by coarse vertex of this rank")
+        ok = is_number(value) and value >= 0
+        require(ok, f"constants[{vertex}]", value, "a number not below zero")
 
 
 def _constant(problem: LocalProblem, functions: FloatArray) -> float:

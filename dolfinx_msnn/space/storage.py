@@ -83,6 +83,11 @@ def save(
     try:
         # For these tables there may be no memory left on some ranks.
         with collective_errors(comm):
+            if not np.isfinite(reference).all():
+                raise ValueError(
+                    "A form has NaN or infinite coefficients; expected those that the space was "
+                    "built with."
+                )
             parts = _tables(V, host, dofs, dirichlet, reference)
     finally:
         if host is not P:

@@ -375,6 +375,43 @@ def test_a_basis_without_the_constant_has_no_bound():
             bound_fine_error(case.problem, pc, bound)
 
 
+def test_constants_must_be_there():
+    """Three of nine constants would give a larger bound than all of them; none would give one."""
+    with Case(modes=1) as case:
+        constants = stability_constants(case.W, case.coarse, case.a, case.bcs)
+        whole = schwarz_lambda_min(case.W, case.coarse, constants)
+        assert 0 < whole < 1
+        for bad, said in (
+            ({}, "constants has no entry for coarse vertex"),
+            (dict(list(constants.items())[1:]), "constants has no entry for coarse vertex"),
+            (dict.fromkeys(constants, np.nan), r"constants\[\d+\] must be a number not below zero"),
+            (dict.fromkeys(constants, -1.0), r"constants\[\d+\] must be a number not below zero"),
+            (constants | {10**6: 1.0}, "constants must be by coarse vertex of this rank"),
+            (list(constants), "Expected a Mapping, got list"),
+        ):
+            # On one rank alone.
+            given = bad if COMM.rank == COMM.size - 1 else constants
+            with expect_error(ValueError, said):
+                schwarz_lambda_min(case.W, case.coarse, given)
+            with expect_error(ValueError, said):
+                local_indicators(case.problem, constants=given)
+
+
+def test_nothing_is_bounded_by_nan():
+    with Case() as case:
+        case.problem.u.x.array[:] = np.nan
+        said = "The solution or the right-hand side has NaN or infinite entries"
+        with SchwarzPreconditioner(case.problem) as pc:
+            for call in (
+                lambda: bound_fine_error(case.problem, pc, 0.5),
+                lambda: local_indicators(case.problem),
+            ):
+                with expect_error(ValueError, said):
+                    call()
+        with expect_error(ValueError, "w has NaN or infinite entries"):
+            local_energies(case.a, case.problem.u, case.coarse)
+
+
 def test_bound_refuses_bad_input():
     with Case() as case, SchwarzPreconditioner(case.problem) as pc:
         for lambda_min in (-1.0, np.nan):

@@ -343,6 +343,18 @@ def test_refuses():
         bound_error(u, -1.0, 1.0, coarse)
     with expect_error(ValueError, "scalar UFL expressions or numbers"):
         bound_error(u, 1.0, ufl.SpatialCoordinate(msh), coarse)
+    x = ufl.SpatialCoordinate(msh)[0]
+    hollow = fem.Function(fem.functionspace(msh, ("DG", 0)))
+    hollow.x.array[-1:] = np.nan
+    for bad in (np.nan, hollow, 1 / (x - x)):
+        with expect_error(ValueError, "f has NaN or infinite values"):
+            bound_error(u, 1.0, bad, coarse)
+    with expect_error(ValueError, "g has NaN or infinite values"):
+        bound_error(u, 1.0, 1.0, coarse, g=np.nan)
+    broken = u.copy()
+    broken.x.array[:1] = np.nan
+    with expect_error(ValueError, "u has NaN or infinite values"):
+        bound_error(broken, 1.0, 1.0, coarse)
     with expect_error(ValueError, "Expected a CoarseGrid or None"):
         bound_error(u, 1.0, 1.0, "coarse")
     with expect_error(ValueError, "not scalar"):

@@ -477,6 +477,20 @@ def test_another_coefficient_in_one_cell(p, good, factor, which):
         p.kappa.x.array[:] = before
 
 
+def test_what_load_would_refuse_is_not_saved(p, folder):
+    """A NaN on one rank."""
+    with p.space() as W:
+        before = p.kappa.x.array.copy()
+        try:
+            if HERE:
+                p.kappa.x.array[0] = np.nan
+            with expect_error(ValueError, "A form has NaN or infinite coefficients"):
+                W.save(f"{folder}/hollow.h5", p.a)
+        finally:
+            p.kappa.x.array[:] = before
+    assert listing(folder) == []
+
+
 def test_rounding_errors_are_no_other_coefficient(p, good):
     before = p.kappa.x.array.copy()
     try:
