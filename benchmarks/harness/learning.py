@@ -214,12 +214,14 @@ def _copy(source: Path, target: str, entries: dict[str, int], num_fields: int) -
     """Copy the first fields of a set with the lowest modes and another seed; samples there."""
     import h5py
 
+    from dolfinx_msnn.nn.sample_file import put
+
     draft, count = target + ".part", 0
     with h5py.File(source) as whole, h5py.File(draft, "w", libver=("v110", "v110")) as file:
         for name, value in whole.attrs.items():
             file.attrs[name] = value
         provenance = json.loads(whole.attrs["provenance"]) | entries
-        file.attrs["provenance"] = json.dumps(provenance)
+        file.attrs["provenance"] = np.bytes_(json.dumps(provenance))
         # Group by group, as the labels are tables inside of them.
         whole.copy("geometry", file)
         for number, field in whole["fields"].items():
@@ -231,9 +233,7 @@ def _copy(source: Path, target: str, entries: dict[str, int], num_fields: int) -
                 group = fresh.create_group(key)
                 for name, values in tables.items():
                     if name in ("modes", "eigenvalues"):
-                        group.create_dataset(
-                            name, data=np.asarray(values)[:, : entries["num_modes"]]
-                        )
+                        put(group, name, np.asarray(values)[:, : entries["num_modes"]])
                     else:
                         tables.copy(name, group)
                 count += len(tables["vertex"])

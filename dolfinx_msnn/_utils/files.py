@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,11 +13,15 @@ from contextlib import contextmanager, suppress
 from mpi4py import MPI
 
 import h5py
+import numpy as np
 
 from dolfinx_msnn._utils.mpi import collective_errors
 
 #: The version of the HDF5 format that is written.
 LIBVER = ("v110", "v110")
+
+_CHECKED = {h5py.h5z.FILTER_FLETCHER32}
+_FILTERS = _CHECKED | {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
 
 class UnfitFile(Exception):
@@ -27,6 +32,46 @@ def reason(error: BaseException) -> str:
     """What an exception says, as the end of a sentence without its full stop."""
     text = " ".join(str(error).split())
     return text.strip("'\"").rstrip(".") or type(error).__name__
+
+
+def find_group(group: h5py.Group, name: str) -> h5py.Group | None:
+    """A group in a group, or ``None``; links, which may lead to another file, are not followed."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    found = group[name]
+    return found if isinstance(found, h5py.Group) else None
+
+
+def find_table(
+    group: h5py.Group, name: str, dtype: str, largest: int | None = None
+) -> h5py.Dataset | None:
+    """A table with checksums that a file itself holds, or ``None``.
+
+    Links and tables whose values lie in other files (external, virtual) are not followed.
+
+    Args:
+        group: Where it should be.
+        name: Its name.
+        dtype: Its dtype.
+        largest: Bytes that it may take in memory; by default those that it takes in the file.
+    """
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    table = group[name]
+    if not isinstance(table, h5py.Dataset) or table.dtype != np.dtype(dtype):
+        return None
+    if not table.size:
+        return table
+    settings = table.id.get_create_plist()
+    filters = {settings.get_filter(k)[0] for k in range(settings.get_nfilters())}
+    # In chunks of this file, and not external, virtual or without checksums.
+    if settings.get_layout() != h5py.h5d.CHUNKED or not _CHECKED <= filters <= _FILTERS:
+        return None
+    # What is stored, and has checksums, is no mere claim.
+    stored = table.id.get_storage_size()
+    memory = max(table.size, math.prod(settings.get_chunk())) * table.dtype.itemsize
+    sound = 0 < stored <= group.file.id.get_filesize()
+    return table if sound and memory <= (stored if largest is None else largest) else None
 
 
 def draft_of(path: str | os.PathLike[str]) -> tuple[str, str]:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from dolfinx_msnn._utils.checks import is_integer, require
 from dolfinx_msnn._utils.typing import FloatArray, LongArray
-from dolfinx_msnn.nn.sample_file import TABLES, open_samples
+from dolfinx_msnn.nn.lattice import CLASSES, num_channels
+from dolfinx_msnn.nn.sample_file import TABLES, Reader, open_samples, read_text
 from dolfinx_msnn.nn.sampling import generate
 
 __all__ = ["SPLITS", "Dataset", "Group", "generate", "load", "split_of"]
@@ -109,7 +111,7 @@ def load(
     validation: float = 0.1,
     test: float = 0.1,
 ) -> Dataset:
-    """Read a set, or one split of it, into memory.
+    """Read a set, or one split of it, into memory; refused are more than 64 times the file's size.
 
     Args:
         path: File written by :func:`generate`.
@@ -129,17 +131,26 @@ def load(
             f"{name} is not finished (its fields are in {name}.parts); sample again to go on."
         )
     with open_samples(name) as file:
-        provenance = json.loads(file.attrs["provenance"])
+        reader = Reader(file)
+        provenance = json.loads(read_text(file, "provenance"))
+        require(provenance["dim"] in (2, 3), "dim", provenance["dim"], "2 or 3")
+        for key in ("lattice", "samples", "num_modes"):
+            require(is_integer(provenance[key], 1), key, provenance[key], "a positive integer")
         descriptions: dict[int, dict[str, Any]] = {}
         members: dict[str, dict[int, h5py.Group]] = {}
-        for label, field in file["fields"].items():
-            number = int(label)
+        fields = reader.group(file, "fields")
+        for label in fields:
+            number, field = int(label), reader.group(fields, label)
             part = split_of(provenance["seed"], number, validation=validation, test=test)
             if split in (None, part):
-                descriptions[number] = json.loads(field.attrs["description"])
-                for key, tables in field.items():
-                    members.setdefault(key, {})[number] = tables
-        groups = [_group(file["geometry"][key], key, found) for key, found in members.items()]
+                descriptions[number] = json.loads(read_text(field, "description"))
+                for key in field:
+                    members.setdefault(key, {})[number] = reader.group(field, key)
+        geometry = reader.group(file, "geometry")
+        groups = [
+            _group(reader, reader.group(geometry, key), key, found, provenance)
+            for key, found in members.items()
+        ]
     if not groups:
         raise ValueError(
             f"{name} has no field in the split {split}; sample more fields or enlarge the split."
@@ -148,27 +159,44 @@ def load(
     return Dataset(tuple(groups), provenance, descriptions)
 
 
-def _group(geometry: h5py.Group, key: str, members: dict[int, h5py.Group]) -> Group:
+def _group(
+    reader: Reader,
+    geometry: h5py.Group,
+    key: str,
+    members: dict[int, h5py.Group],
+    provenance: dict[str, Any],
+) -> Group:
     """All samples of a shape, one field after the other."""
-    read = {name: [tables[name][()] for tables in members.values()] for name in TABLES}
-    arrays = {name: np.concatenate(parts) for name, parts in read.items()}
-    indptr, indices = geometry["indptr"][()], geometry["indices"][()]
-    n, num, nodes = len(indptr) - 1, len(arrays["vertex"]), int(geometry.attrs["nodes"])
-    for name, width in (("A", len(indices)), ("S", len(indices)), ("modes", n)):
-        if arrays[name].shape[0] != num or arrays[name].shape[-1] != width:
-            raise ValueError(f"the table {name} of the geometry {key} has the wrong shape")
-        if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"the table {name} of the geometry {key} has a value not finite")
-    weights = (geometry[f"lattice_{part}"][()] for part in ("data", "indices", "indptr"))
+    dim, p, num_modes = (provenance[name] for name in ("dim", "lattice", "num_modes"))
+    class_name, sides = read_text(geometry, "class"), geometry.attrs["sides"].tolist()
+    if class_name not in CLASSES[dim] or len(sides) != dim or not 0 < min(sides) <= max(sides) <= 1:
+        raise ValueError(f"the geometry {key} has no class or other sides")
+    indptr, indices = reader.pattern(geometry, "", None)
+    n, nnz = len(indptr) - 1, len(indices)
+    lattice = reader.pattern(geometry, "lattice_", p**dim)
+    weights = reader.table(geometry, "lattice_data", (len(lattice[1]),))
+    shapes = {
+        "input": (num_channels(dim, provenance["samples"]), *(p,) * dim),
+        "A": (nnz,),
+        "S": (nnz,),
+        "modes": (num_modes, n),
+        "eigenvalues": (num_modes,),
+    }
+    read = [
+        {"vertex": (vertex := reader.table(tables, "vertex", (None,)))}
+        | {name: reader.table(tables, name, (len(vertex), *s)) for name, s in shapes.items()}
+        for tables in members.values()
+    ]
+    arrays = {name: np.concatenate([part[name] for part in read]) for name in TABLES}
     return Group(
         key=key,
-        class_name=str(geometry.attrs["class"]),
-        sides=tuple(geometry.attrs["sides"].tolist()),
+        class_name=class_name,
+        sides=tuple(sides),
         indptr=indptr,
         indices=indices,
-        lattice=sp.csr_matrix(tuple(weights), shape=(n, nodes)),
+        lattice=sp.csr_matrix((weights, *lattice[::-1]), shape=(n, p**dim)),
         inputs=arrays["input"],
-        fields=np.repeat(list(members), list(map(len, read["vertex"]))),
+        fields=np.repeat(list(members), [len(part["vertex"]) for part in read]),
         vertices=arrays["vertex"],
         **{name: arrays[name] for name in ("A", "S", "modes", "eigenvalues")},
     )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The HDF5 file of a set of samples.
 
-Layout (format 1), k samples of one shape in a field, p lattice nodes, n dofs, nnz entries:
+Layout (format 2), k samples of one shape in a field, p lattice nodes, n dofs, nnz entries:
 
 =============================================  ============================================
 name                                           content
@@ -16,6 +16,9 @@ fields/<number>/<key>/modes                    float32, (k, num_modes, n)
 fields/<number>/<key>/eigenvalues              float64, (k, num_modes)
 fields/<number>/<key>/vertex                   int64, (k,)
 =============================================  ============================================
+
+Every table has HDF5's checksums. What a set takes in memory is bounded by the size of its file, see
+:class:`Reader`.
 
 While a set grows, each finished field is a file of its own in the folder ``<path>.parts``, which
 appears there complete or not at all, and so does the merged file: a process killed at any time
@@ -36,14 +39,76 @@ import numpy as np
 import numpy.typing as npt
 
 import dolfinx
-from dolfinx_msnn._utils.files import LIBVER, open_hdf5, replacing
+from dolfinx_msnn._utils.files import LIBVER, find_group, find_table, open_hdf5, replacing
 from dolfinx_msnn._version import __version__
 
 FORMAT = "dolfinx_msnn neighbourhood samples"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: The tables of a field; the first index is that of the sample.
 TABLES = ("input", "A", "S", "modes", "eigenvalues", "vertex")
+
+_DTYPES = {
+    "indptr": "i4",
+    "indices": "i4",
+    "lattice_indptr": "i4",
+    "lattice_indices": "i4",
+    "eigenvalues": "f8",
+    "vertex": "i8",
+}
+
+#: Bytes in memory for each byte of a file, and in any case: much above what samples compress to.
+_EXPANSION, _SMALL = 64, 2**26
+
+
+class Reader:
+    """Groups and tables of a file of samples, checked before there is memory for them.
+
+    Only what the file itself holds is read, not what links, external or virtual tables lead to.
+    All tables together may take 64 times the size of the file and 64 MiB.
+
+    Raises:
+        ValueError: For what is not as it should be, by all methods.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._room = _EXPANSION * file.id.get_filesize() + _SMALL
+
+    def group(self, parent: h5py.Group, name: str) -> h5py.Group:
+        """A group."""
+        found = find_group(parent, name)
+        if found is None:
+            raise ValueError(f"it has no group {name}")
+        return found
+
+    def table(
+        self, parent: h5py.Group, name: str, shape: tuple[int | None, ...]
+    ) -> npt.NDArray[Any]:
+        """A table of finite numbers; its shape is given but for entries that are ``None``."""
+        table = find_table(parent, name, _DTYPES.get(name, "f4"), self._room)
+        wanted = () if table is None else table.shape
+        if table is None or len(shape) != len(wanted):
+            raise ValueError(f"the table {name} is missing, of another kind or too large")
+        if any(n not in (None, m) for n, m in zip(shape, wanted, strict=True)):
+            raise ValueError(f"the table {name} has the wrong shape")
+        self._room -= table.nbytes
+        values: npt.NDArray[Any] = table[()]
+        if not np.isfinite(values).all():
+            raise ValueError(f"the table {name} has a value not finite")
+        return values
+
+    def pattern(
+        self, parent: h5py.Group, prefix: str, num_cols: int | None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Row pointers and columns of a matrix, square without ``num_cols``."""
+        indptr = self.table(parent, f"{prefix}indptr", (None,))
+        indices = self.table(parent, f"{prefix}indices", (None,))
+        ends = indptr[:1].tolist() + indptr[-1:].tolist()
+        top = len(indptr) - 1 if num_cols is None else num_cols
+        inside = ((indices >= 0) & (indices < top)).all()
+        if ends != [0, len(indices)] or (np.diff(indptr) < 0).any() or not inside or top < 1:
+            raise ValueError(f"the table {prefix}indices has entries out of range")
+        return indptr, indices
 
 
 @contextmanager
@@ -51,9 +116,9 @@ def new_samples(path: str, settings: dict[str, Any]) -> Iterator[h5py.File]:
     """A file of samples to write, which gets its name when the body is through."""
     versions = {"package": __version__, "dolfinx": dolfinx.__version__, "numpy": np.__version__}
     with replacing(path) as draft, h5py.File(draft, "w-", libver=LIBVER) as file:
-        file.attrs["format"] = FORMAT
+        file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["provenance"] = json.dumps({**settings, "versions": versions})
+        file.attrs["provenance"] = np.bytes_(json.dumps({**settings, "versions": versions}))
         yield file
 
 
@@ -66,12 +131,23 @@ def open_samples(path: str) -> Iterator[h5py.File]:
         ValueError: If it is damaged or something else.
     """
     with open_hdf5(path, "samples") as file:
-        if file.attrs.get("format") != FORMAT:
+        if read_text(file, "format") != FORMAT:
             raise ValueError("it has another format")
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise ValueError(f"it has format {version}, expected {FORMAT_VERSION}")
         yield file
+
+
+def read_text(item: h5py.Group, name: str) -> str:
+    """An attribute of text.
+
+    Raises:
+        ValueError: If it has no fixed length: HDF5 reads on for ever where such a text is damaged.
+    """
+    if item.attrs.get_id(name).dtype.kind != "S":
+        raise ValueError(f"its {name} is not kept as text of fixed length, as now; sample again")
+    return bytes(item.attrs[name]).decode()
 
 
 def put(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> None:
@@ -105,8 +181,8 @@ def finished_fields(path: str, settings: dict[str, Any]) -> set[int]:
     numbers: set[int] = set()
     for name in files_of(path):
         with open_samples(name) as file:
-            found = json.loads(file.attrs["provenance"])
-            numbers |= {int(label) for label in file["fields"]}
+            found = json.loads(read_text(file, "provenance"))
+            numbers |= {int(label) for label in Reader(file).group(file, "fields")}
         for key, value in settings.items():
             if found.get(key) != value:
                 told = f"{key}={found.get(key)!r}, not with {value!r}"
@@ -126,6 +202,8 @@ def merge_parts(path: str, settings: dict[str, Any]) -> None:
                 with open_samples(source) as other:
                     for section in ("fields", "geometry"):
                         group = file.require_group(section)
-                        for key in sorted(other[section].keys() - group.keys()):
+                        for key in sorted(
+                            Reader(other).group(other, section).keys() - group.keys()
+                        ):
                             other.copy(f"{section}/{key}", group)
     shutil.rmtree(path + ".parts", ignore_errors=True)

@@ -204,7 +204,7 @@ def _write_field(
     label = f"{number:06d}"
     with new_samples(os.path.join(path + ".parts", f"{label}.h5"), settings) as file:
         field = file.create_group(f"fields/{label}")
-        field.attrs["description"] = json.dumps(description)
+        field.attrs["description"] = np.bytes_(json.dumps(description))
         for key, members in sorted(shapes.items()):
             mine = [problems[k] for k in members]
             _write_geometry(file.create_group(f"geometry/{key}"), mine[0], p)
@@ -233,9 +233,8 @@ def _write_geometry(group: h5py.Group, problem: LocalProblem, p: int) -> None:
     weights = interpolation(problem, pose, p).copy()
     weights.data = _rounded(weights.data)
     weights.eliminate_zeros()
-    group.attrs["class"] = pose.name
+    group.attrs["class"] = np.bytes_(pose.name)
     group.attrs["sides"] = _rounded(np.array(pose.sides) / max(pose.sides))
-    group.attrs["nodes"] = p**problem.gdim
     put(group, "indptr", problem.A.indptr.astype(np.int32))
     put(group, "indices", problem.A.indices.astype(np.int32))
     put(group, "lattice_indptr", weights.indptr.astype(np.int32))

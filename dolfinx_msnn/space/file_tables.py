@@ -33,7 +33,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn._utils.files import UnfitFile, open_hdf5
+from dolfinx_msnn._utils.files import UnfitFile, find_table, open_hdf5
 from dolfinx_msnn._utils.typing import FunctionSpace
 from dolfinx_msnn.space.prolongation import CoarseDofs
 
@@ -141,12 +141,7 @@ def _check_format(path: str, attributes: dict[str, Any], V: FunctionSpace) -> No
 def _shapes(path: str, file: h5py.File) -> dict[str, tuple[int, ...]]:
     """Shapes of the tables, which must all be there."""
     for key, dtype in DTYPES.items():
-        table = file.get(key)
-        sound = isinstance(table, h5py.Dataset) and table.dtype == np.dtype(dtype)
-        if sound and table.size:
-            # What is stored, and has checksums, is no mere claim.
-            stored = table.id.get_storage_size()
-            sound = table.fletcher32 and table.nbytes <= stored <= file.id.get_filesize()
+        sound = find_table(file, key, dtype) is not None
         _require(sound, f"{path} is damaged: the table '{key}' is missing or incomplete.")
     return {key: file[key].shape for key in DTYPES}
 
@@ -214,6 +209,10 @@ def _read_dofs(path: str, file: h5py.File, num_dropped: int, rank: int, size: in
     spectra = {
         int(vertices[k]): file["eigenvalues"][stop[k] - eigen_count[k] : stop[k]] for k in mine
     }
+    found = np.concatenate([*spectra.values(), np.zeros(1)])
+    # What is negative by rounding is not refused.
+    sound = np.isfinite(found).all() and found.min() >= -1e-6 * max(1.0, found.max())
+    _require(sound, f"{path} is damaged: 'eigenvalues' has negative or infinite entries.")
     dofs = CoarseDofs(file["vertex"][part], file["mode"][part], spectra, num_dropped)
     repeated = np.repeat(vertices[mine], dof_count[mine])
     fits = np.array_equal(dofs.vertex, repeated) and len(spectra) == len(mine)

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import warnings
 
 from mpi4py import MPI
 
@@ -23,6 +26,7 @@ from sample import is_sentence
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid
+from dolfinx_msnn._utils.files import LIBVER
 from dolfinx_msnn.nn import dataset, lattice, sample_file, sampling
 from dolfinx_msnn.nn.config import Family
 
@@ -397,6 +401,184 @@ def _not_finite(path):
 def _newer(path):
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 99
+
+
+def _first(file):
+    """The name of the first table group of a field, and the geometry of that name."""
+    key = next(iter(file["fields/000001"]))
+    return f"fields/000001/{key}", f"geometry/{key}"
+
+
+def _replace(file, name, **options):
+    """Another table of that name, with checksums."""
+    old = file[name]
+    options = {"data": old[()], "chunks": old.chunks, "fletcher32": True} | options
+    del file[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return file.create_dataset(name, **options)
+
+
+def _external_raw_storage(file, field, geometry):
+    shape = file[f"{field}/A"].shape
+    del file[f"{field}/A"]
+    place = [("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset(f"{field}/A", shape, "f4", external=place)
+
+
+def _virtual_table(file, field, geometry):
+    layout = h5py.VirtualLayout(file[f"{field}/A"].shape, "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "A", layout.shape)
+    del file[f"{field}/A"]
+    file.create_virtual_dataset(f"{field}/A", layout)
+
+
+def _link(name, link):
+    def change(file, field, geometry):
+        where = {"table": f"{field}/S", "field": "fields/000001", "geometry": geometry}[name]
+        if isinstance(link, h5py.SoftLink):
+            file.move(where, "aside")
+        else:
+            del file[where]
+        file[where] = link
+
+    change.__name__ = f"{type(link).__name__} {name}"
+    return change
+
+
+def _table(name, function=None, **options):
+    """A table of other values, or made in another way."""
+
+    def change(file, field, geometry):
+        where = f"{geometry if name in file[geometry] else field}/{name}"
+        if function is None:
+            _replace(file, where, **options)
+        else:
+            values = file[where][()]
+            function(values)
+            file[where][...] = values
+
+    change.__name__ = f"{name} {options or function}"[:30]
+    return change
+
+
+def _dtype(name, kind):
+    def change(file, field, geometry):
+        where = f"{geometry if name in file[geometry] else field}/{name}"
+        _replace(file, where, data=file[where][()].astype(kind))
+
+    change.__name__ = f"{name} {kind}"
+    return change
+
+
+def _provenance(**changed):
+    def change(file, field, geometry):
+        file.attrs["provenance"] = np.bytes_(
+            json.dumps(json.loads(file.attrs["provenance"]) | changed)
+        )
+
+    change.__name__ = f"provenance {changed}"
+    return change
+
+
+def _class(file, field, geometry):
+    file[geometry].attrs["class"] = np.bytes_("octant")
+
+
+def _text_of_any_length(file, field, geometry):
+    """As older versions wrote it."""
+    file.attrs["provenance"] = file.attrs["provenance"].decode()
+
+
+def _claimed(**options):
+    """Rows that are not there."""
+
+    def change(file, field, geometry):
+        for name in ("vertex", "A"):
+            old = file[f"{field}/{name}"]
+            shape, chunks = (2**36, *old.shape[1:]), (1, *old.shape[1:])
+            _replace(
+                file, f"{field}/{name}", data=None, shape=shape, dtype=old.dtype, chunks=chunks
+            )
+
+    return change
+
+
+def _bomb(file, field, geometry):
+    """Four kilobytes in the file for each of 128 MiB."""
+    options = {"chunks": (2**20,), "compression": "gzip", "data": None, "dtype": "i8"}
+    table = _replace(file, f"{field}/vertex", shape=(2**24,), **options)
+    table[:] = np.zeros(2**24)
+
+
+def _many_names(file, field, geometry):
+    """One field that has a hundred names."""
+    for number in range(10, 100):
+        file[f"fields/{number:06d}"] = file["fields/000001"]
+
+
+def _at(index, value):
+    return lambda values: values.__setitem__(index, value)
+
+
+@serial
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_external_raw_storage, "the table A is missing"),
+        (_virtual_table, "the table A is missing"),
+        (_link("table", h5py.ExternalLink("pipe", "/")), "the table S is missing"),
+        (_link("table", h5py.SoftLink("/aside")), "the table S is missing"),
+        (_link("field", h5py.ExternalLink("pipe", "/")), "it has no group 000001"),
+        (_link("field", h5py.SoftLink("/aside")), "it has no group 000001"),
+        (_link("geometry", h5py.ExternalLink("pipe", "/")), "it has no group "),
+        (_dtype("A", "c8"), "the table A is missing, of another kind or too large"),
+        (_dtype("A", "S9"), "the table A is missing, of another kind or too large"),
+        (_dtype("modes", "f8"), "the table modes is missing, of another kind or too large"),
+        (_dtype("indices", "u4"), "the table indices is missing, of another kind or too large"),
+        (_table("A", fletcher32=False), "the table A is missing, of another kind or too large"),
+        (_table("A", compression="lzf"), "the table A is missing, of another kind or too large"),
+        (_table("indices", _at(3, 2**30)), "the table indices has entries out of range"),
+        (_table("indices", _at(3, -1)), "the table indices has entries out of range"),
+        (_table("indptr", _at(1, 2**30)), "the table indices has entries out of range"),
+        (_table("indptr", _at(-1, 3)), "the table indices has entries out of range"),
+        (_table("lattice_indices", _at(0, 25)), "the table lattice_indices has entries out of"),
+        (_table("lattice_data", _at(0, np.inf)), "the table lattice_data has a value not finite"),
+        (_table("input", _at(0, np.nan)), "the table input has a value not finite"),
+        (_table("vertex", data=np.zeros(3, "i8"), chunks=(3,)), "has the wrong shape"),
+        (_provenance(lattice=7), "out of range|wrong shape"),
+        (_provenance(samples=4), "the table input has the wrong shape"),
+        (_provenance(num_modes=2), "the table modes has the wrong shape"),
+        (_provenance(num_modes="2"), "num_modes must be a positive integer, got '2'"),
+        (_provenance(dim=4), "dim must be 2 or 3, got 4"),
+        (_class, "has no class"),
+        (_text_of_any_length, "its provenance is not kept as text of fixed length"),
+        (_claimed(), "the table vertex is missing"),
+        (_bomb, "the table vertex is missing, of another kind or too large"),
+        (_many_names, "is missing, of another kind or too large"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_forged_sets_are_refused(small, tmp_path, monkeypatch, change, told):
+    """With right checksums; neither other files are opened nor memory is taken for claims."""
+    path = tmp_path / "a.h5"
+    shutil.copy(small[0], path)
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(sample_file, "_SMALL", 2**20)
+    monkeypatch.setattr(sample_file, "_EXPANSION", 4)
+    dataset.load(path)
+    with h5py.File(path, "r+", libver=LIBVER) as file:
+        change(file, *_first(file))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=rf"a\.h5 is not .* with samples: .*({told})"
+        ) as caught:
+            dataset.load(path)
+        is_sentence(str(caught.value))
+        assert tracemalloc.get_traced_memory()[1] < 2e7
+    finally:
+        tracemalloc.stop()
 
 
 @serial

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Damaged and forged model and space files: one sentence, or what is in them; never anything else.
+"""Damaged and forged models, spaces and sets of samples: one sentence, or what is in them.
 
 A few are tried by pytest. ``python tests/robustness/test_fuzz.py --count 2000`` tries more, in
 processes of their own, so that one that crashes, hangs or runs out of memory is found; it ends with
@@ -23,18 +23,23 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from mpi4py import MPI
+
 import h5py
 import numpy as np
 import pytest
 from sample import Sample, is_sentence, model_card, network
 
-from dolfinx_msnn import MultiscaleFunctionSpace
+from dolfinx import mesh
+from dolfinx_msnn import CoarseGrid, MultiscaleFunctionSpace
 from dolfinx_msnn._utils.files import LIBVER
 from dolfinx_msnn.space.file_tables import DTYPES
 
 torch = pytest.importorskip("torch")
 
 import dolfinx_msnn  # noqa: E402
+from dolfinx_msnn.nn import dataset  # noqa: E402
+from dolfinx_msnn.nn.family import Family  # noqa: E402
 from dolfinx_msnn.nn.model import load_model, save_model  # noqa: E402
 
 pytestmark = pytest.mark.serial
@@ -62,13 +67,16 @@ FORBIDDEN = (
 
 
 def write_originals(folder):
-    """Model and space files, the smallest that have all parts."""
+    """Files, the smallest that have all parts."""
     flat = model_card(n_out=5, lattice=7, width=6, layers=2)
     deep = model_card(dim=3, n_out=4, lattice=5, width=6, layers=2)
     for name, card in (("small", flat), ("deep", deep)):
         save_model(folder / f"{name}.safetensors", network(card, 0.3), card)
     for path in sorted((Path(dolfinx_msnn.__file__).parent / "pretrained").glob("*.safetensors")):
         (folder / path.name).write_bytes(path.read_bytes())
+    grid = CoarseGrid(mesh.create_unit_square(MPI.COMM_SELF, 6, 6), [2, 2])
+    few = {"num_fields": 2, "num_modes": 2, "lattice": 3, "comm": MPI.COMM_SELF}
+    dataset.generate(folder / "samples.h5", grid, [Family("log_normal", 1.0, ())], **few)
     p = Sample()
     for name, s in (("with.h5", p.s), ("without.h5", None)):
         with p.space(s=s) as W:
@@ -85,6 +93,10 @@ class Originals:
 
     def load(self, path, name):
         """All that can be had from a file."""
+        if name == "samples.h5":
+            groups = dataset.load(path).groups
+            tables = [vars(group) for group in groups]
+            return [x for table in tables for x in table.values() if isinstance(x, np.ndarray)]
         if name.endswith(".h5"):
             p = self.sample
             s = p.s if name == "with.h5" else None
@@ -289,7 +301,7 @@ def damaged(originals, number):
     same_kind = [x for x in names if Path(x).suffix == Path(name).suffix and x != name]
     other = originals.data[same_kind[rng.integers(len(same_kind))]]
     data = originals.data[name]
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 or name == "samples.h5":
         change = RAW[rng.integers(len(RAW))]
     else:
         change = forge_space if name.endswith(".h5") else forge_model

@@ -840,12 +840,25 @@ def test_strange_tables(p, good, folder):
 
     def link(file):
         del file["values"]
-        file["values"] = h5py.ExternalLink("other.h5", "/values")
+        file["values"] = h5py.ExternalLink("pipe", "/values")
 
+    def soft_link(file):
+        file.move("values", "aside")
+        file["values"] = h5py.SoftLink("/aside")
+
+    def outside(file):
+        shape = file["values"].shape
+        del file["values"]
+        file.create_dataset("values", shape, "f8", external=[("/etc/hostname", 0, 8 * shape[0])])
+
+    if COMM.rank == 0:
+        os.mkfifo(f"{folder}/pipe")
     match = "(is damaged: the table 'values'|is not a readable)"
     for change in (
         group,
         link,
+        soft_link,
+        outside,
         replace("values", dtype="f4", chunks=(64,), **CHECKED),
         replace("values", dtype=h5py.string_dtype(), chunks=(64,)),
         replace("values", shape=(), dtype="f8"),
@@ -877,6 +890,9 @@ def put(index, value):
         ("rows", put(0, -1), r"is damaged: 'rows' has entries outside 0..48"),
         ("cols", put(-1, 18), r"is damaged: 'cols' has entries outside 0..17"),
         ("values", put(-1, np.nan), "is damaged: 'values' has NaN or infinite entries"),
+        ("values", put(slice(None), 0), "is damaged: all entries of P are zero"),
+        ("eigenvalues", put(-1, np.nan), "is damaged: 'eigenvalues' has negative or infinite"),
+        ("eigenvalues", put(0, -1.0), "is damaged: 'eigenvalues' has negative or infinite"),
         ("points", put((-1, 0), np.inf), "is damaged: 'points' has NaN or infinite entries"),
         ("points", put((0, 0), 0.123), "was saved on another mesh: "),
         ("dirichlet", put(slice(None), 1), "was saved with other Dirichlet dofs"),
