@@ -156,7 +156,7 @@ def load(
             f"{name} was saved on another mesh: {missing} of {index_map.size_global} nodes of the "
             "mesh of V are not in the file."
         )
-    if not comm.allreduce(np.count_nonzero(tables["values"])):
+    if not comm.allreduce(int(np.count_nonzero(tables["values"]))):
         raise ValueError(f"{name} is damaged: all entries of P are zero.")
     mask = dirichlet_mask(V, bcs)[: index_map.size_local]
     _check_dofs(name, V, blocks, tables, mask, _reference(V, given))

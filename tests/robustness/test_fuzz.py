@@ -354,8 +354,8 @@ _seen: list[str] = []
 
 def watch(event, arguments):
     """Note what no reader should do; see ``sys.addaudithook``."""
-    if event == "pickle.find_class" and arguments[0] == "builtins":
-        # How an error reaches other ranks.
+    if event == "pickle.find_class" and arguments[0].partition(".")[0] in ("builtins", "numpy"):
+        # How errors and numbers reach other ranks.
         return
     if event.startswith(FORBIDDEN):
         _seen.append(f"{event} {str(arguments)[:80]}")
