@@ -86,5 +86,5 @@ release: venv
 	@sh .ci/release $(ARGS)
 
 clean:
-	rm -rf .venv build dist docs/_build .ci/log .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv build dist docs/_build docs/api .ci/log .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

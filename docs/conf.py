@@ -9,6 +9,7 @@ What is made at build time (demos from their scripts, tables from results, thumb
 import importlib.util
 import os
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -30,9 +31,15 @@ extensions = [
     "sphinx.ext.mathjax",
     # Copies MathJax beside the pages, so that they need no network.
     "sphinx-mathjax-offline",
+    "sphinx_copybutton",
     "extension",
 ]
-exclude_patterns = ["_build", "images/README.md", *(path.name for path in DOCS.glob("*.py"))]
+exclude_patterns = [
+    "_build",
+    "templates",
+    "images/README.md",
+    *(path.name for path in DOCS.glob("*.py")),
+]
 exclude_patterns += ["demos/output", "**/__pycache__"]
 
 # Markdown and notebooks
@@ -55,7 +62,13 @@ if importlib.util.find_spec("torch") is None:
     autodoc_mock_imports = ["torch"]
 
 # Reference
-autosummary_generate = False
+autosummary_generate = True
+templates_path = ["templates"]
+# File systems that take no notice of capitals.
+autosummary_filename_map = {
+    f"dolfinx_msnn.fields.{name}": f"dolfinx_msnn.fields.{name}-function"
+    for name in ("channels", "inclusions")
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -69,13 +82,33 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False
 
+# Links to the pages of others need a network when the pages are built: INTERSPHINX=1 make docs.
+if os.environ.get("INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "scipy": ("https://docs.scipy.org/doc/scipy", None),
+    "dolfinx": ("https://docs.fenicsproject.org/dolfinx/main/python", None),
+    "petsc4py": ("https://petsc.org/release/petsc4py", None),
+    "torch": ("https://docs.pytorch.org/docs/stable", None),
+}
+
 # Pages
 html_theme = "furo"
-html_title = "dolfinx_msnn"
+html_title = f"dolfinx_msnn {version}"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options: dict[str, object] = {"navigation_with_keys": True}
+# The address of the repository, once it has one.
+urls = dict(u.split(", ", 1) for u in metadata("dolfinx-msnn").get_all("Project-URL") or [])
+if ".example" not in urls.get("Source", ".example"):
+    html_theme_options["footer_icons"] = [
+        {"name": "Source", "url": urls["Source"], "html": "Source", "class": ""}
+    ]
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

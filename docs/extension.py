@@ -134,21 +134,42 @@ def demos(env: Any) -> list[Path]:
     return [DOCS / f"{name}.py" for name in sorted(env.found_docs) if name.startswith("demos/")]
 
 
+#: The demos from easy to difficult, with what each is about.
+GALLERY = {
+    "your_mesh": "A mesh of Gmsh, a coefficient from its tags, files for ParaView. Begin here.",
+    "spe10": "Each step explained: forms, coarse grid, modes, errors and spectra.",
+    "unstructured": "Triangles and holes under coarse boxes, or under a coarse mesh.",
+    "elasticity": "Displacements: vector spaces and rigid motions.",
+    "learned_basis": "Computed, filtered and predicted bases on the same problem.",
+    "monte_carlo": "A space for many samples of a random coefficient.",
+    "time_dependent": "Implicit time steps in the coarse space.",
+    "moving_front": "Only what a front has changed is computed anew.",
+    "richards": "Newton's method in the coarse space, for unsaturated flow.",
+    "poroelasticity": "Two coupled fields, each with a space of its own.",
+    "trust": "A guard, bounds of the error, and functions added where they are needed.",
+    "train_your_own": "Samples, training and use of a network for one material.",
+    "bring_your_own": "A network of another origin behind the same filter.",
+}
+
+
 class Gallery(SphinxDirective):
-    """``{gallery}``: every demo with its title and a small picture."""
+    """``{gallery}``: every demo with its title, a line and a small picture, the easy ones first."""
 
     def run(self) -> list[nodes.Node]:
         """Write the grid as HTML; the pictures follow when all demos have run."""
+        found = {path.stem.removeprefix("demo_"): path for path in demos(self.env)}
+        if set(found) != set(GALLERY):
+            raise self.error(f"GALLERY has not the demos: {set(found) ^ set(GALLERY)}")
         cards = []
-        for path in demos(self.env):
+        for name, line in GALLERY.items():
+            path = found[name]
             text = path.read_text(encoding="utf-8")
             self.env.note_dependency(str(path))
-            found = re.search(r"^# # (.*)$", text, re.MULTILINE)
-            title = escape(found.group(1) if found else path.stem)
+            title = re.search(r"^# # (.*)$", text, re.MULTILINE)
             cards.append(
                 f'<a class="card" href="demos/{path.stem}.html">'
                 f'<img src="_static/thumbnails/{path.stem}.png" alt="" loading="lazy">'
-                f"<span>{title}</span></a>"
+                f"<span>{escape(title[1] if title else name)}</span><p>{escape(line)}</p></a>"
             )
         return [nodes.raw("", f'<div class="gallery">{"".join(cards)}</div>', format="html")]
 

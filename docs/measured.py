@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,7 +96,8 @@ TABLES: dict[str, Callable[[], Iterator[list[str]]]] = {
 class Result(SphinxDirective):
     """``{result} NAME``: tables and figures of a benchmark, as the program wrote them.
 
-    With ``:first: N`` only so many tables; all are on the page of results.
+    Tables are folded, and figures but for the first. With ``:first: N`` only so many tables; all
+    are on the page of results.
     """
 
     required_arguments = 1
@@ -111,18 +113,25 @@ class Result(SphinxDirective):
             raise self.error(f"no results {name!r}") from None
         shown: list[nodes.Node] = []
         for entry in found["tables"][: self.options.get("first")]:
-            shown.append(nodes.paragraph("", "", nodes.strong(text=entry["title"])))
+            summary = f"<details><summary>{escape(entry['title'])}</summary>"
+            shown.append(nodes.raw("", summary, format="html"))
             shown.append(table(entry["head"], entry["rows"]))
             shown += [nodes.paragraph(text=text) for text in entry["notes"].split("\n") if text]
-        for file in found["figures"]:
+            shown.append(nodes.raw("", "</details>", format="html"))
+        for number, file in enumerate(found["figures"]):
+            if number == 1:
+                more = "<details><summary>More figures</summary>"
+                shown.append(nodes.raw("", more, format="html"))
             alt = f"Figure of the benchmark {name}: {file.removesuffix('.png')}"
             source = Path(self.env.doc2path(self.env.docname)).parent
             path = os.path.relpath(RESULTS / file, source)
             shown.append(nodes.image(uri=path, alt=alt, classes=["measured"]))
+        if len(found["figures"]) > 1:
+            shown.append(nodes.raw("", "</details>", format="html"))
         where = found["machine"]
         text = f"{where['date']}, {where['processor']}, {where['cores']} cores."
         if "resumed" in where:
-            text += f" Resumed after {', '.join(where['resumed'])}."
+            text += f" Resumed, {len(where['resumed'])} times."
         return [*shown, nodes.paragraph("", "", nodes.emphasis(text=text))]
 
 

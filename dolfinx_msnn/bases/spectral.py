@@ -49,6 +49,12 @@ class SpectralBasis:
             ``-msnn_spectral_eps_ncv 40``, ``-msnn_spectral_st_pc_factor_mat_solver_type mumps``.
         petsc_options: Options under that prefix, as a mapping.
 
+    Example:
+        >>> few = msnn.SpectralBasis(threshold=20.0, max_modes=8)
+        >>> with msnn.multiscale_functionspace(V, coarse, few, a, s=s, bcs=bcs) as W:
+        ...     bool(max(values[0] for values in W.eigenvalues.values()) < 1e-8)
+        True
+
     Raises:
         ValueError: If the arguments contradict each other or are out of range.
     """

@@ -34,6 +34,11 @@ class CoarseGrid:
         oversampling: Layers of fine cells added around each neighbourhood for the local
             problems; the hat functions keep their support.
 
+    Example:
+        >>> coarse = msnn.CoarseGrid(msh, (3, 3))
+        >>> coarse.num_vertices
+        16
+
     Raises:
         ValueError: If an argument does not fit the mesh, or if a box is smaller than a mean fine
             cell ("coarse grid finer than the mesh").

@@ -54,6 +54,12 @@ class LinearProblem(Owner):
         jit_options: Passed to DOLFINx.
         entity_maps: From ``create_submesh``, where coefficients are on submeshes.
 
+    Example:
+        >>> with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="coarse_") as problem:
+        ...     uh = problem.solve()
+        >>> uh.name, uh.function_space == V
+        ('u', True)
+
     Raises:
         ValueError: If an argument does not fit ``W``.
 

@@ -61,6 +61,11 @@ def multiscale_functionspace(
     Returns:
         The space. The caller destroys it.
 
+    Example:
+        >>> W = msnn.multiscale_functionspace(V, coarse, msnn.FilteredBasis(4), a, s=s, bcs=bcs)
+        >>> W
+        <MultiscaleFunctionSpace: 64 dofs of 16 neighbourhoods, in a space of 961 dofs>
+
     Raises:
         ValueError: With one sentence that says what was given and what was expected; the same on
             every rank.
