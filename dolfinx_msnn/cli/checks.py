@@ -65,6 +65,7 @@ def check_versions() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()}, {platform.platform()}")
     found = [f"{name} {version}" for name in NEEDED if (version := version_of(name))]
     yield Finding("packages", ", ".join(found))
+    yield Finding("MPI", " ".join(MPI.Get_library_version().split("\n")[0].split()))
 
 
 def check_dolfinx() -> Iterator[Finding]:
@@ -107,11 +108,6 @@ def check_petsc() -> Iterator[Finding]:
     yield Finding("PETSc packages", ", ".join(present) or "none", *some)
     kinds = [name for name in ("cuda", "hip", "kokkos") if name in present]
     yield Finding("GPU matrix types", ", ".join(kinds) or "none in this PETSc: host only")
-
-
-def check_mpi() -> Iterator[Finding]:
-    """The MPI library."""
-    yield Finding("MPI", " ".join(MPI.Get_library_version().split("\n")[0].split()))
 
 
 def check_packages() -> Iterator[Finding]:
@@ -199,7 +195,7 @@ def check_models() -> Iterator[Finding]:
 
 
 #: Checks that need no DOLFINx, and those that do.
-ALONE = (check_versions, check_mpi, check_packages, check_torch)
+ALONE = (check_versions, check_packages, check_torch)
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     *(check_dolfinx, check_petsc, check_kernel, check_pyvista, check_models),
 )

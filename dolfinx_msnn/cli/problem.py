@@ -22,7 +22,7 @@ from dolfinx_msnn import (
     fields,
     multiscale_functionspace,
 )
-from dolfinx_msnn._utils.mesh import bounding_box
+from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
 from dolfinx_msnn._utils.typing import DirichletBC, Function, FunctionSpace, Mesh
 from dolfinx_msnn.cli.common import WrongCommandLine, family_name, number, numbers, pairs
 from dolfinx_msnn.petsc import LinearProblem
@@ -35,6 +35,9 @@ SIDES = {
 CELLS = {2: ("quadrilateral", "triangle"), 3: ("hexahedron", "tetrahedron")}
 #: Cells in each direction where none are given.
 DEFAULT_CELLS = {2: 100, 3: 20}
+
+#: Cells of a box in each direction where the number of boxes is not given.
+CELLS_A_BOX = {2: 10, 3: 5}
 
 
 @dataclass(frozen=True)
@@ -152,19 +155,19 @@ def read_field(
 
 def create_mesh(
     comm: MPI.Intracomm,
-    field: fields.Field | fields.LatticeField,
+    field: Any,
     *,
     cells: str | None = None,
     size: str | None = None,
     cell: str | None = None,
 ) -> Mesh:
-    """A mesh of a lattice's cells, or of a box. Collective."""
+    """A mesh of a lattice's cells, or of a box of ``field.dim`` dimensions. Collective."""
     dim: int = field.dim
     if cell is not None and cell not in CELLS[dim]:
         raise WrongCommandLine(f"--cell must be {' or '.join(CELLS[dim])} in {dim}D, got {cell!r}.")
     cell_type = mesh.CellType[cell or CELLS[dim][0]]
     lattice = field if isinstance(field, fields.LatticeField) else None
-    if lattice and cells is None:
+    if lattice is not None and cells is None:
         return lattice.create_mesh(comm, cell_type)
     counts = numbers("--cells", cells or str(DEFAULT_CELLS[dim]), int, dim)
     corners = [np.zeros(dim), np.ones(dim)]
@@ -175,6 +178,12 @@ def create_mesh(
     create: Any = mesh.create_rectangle if dim == 2 else mesh.create_box
     made: Mesh = create(comm, corners, list(counts), cell_type)
     return made
+
+
+def default_boxes(msh: Mesh) -> tuple[int, ...]:
+    """About :data:`CELLS_A_BOX` cells in each direction, by the mean size of a cell. Collective."""
+    cells = np.ptp(bounding_box(msh), axis=0) / mean_cell_extent(msh)
+    return tuple(max(1, round(n / CELLS_A_BOX[msh.topology.dim])) for n in cells.tolist())
 
 
 def pose(

@@ -12,50 +12,40 @@ from dolfinx_msnn.cli.common import plain, rows
 from dolfinx_msnn.cli.problem import Problem
 
 
-def field(name: str, kappa: Function) -> dict[str, Any]:
-    """The coefficient. Collective."""
-    low, high = result.extrema(kappa)
-    return {"name": name, "min": low, "max": high, "contrast": high / low}
-
-
-def mesh(problem: Problem) -> dict[str, Any]:
-    """The mesh and the fine space."""
-    topology = problem.V.mesh.topology
+def figures(
+    name: str, problem: Problem, boxes: Sequence[int], W: MultiscaleFunctionSpace, u: Function
+) -> dict[str, Any]:
+    """Coefficient, mesh, coarse space and solution. Collective."""
+    low, high = result.extrema(problem.kappa)
+    least, most = result.extrema(u)
+    cells = problem.V.mesh.topology
+    solution = dict(zip(result.NORMS, result.norms(problem, u), strict=True))
+    solution |= {"min": least, "max": most}
     return {
-        "cell": topology.cell_type.name,
-        "cells": topology.index_map(topology.dim).size_global,
-        "degree": problem.V.ufl_element().degree,
-        "dofs": problem.V.dofmap.index_map.size_global,
+        "field": {"name": name, "min": low, "max": high, "contrast": high / low},
+        "mesh": {
+            "cell": cells.cell_type.name,
+            "cells": cells.index_map(cells.dim).size_global,
+            "degree": problem.V.ufl_element().degree,
+            "dofs": problem.V.dofmap.index_map.size_global,
+        },
+        "coarse": {
+            "boxes": list(boxes),
+            "neighbourhoods": W.num_neighbourhoods,
+            "dofs": W.num_dofs,
+            "dropped": W.num_dropped,
+        },
+        "solution": solution,
+        "warnings": warnings(problem, least, most),
     }
 
 
-def coarse(boxes: Sequence[int], W: MultiscaleFunctionSpace) -> dict[str, Any]:
-    """The coarse space."""
-    return {
-        "boxes": list(boxes),
-        "neighbourhoods": W.num_neighbourhoods,
-        "dofs": W.num_dofs,
-        "dropped": W.num_dropped,
-    }
-
-
-def solution(problem: Problem, u: Function) -> dict[str, float]:
-    """The solution. Collective."""
-    figures = dict(zip(result.NORMS, result.norms(problem, u), strict=True))
-    return dict(zip(("min", "max"), result.extrema(u), strict=True)) | figures
-
-
-def warnings(problem: Problem, found: dict[str, float]) -> list[str]:
-    """What the maximum principle says: without sources u stays between its boundary values.
-
-    Args:
-        problem: The problem.
-        found: What :func:`solution` gave.
-    """
+def warnings(problem: Problem, low: float, high: float) -> list[str]:
+    """What the maximum principle says of the least and the largest value of a solution."""
     if problem.source or not isinstance(problem.flux, float) or not problem.values:
         return []
     least, most = min(problem.values), max(problem.values)
-    beyond = max(least - found["min"], found["max"] - most)
+    beyond = max(least - low, high - most)
     # A thousandth of their range: the fine solution, too, may leave it a little.
     if beyond <= 1e-3 * ((most - least) or abs(most)):
         return []

@@ -32,9 +32,6 @@ EXAMPLES = examples(
     "mpiexec -n 4 msnn solve --generator two_phase --dim 3 --cells 40 --boxes 4 -o flow.xdmf",
 )
 
-#: Cells of a box in each direction where the number of boxes is not given.
-CELLS_A_BOX = {2: 10, 3: 5}
-
 
 def solve(
     field: Annotated[
@@ -161,7 +158,6 @@ def solve(
         from dolfinx_msnn.cli import mesh_file, report, result
         from dolfinx_msnn.cli import problem as problems
 
-        found: dict[str, Any] = {}
         with Progress(comm, quiet, "neighbourhood") as progress:
             with progress.timed("field and mesh"):
                 msh: Any = None
@@ -208,20 +204,20 @@ def solve(
             chosen = create_basis(
                 basis, kappa, tdim, modes, threshold=threshold, guard=guard, trust=trust
             )
-            count = _default_boxes(msh) if boxes is None else numbers("--boxes", boxes, int, tdim)
+            count = (
+                problems.default_boxes(msh)
+                if boxes is None
+                else numbers("--boxes", boxes, int, tdim)
+            )
             with progress.timed("multiscale space"):
                 coarse = CoarseGrid(msh, count, oversampling=oversampling)
                 W = problem.space(coarse, Watched(chosen, progress))
             with W, problem.within(W, "msnn_coarse_") as solved:
                 with progress.timed("coarse problem"):
                     u = solved.solve()
-                found["field"] = report.field(name, kappa)
-                found["mesh"] = report.mesh(problem)
-                found["coarse"] = report.coarse(count, W)
+                found = report.figures(name, problem, count, W, u)
                 found["basis"] = {"name": basis, "modes": modes, "guarded": guard}
                 found["basis"] |= reports(comm, chosen)
-                found["solution"] = report.solution(problem, u)
-                found["warnings"] = report.warnings(problem, found["solution"])
                 reference = None
                 if compare:
                     with progress.timed("fine problem"):
@@ -247,13 +243,3 @@ def solve(
                 print_json(found)
             else:
                 typer.echo(report.text(found))
-
-
-def _default_boxes(msh: Any) -> tuple[int, ...]:
-    """About :data:`CELLS_A_BOX` cells in each direction, by the mean size of a cell. Collective."""
-    from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
-
-    low, high = bounding_box(msh)
-    cells = (high - low) / mean_cell_extent(msh)
-    a_box = CELLS_A_BOX[msh.topology.dim]
-    return tuple(max(1, round(n / a_box)) for n in cells.tolist())

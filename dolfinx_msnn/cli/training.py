@@ -52,16 +52,21 @@ def sample(
     """
     comm = MPI.COMM_WORLD
     with errors(comm):
+        from dolfinx_msnn import CoarseGrid
+        from dolfinx_msnn.cli.problem import create_mesh
         from dolfinx_msnn.nn.config import Config
         from dolfinx_msnn.nn.dataset import generate
 
         settings = Config.read(config)
-        data = settings.data
+        data, wanted = settings.data, settings.problem
         _check(settings, fields or data.num_fields)
+        size = ",".join(map(repr, wanted.upper or [1.0] * wanted.dim))
+        cells = ",".join(map(str, wanted.cells))
+        fine = create_mesh(MPI.COMM_SELF, wanted, cells=cells, size=size, cell=wanted.cell or None)
         with Progress(comm, quiet, "field") as progress:
             done = generate(
                 data.path,
-                _coarse_grid(settings),
+                CoarseGrid(fine, wanted.coarse, oversampling=wanted.oversampling),
                 settings.families,
                 num_fields=fields or data.num_fields,
                 per_field=data.per_field,
@@ -176,19 +181,3 @@ def _check(settings: Any, num_fields: int) -> None:
                 f"data.lattice must be at least {least} for {outputs} network.outputs, got "
                 f"{data.lattice}."
             )
-
-
-def _coarse_grid(settings: Any) -> Any:
-    """Mesh and coarse grid of a configuration, on this rank alone."""
-    import numpy as np
-
-    from dolfinx import mesh
-    from dolfinx_msnn.local.grid import CoarseGrid
-
-    problem = settings.problem
-    dim = problem.dim
-    cell = mesh.CellType[problem.cell or {2: "quadrilateral", 3: "hexahedron"}[dim]]
-    create: Any = mesh.create_rectangle if dim == 2 else mesh.create_box
-    corners = [np.zeros(dim), np.array(problem.upper or [1.0] * dim)]
-    fine = create(MPI.COMM_SELF, corners, list(problem.cells), cell)
-    return CoarseGrid(fine, problem.coarse, oversampling=problem.oversampling)
