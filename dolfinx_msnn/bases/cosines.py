@@ -24,8 +24,7 @@ def num_start(num_modes: int, jump: float = 1.0) -> int:
 
     Args:
         num_modes: Wanted modes.
-        jump: Largest jump of the coefficient between neighbouring cells. Measured: with channels of
-            contrast 1e6, 24 functions need twice the sweeps of 32 for 8 modes.
+        jump: Largest jump of the coefficient between neighbouring cells.
     """
     return 8 * -(-(2 * num_modes + (16 if jump > HIGH_JUMP else 8)) // 8)
 

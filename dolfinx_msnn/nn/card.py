@@ -146,7 +146,7 @@ class ModelCard:
         """
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             raise ValueError("The card is not valid JSON.") from None
         if not isinstance(data, dict):
             raise ValueError(f"The card is a {type(data).__name__}, expected a JSON object.")

@@ -128,31 +128,19 @@ class LearnedBasis:
         )
         self.coefficient = kappa
         card = self.model.card
-        if kappa is None:
-            raise ValueError(
-                "kappa must be a Function, a Constant, a UFL expression or a number, got None."
-            )
-        if card.samples % 2:
-            raise ValueError(
-                f"The model takes {card.samples} samples of kappa in each direction around a node; "
-                "expected an even number."
-            )
-        if num_modes > card.n_out:
-            raise ValueError(
-                f"The model predicts {card.n_out} functions; expected num_modes of at most that, "
-                f"got {num_modes}."
-            )
+        known = "a Function, a Constant, a UFL expression or a number"
+        require(kappa is not None, "kappa", kappa, known)
+        require(card.samples % 2 == 0, "The model's samples of kappa", card.samples, "even")
+        most = f"at most {card.n_out}, the functions that the model predicts"
+        require(num_modes <= card.n_out, "num_modes", num_modes, most)
         for name, value in (("sweeps", sweeps), ("cosines", cosines)):
             ok = value is None or (is_integer(value) and value <= MAX_SWEEPS)
             require(ok, name, value, f"an integer from 0 to {MAX_SWEEPS}")
-        if fallback is not None and not is_local_basis(fallback):
-            raise ValueError(f"Expected a local basis as fallback, got {fallback!r}.")
+        ok = fallback is None or is_local_basis(fallback)
+        require(ok, "fallback", fallback, "a local basis")
         self.lattice = card.lattice if lattice is None else positive_integer("lattice", lattice)
-        if self.lattice < card.lattice:
-            raise ValueError(
-                f"lattice must be at least {card.lattice}, the nodes in each direction that the "
-                f"model was trained on, got {lattice}."
-            )
+        least = f"at least {card.lattice}, the nodes in each direction of the training"
+        require(self.lattice >= card.lattice, "lattice", lattice, least)
         card.check_lattice(self.lattice)
         self.sweeps, self.cosines = sweeps, cosines
         self.settings = FilterSettings(self.num_modes, tol, None, max_rounds, precision)
@@ -177,10 +165,7 @@ class LearnedBasis:
             ValueError: If there is no such model.
         """
         known = pretrained_models()
-        if name not in known:
-            raise ValueError(
-                f"There is no pretrained model {name!r}; expected one of {', '.join(known)}."
-            )
+        require(name in known, "name", name, f"one of {', '.join(known)}")
         return cls(known[name], kappa, num_modes, **options)  # type: ignore[arg-type]  # checked there
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:

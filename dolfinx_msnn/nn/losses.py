@@ -35,6 +35,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dolfinx_msnn._utils.checks import require
+
 #: Applies a symmetric positive semidefinite matrix per sample: (B, k, n) -> (B, k, n).
 type Apply = Callable[[Tensor], Tensor]
 
@@ -55,11 +57,8 @@ def basis_l2(prediction: Tensor, target: Tensor) -> Tensor:
         ValueError: If the shapes do not fit.
     """
     _check(prediction, target)
-    if prediction.shape[1] < target.shape[1]:
-        raise ValueError(
-            f"Got {prediction.shape[1]} predicted functions for {target.shape[1]} modes, expected "
-            "at least as many."
-        )
+    num, modes = prediction.shape[1], target.shape[1]
+    require(num >= modes, "prediction", num, f"as many functions as the {modes} modes, at least")
     p = prediction[:, : target.shape[1]]
     # vector_norm has the subgradient zero where the difference vanishes.
     error = torch.minimum(
@@ -110,8 +109,7 @@ def sal_pr(
     Raises:
         ValueError: If the shapes do not fit or ``weight`` is negative.
     """
-    if not weight >= 0:
-        raise ValueError(f"weight is {weight}, expected a number that is not negative.")
+    require(weight >= 0, "weight", weight, "a number that is not negative")
     residual, gram, shift = _residual(prediction, target, None)
     c = torch.randn(residual.shape[:2], generator=generator, dtype=torch.float64)
     c = c.to(residual.device)
@@ -171,25 +169,16 @@ def rayleigh(
         ValueError: If the shapes do not fit or the sum of a sample's ``exact`` is not positive.
     """
     count = prediction.shape[1] if prediction.dim() == 3 else 0
-    if not 1 <= num_modes <= count:
-        raise ValueError(
-            f"num_modes is {num_modes} for a prediction of shape {tuple(prediction.shape)}, "
-            "expected (B, N_out, n) and 1 to N_out."
-        )
+    expected = f"from 1 to N_out for a prediction of shape {tuple(prediction.shape)}"
+    require(1 <= num_modes <= count, "num_modes", num_modes, expected)
     gram_a = _symmetric(_products(prediction, apply_a(prediction)))
     gram_s = _symmetric(_products(prediction, apply_s(prediction)))
     sums: Tensor = _RitzSum.apply(gram_a, gram_s, num_modes, _shift(prediction))
     if exact is not None:
-        if exact.shape != (prediction.shape[0], num_modes):
-            raise ValueError(
-                f"exact has shape {tuple(exact.shape)}, expected "
-                f"{(prediction.shape[0], num_modes)}."
-            )
+        shape, wanted = tuple(exact.shape), (prediction.shape[0], num_modes)
+        require(shape == wanted, "exact", shape, f"of shape {wanted}")
         bound = exact.to(sums.dtype).sum(dim=1)
-        if not bool(torch.all(bound > 0)):
-            raise ValueError(
-                f"exact has a sum of {float(bound.min())} in one sample, expected positive sums."
-            )
+        require(bool(torch.all(bound > 0)), "exact", float(bound.min()), "of positive sums")
         sums = sums / bound
     return sums.mean().to(prediction.dtype)
 

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 import sys
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +27,7 @@ import numpy.typing as npt
 from dolfinx_msnn._utils.files import reason, replacing
 from dolfinx_msnn._version import __version__
 from dolfinx_msnn.nn.card import CONVENTION, FORMAT_VERSION, ModelCard
+from dolfinx_msnn.nn.model_file import LARGEST_FILE, is_program, load_program, quiet, read_card
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +43,6 @@ __all__ = [
     "save_model",
     "weights_hash",
 ]
-
-#: Largest model file and largest header of one, in bytes.
-_LARGEST_FILE, _LARGEST_HEADER = 2**30, 2**20
 
 _SUFFIXES = (".safetensors", ".pt", ".pt2")
 
@@ -189,39 +183,9 @@ def export_model(model: str | os.PathLike[str], path: str | os.PathLike[str]) ->
         ValueError: If it is not a model of this package.
     """
     _suffix(os.fspath(path), _SUFFIXES[1:])
-    if _is_program(os.fspath(model)):
+    if is_program(os.fspath(model)):
         raise ValueError(f"{os.fspath(model)} is a program already, expected a safetensors file.")
     return save_model(path, *_read(os.fspath(model)))
-
-
-def read_card(path: str | os.PathLike[str]) -> ModelCard:
-    """Read the card of a model file of any format; nothing else in it is looked at.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a model file.
-    """
-    name = os.fspath(path)
-    text: Any = None
-    try:
-        if _is_program(name):
-            with zipfile.ZipFile(name) as archive:
-                cards = [x for x in archive.namelist() if x.endswith("/extra/card.json")]
-                if cards:
-                    with archive.open(cards[0]) as entry:
-                        text = entry.read(_LARGEST_HEADER)
-        else:
-            text = _header(name).get("__metadata__", {}).get("card")
-    except (OSError, ValueError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{name} is damaged: {reason(error)[:200]}.") from None
-    if text is None:
-        raise ValueError(f"{name} has no card, expected a file written by save_model.")
-    try:
-        return ModelCard.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{name} has no valid card: {reason(error)}.") from None
 
 
 def load_model(path: str | os.PathLike[str], *, device: str = "cpu", trust: bool = False) -> Model:
@@ -249,9 +213,9 @@ def load_model(path: str | os.PathLike[str], *, device: str = "cpu", trust: bool
         torch.zeros(1, device=where).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         raise ValueError(f"device is {device!r}, expected one that torch has here.") from None
-    if _is_program(name) and trust:
+    if is_program(name) and trust:
         card = read_card(name)
-        module = _load_program(name, where)
+        module = load_program(name, where)
         state = module.state_dict()
         _check_weights(state, name)
         _check_hash(state, card, name)
@@ -276,39 +240,11 @@ def _suffix(name: str, allowed: tuple[str, ...]) -> str:
     return suffix
 
 
-def _is_program(name: str) -> bool:
-    """Whether a file is an archive, which holds code."""
-    if not os.path.exists(name):
-        raise FileNotFoundError(f"There is no file {name} with a model.")
-    if not os.path.isfile(name):
-        raise ValueError(f"{name} is not a file, expected a model.")
-    if os.path.getsize(name) > _LARGEST_FILE:
-        raise ValueError(f"{name} is too large for a model: more than 1 GiB.")
-    try:
-        with open(name, "rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror}.") from None
-
-
-def _header(name: str) -> Any:
-    """The header of a safetensors file."""
-    with open(name, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if length <= _LARGEST_HEADER else b""
-    try:
-        header = json.loads(text)
-        header.get("__metadata__", {}).get("card")
-        return header
-    except (ValueError, RecursionError, AttributeError):
-        raise ValueError(f"{name} is not a model, expected a safetensors file.") from None
-
-
 def _read(name: str) -> tuple[torch.nn.Module, ModelCard]:
     """Network and card of a file of this package."""
     from safetensors.torch import load
 
-    if _is_program(name):
+    if is_program(name):
         raise ValueError(
             f"{name} is a program, which can do whatever you can; load it with trust=True (msnn: "
             "--trust) only if you would let run any program of whoever made it."
@@ -317,7 +253,7 @@ def _read(name: str) -> tuple[torch.nn.Module, ModelCard]:
     try:
         with open(name, "rb") as file:
             # Read once: what is checked is what is used. Sizes are checked against the file's.
-            state = load(file.read(_LARGEST_FILE))
+            state = load(file.read(LARGEST_FILE))
     except Exception as error:
         raise ValueError(f"{name} is damaged: {reason(error)[:200]}.") from None
     network = _ffno(state, card, name)
@@ -355,40 +291,6 @@ def _ffno(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> torc
     return network.eval()
 
 
-def _load_program(name: str, device: torch.device) -> torch.nn.Module:
-    """Load TorchScript or a program of ``torch.export``."""
-    import torch
-
-    try:
-        with quiet():
-            with zipfile.ZipFile(name) as archive:
-                script = any(x.endswith("/constants.pkl") for x in archive.namelist())
-            if script:
-                module: torch.nn.Module = torch.jit.load(name, map_location=device)
-                return module.eval()
-            program = torch.export.load(name)
-            from torch.export.passes import move_to_device_pass
-
-            return move_to_device_pass(program, device).module()
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read by torch: {_first_line(error)}.") from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's warnings, of deprecation above all, from the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _first_line(error: BaseException) -> str:
-    """What torch says, without its stack trace and in one sentence."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    line = next((line for line in lines if line), type(error).__name__)
-    return line.partition(". ")[0][:200].rstrip(". ")
-
-
 def _check_weights(state: Mapping[str, torch.Tensor], name: str) -> None:
     """Refuse weights that are not finite numbers, and networks without any."""
     import torch
@@ -413,18 +315,14 @@ def _try_out(model: Model, name: str) -> None:
     shape = (card.in_channels, *(card.lattice,) * card.dim)
     for batch in (1, 2):
         try:
-            out = model(np.zeros((batch, *shape), dtype=np.float32))
-        except RuntimeError as error:
+            finite = np.isfinite(model(np.zeros((batch, *shape), dtype=np.float32))).all()
+            why = "" if finite else "it gives numbers that are not finite"
+        except Exception as error:
             # What torch raises has many lines; ours has one.
             told = str(error).splitlines()
             why = told[0].rstrip(".") if len(told) == 1 else "it fails"
-        except Exception:
-            why = "it fails"
-        else:
-            if np.all(np.isfinite(out)):
-                continue
-            why = "it gives numbers that are not finite"
-        raise ValueError(
-            f"{name} does not do what its card says for {card.in_channels} channels on a lattice "
-            f"of {card.lattice} nodes in {card.dim} dimensions: {why}."
-        )
+        if why:
+            raise ValueError(
+                f"{name} does not do what its card says for {card.in_channels} channels on a "
+                f"lattice of {card.lattice} nodes in {card.dim} dimensions: {why}."
+            )

@@ -44,15 +44,6 @@ def write_curves(folder: str, history: Sequence[Mapping[str, float]], title: str
         figure.savefig(draft, format="png", dpi=120)
 
 
-def progress_bar(shown: bool, state: State) -> Any:
-    """A bar of steps, if standard error is a terminal."""
-    from tqdm import tqdm
-
-    # None: not where nobody looks.
-    quiet = None if shown else True
-    return tqdm(initial=state.step, unit="step", dynamic_ncols=True, disable=quiet)
-
-
 def show(bar: Any, state: State) -> None:
     """Show steps and the figures of the last validation."""
     if state.total < UNKNOWN:

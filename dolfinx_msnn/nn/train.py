@@ -22,6 +22,7 @@ from types import FrameType
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from dolfinx_msnn.bases.filtered import default_threads
 from dolfinx_msnn.nn import dataset
@@ -37,7 +38,7 @@ from dolfinx_msnn.nn.config import Config
 from dolfinx_msnn.nn.dataset import Dataset
 from dolfinx_msnn.nn.lattice import LOG_SCALE
 from dolfinx_msnn.nn.model import ModelCard, save_model
-from dolfinx_msnn.nn.record import progress_bar, show, write_curves
+from dolfinx_msnn.nn.record import show, write_curves
 from dolfinx_msnn.nn.steps import Shape, batches, energy_defects, step
 
 #: Name of the file in the output folder that training goes on from.
@@ -114,7 +115,11 @@ def train(
     begun = saved - state.elapsed
     why = "all steps are done"
     steps = batches(shapes, options.batch_size, config.seed, state.step)
-    with _signals() as received, progress_bar(progress, state) as bar:
+    # Without a terminal there is no bar.
+    bar = tqdm(
+        initial=state.step, unit="step", dynamic_ncols=True, disable=None if progress else True
+    )
+    with _signals() as received, bar:
         while state.step < state.total:
             epoch, batch = next(steps)
             state.recent.append(step(state, config, shapes, batch))

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx_msnn._utils.files import UnfitFile, find_table, open_hdf5
-from dolfinx_msnn._utils.typing import FunctionSpace
+from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace
 from dolfinx_msnn.space.prolongation import CoarseDofs
 
 FORMAT = "dolfinx_msnn multiscale space"
@@ -70,6 +70,12 @@ def create_table(file: h5py.File, key: str, shape: tuple[int, ...]) -> None:
     width = int(np.prod(shape[1:])) * dtype.itemsize
     rows = min(shape[0], max(1, _CHUNK_BYTES // width))
     file.create_dataset(key, shape, dtype, chunks=(rows, *shape[1:]), fletcher32=True)
+
+
+def are_eigenvalues(values: FloatArray) -> bool:
+    """Whether values are finite, and negative by rounding at most."""
+    largest = float(values.max(initial=1.0))
+    return bool(np.isfinite(values).all() and values.min(initial=0.0) >= -1e-6 * largest)
 
 
 def read_share(
@@ -209,9 +215,7 @@ def _read_dofs(path: str, file: h5py.File, num_dropped: int, rank: int, size: in
     spectra = {
         int(vertices[k]): file["eigenvalues"][stop[k] - eigen_count[k] : stop[k]] for k in mine
     }
-    found = np.concatenate([*spectra.values(), np.zeros(1)])
-    # What is negative by rounding is not refused.
-    sound = np.isfinite(found).all() and found.min() >= -1e-6 * max(1.0, found.max())
+    sound = are_eigenvalues(np.concatenate([*spectra.values(), np.zeros(0)]))
     _require(sound, f"{path} is damaged: 'eigenvalues' has negative or infinite entries.")
     dofs = CoarseDofs(file["vertex"][part], file["mode"][part], spectra, num_dropped)
     repeated = np.repeat(vertices[mine], dof_count[mine])

@@ -42,6 +42,7 @@ from dolfinx_msnn.space.file_tables import (
     FORMAT,
     FORMAT_VERSION,
     NUM_REFERENCE,
+    are_eigenvalues,
     create_table,
     read_share,
 )
@@ -89,6 +90,11 @@ def save(
                     "built with."
                 )
             parts = _tables(V, host, dofs, dirichlet, reference)
+            if not are_eigenvalues(parts["eigenvalues"]):
+                least = parts["eigenvalues"].min()
+                raise ValueError(
+                    f"The basis gave the eigenvalue {least:.4g}, expected none below zero."
+                )
     finally:
         if host is not P:
             host.destroy()

@@ -404,6 +404,11 @@ def test_headers_that_lie(tmp_path, written):
         with_header(written[OURS], lambda header: header.update(other=header.pop("head.bias")))
     )
     refused(path, "does not hold the weights")
+    for card in (5, None, ["{}"]):
+        path.write_bytes(
+            with_header(written[OURS], lambda h, c=card: h.update({"__metadata__": {"card": c}}))
+        )
+        refused(path, "has no valid card")
     path.write_bytes((2**63).to_bytes(8, "little") + written[OURS][8:])
     refused(path, "not a model")
     for name in network().state_dict():

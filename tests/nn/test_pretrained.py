@@ -80,7 +80,7 @@ def test_cards(name):
 
 
 def test_no_such_model():
-    with pytest.raises(ValueError, match="expected one of diffusion-2d, diffusion-3d"):
+    with pytest.raises(ValueError, match="must be one of diffusion-2d, diffusion-3d"):
         LearnedBasis.pretrained("diffusion-4d", 1.0)
 
 

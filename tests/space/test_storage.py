@@ -491,6 +491,20 @@ def test_what_load_would_refuse_is_not_saved(p, folder):
     assert listing(folder) == []
 
 
+def test_negative_eigenvalues_are_not_saved(p, folder):
+    """What a basis of one's own may give on one rank."""
+
+    class Negative:
+        def modes(self, problems):
+            found = p.basis.modes(problems)
+            return [LocalModes(m.values - (1.0 if HERE else 0.0), m.vectors) for m in found]
+
+    with p.space(basis=Negative()) as W:
+        with expect_error(ValueError, "The basis gave the eigenvalue -1, expected none below zero"):
+            W.save(f"{folder}/negative.h5", p.a)
+    assert listing(folder) == []
+
+
 def test_rounding_errors_are_no_other_coefficient(p, good):
     before = p.kappa.x.array.copy()
     try:
