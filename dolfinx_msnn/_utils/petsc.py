@@ -10,8 +10,9 @@ every rank; so petsc4py only puts it aside. :func:`sweep` then frees what all ra
 from __future__ import annotations
 
 import re
+import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -174,6 +175,23 @@ def temporary_options(
             database.delValue(name)
         for name, text in before.items():
             database.setValue(name, text)
+
+
+def unused(prefix: str, names: Iterable[str]) -> list[str]:
+    """Which options, of those put in by :func:`temporary_options`, PETSc has not looked at yet."""
+    database = PETSc.Options()
+    return [name for name in names if not database.used(prefix + name.lstrip("-"))]
+
+
+def warn_unused(comm: MPI.Comm | PETSc.Comm, prefix: str, names: Sequence[str]) -> None:
+    """Warn, on the first rank, of options that PETSc has not looked at: they may be misspelt."""
+    if names and comm.rank == 0:
+        warnings.warn(
+            f"petsc_options has {', '.join(names)} (under {prefix}), which nothing has asked for; "
+            "expected options of the solvers in use.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 @contextmanager

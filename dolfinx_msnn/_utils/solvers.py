@@ -10,7 +10,8 @@ from petsc4py import PETSc
 
 import numpy as np
 
-from dolfinx_msnn._utils.petsc import readable_errors, temporary_options
+from dolfinx_msnn._utils.entry import checked
+from dolfinx_msnn._utils.petsc import readable_errors, temporary_options, unused, warn_unused
 
 #: Relative residual above which a direct coarse solve counts as failed; and above which it does
 #: even if rounding explains it, as where a body is hardly held.
@@ -40,6 +41,7 @@ def choose_direct(pc: PETSc.PC, *, symmetric: bool = True) -> None:
         pc.setType(PETSc.PC.Type.REDUNDANT)
 
 
+@checked
 def create_coarse_solver(
     A0: PETSc.Mat,
     petsc_options_prefix: str,
@@ -74,6 +76,8 @@ def create_coarse_solver(
             solver.setFromOptions()
             # Factor options are read when the factor is made.
             solver.setUp()
+            left = unused(petsc_options_prefix, petsc_options or {})
+            warn_unused(A0.comm, petsc_options_prefix, left)
     except BaseException:
         solver.destroy()
         raise

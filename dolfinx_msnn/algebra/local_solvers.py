@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
-from dolfinx_msnn._utils.checks import check_instance
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import FloatArray, LongArray
@@ -55,8 +55,8 @@ class SubdomainSolvers(Owner):
 
     _title: ClassVar[str] = "set of subdomain solvers"
 
+    @checked
     def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
-        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         check_fine_matrix(A, W)
         parts = subdomains(W)

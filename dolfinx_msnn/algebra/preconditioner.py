@@ -10,7 +10,8 @@ from typing import ClassVar, Literal, get_args
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from dolfinx_msnn._utils.checks import check_instance, is_integer, positive_integer, require
+from dolfinx_msnn._utils.checks import is_integer, positive_integer, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn.algebra.two_level import Settings, TwoLevelPC
@@ -72,6 +73,7 @@ class TwoLevelPreconditioner(Owner):
 
     _title: ClassVar[str] = "two-level preconditioner"
 
+    @checked
     def __init__(
         self,
         W: MultiscaleFunctionSpace,
@@ -83,7 +85,6 @@ class TwoLevelPreconditioner(Owner):
         overlap: int = 1,
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
-        check_instance(W, MultiscaleFunctionSpace)
         _ = W.P
         super().__init__(W.comm)
         self._attached: list[TwoLevelPC] = []

@@ -11,6 +11,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import IntArray
 from dolfinx_msnn.algebra.dense_blocks import DenseBlocks
@@ -130,6 +131,7 @@ def check_fine_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
         )
 
 
+@checked
 def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
     """Allocate and fill A_0 = PᵀAP (symbolic and numeric product).
 
@@ -159,6 +161,7 @@ def create_coarse_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
             del options["mat_product_algorithm"]
 
 
+@checked
 def assemble_coarse_matrix(A0: PETSc.Mat, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> PETSc.Mat:
     """Refill A_0 = PᵀAP for new values of A or P, in their old patterns (numeric product only).
 
@@ -177,6 +180,7 @@ def assemble_coarse_matrix(A0: PETSc.Mat, A: PETSc.Mat, W: MultiscaleFunctionSpa
     return A.ptap(W.P, result=A0)
 
 
+@checked
 def assemble_coarse_vector(
     b: PETSc.Vec, W: MultiscaleFunctionSpace, b0: PETSc.Vec | None = None
 ) -> PETSc.Vec:

@@ -12,7 +12,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
-from dolfinx_msnn._utils.petsc import Owner, readable_errors, temporary_options
+from dolfinx_msnn._utils.petsc import Owner, readable_errors, temporary_options, unused, warn_unused
 from dolfinx_msnn._utils.solvers import NULL_PIVOTS, choose_direct
 from dolfinx_msnn._utils.typing import LongArray
 from dolfinx_msnn.algebra.product import CoarseOperator
@@ -153,6 +153,7 @@ class TwoLevelPC(Owner):
                 fine.setFromOptions()
                 self.pc.setUp()
             self.pc.setUpOnBlocks()
+            warn_unused(self.W.comm, prefix, unused(prefix, options))
         if given:
             self._check_symmetry(B)
 

@@ -14,12 +14,12 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils.checks import (
-    check_instance,
     is_integer,
     number_between,
     positive_integer,
     require,
 )
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, Function, LongArray
@@ -80,6 +80,7 @@ class AdaptiveSolution(Owner):
         self.W: MultiscaleFunctionSpace = self._own(W)
 
 
+@checked
 def adapt(
     a: ufl.Form,
     L: ufl.Form,
@@ -137,7 +138,6 @@ def adapt(
         Collective. The bound is guaranteed in the sense of :func:`bound_fine_error`; where a
         neighbourhood lacks its constant it is infinite, and enrichment goes on to ``max_rounds``.
     """
-    check_instance(W, MultiscaleFunctionSpace)
     with collective_errors(W.comm) as checks:
         number_between("tol", tol)
         kinds = ("online", "modes", "both")

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from petsc4py import PETSc
 
 import numpy as np
 
 from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import set_function
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner
@@ -23,6 +24,7 @@ from dolfinx_msnn.estimate.indicators import residual
 from dolfinx_msnn.problems.linear import LinearProblem
 
 
+@runtime_checkable
 class Preconditioner(Protocol):
     """Anything that applies a symmetric positive definite M⁻¹; a ``PETSc.PC`` is wrapped."""
 
@@ -64,6 +66,7 @@ class SchwarzPreconditioner(Owner):
 
     _title: ClassVar[str] = "Schwarz preconditioner"
 
+    @checked
     def __init__(self, problem: LinearProblem, *, solvers: SubdomainSolvers | None = None) -> None:
         super().__init__(problem.W.comm)
         self._problem = problem
@@ -106,6 +109,7 @@ class SchwarzPreconditioner(Owner):
         P.mult(self._x0, z)
 
 
+@checked
 def bound_fine_error(
     problem: LinearProblem,
     preconditioner: Preconditioner | PETSc.PC,
@@ -151,6 +155,7 @@ def bound_fine_error(
         expected = "a positive number (zero: a neighbourhood's functions lack its constant)"
         require(positive, "lambda_min", lambda_min, expected)
         require(is_integer(steps), "steps", steps, "a non-negative integer")
+        require(is_number(ratio) and ratio > 0, "ratio", ratio, "a positive number")
         if error is not None:
             problem.W.check_member(error)
         checks.agree(lambda_min=lambda_min, steps=steps, ratio=ratio)

@@ -14,6 +14,7 @@ import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Function, Mesh
 from dolfinx_msnn.estimate.equilibration import balance, eliminate, equilibrate
@@ -44,6 +45,7 @@ class ErrorBound:
     correction: float
 
 
+@checked
 def bound_error(
     u: Function,
     kappa: Function | fem.Constant[np.float64] | float,
@@ -100,8 +102,6 @@ def bound_error(
         forms.check_space(V)
         if V.dofmap.index_map_bs != 1:
             raise ValueError("u is not scalar; the bound is one for diffusion.")
-        if coarse is not None and not isinstance(coarse, CoarseGrid):
-            raise ValueError(f"Expected a CoarseGrid or None, got {type(coarse).__name__}.")
         forms.check_bcs(bcs, V)
         _check_kappa(kappa, V.mesh)
         for data in (f, g):

@@ -15,6 +15,7 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function, LongArray
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
@@ -41,6 +42,7 @@ class LocalIndicators:
     total: float
 
 
+@checked
 def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
     """The fine residual b − A u of a multiscale solution, zero on Dirichlet dofs. Collective.
 
@@ -71,6 +73,7 @@ def residual(problem: LinearProblem, u: PETSc.Vec | None = None) -> PETSc.Vec:
     return r
 
 
+@checked
 def local_indicators(
     problem: LinearProblem,
     *,
@@ -115,6 +118,7 @@ def local_indicators(
     return LocalIndicators(mine.vertex.copy(), np.sqrt(energy), total)
 
 
+@checked
 def local_energies(a: ufl.Form, w: Function, coarse: CoarseGrid) -> FloatArray:
     """Energy norms √a(w, w) of a function on every neighbourhood. Collective.
 

@@ -18,6 +18,7 @@ import scipy.sparse.linalg as spla
 import ufl
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.checks import check_instance, is_number, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray
@@ -38,6 +39,7 @@ DENSE = 300
 LEAK_TOLERANCE = 1e-10
 
 
+@checked
 def stability_constants(
     W: MultiscaleFunctionSpace,
     coarse: CoarseGrid,
@@ -77,8 +79,6 @@ def stability_constants(
         than 1e-10 of the energy is left counts as represented.
     """
     with collective_errors(W.comm) as checks:
-        if not isinstance(coarse, CoarseGrid):
-            raise ValueError(f"Expected a CoarseGrid, got {type(coarse).__name__}.")
         forms.check_form(a, W.V, "a")
         forms.check_bcs(bcs, W.V)
         checks.agree(a=forms.identify(a))
@@ -115,6 +115,7 @@ def stability_constants(
     return constants
 
 
+@checked
 def schwarz_lambda_min(
     W: MultiscaleFunctionSpace, coarse: CoarseGrid, constants: Mapping[int, float]
 ) -> float:
@@ -136,7 +137,6 @@ def schwarz_lambda_min(
         ValueError: If a neighbourhood has no constant, or one that is NaN or negative.
     """
     with collective_errors(W.comm):
-        check_instance(coarse, CoarseGrid)
         check_constants(constants, W.eigenvalues, W.vertex)
         if max(constants, default=0) >= coarse.num_vertices:
             raise ValueError("coarse is another grid than W was made with; expected the same one.")

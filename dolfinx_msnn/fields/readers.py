@@ -14,7 +14,7 @@ from mpi4py import MPI
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn._utils.checks import is_integer, require
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.fields.lattice import LatticeField
@@ -154,6 +154,8 @@ def from_array(
     mapping = (low, high, phases)
     ok = [v is not None for v in mapping] in ([0, 0, 0], [1, 1, 0], [0, 0, 1])
     require(ok, "(low, high, phases)", mapping, "low and high, or phases, or none")
+    numbers = [v for v in (low, high, *(phases or {}).values()) if v is not None]
+    require(all(map(is_number, numbers)), "(low, high, phases)", mapping, "of real numbers")
     if phases is not None:
         levels, where = np.unique(grey, return_inverse=True)
         unknown = [v for v in levels.tolist() if v not in phases]

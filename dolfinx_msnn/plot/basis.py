@@ -12,6 +12,7 @@ from mpi4py import MPI
 import numpy as np
 
 from dolfinx_msnn._utils.checks import is_integer
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function
 from dolfinx_msnn.plot.axes import on_root
@@ -19,6 +20,7 @@ from dolfinx_msnn.plot.functions import draw_function
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
+@checked
 def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> Function:
     """A basis function of a coarse vertex, scaled to a largest absolute value of one. Collective.
 
@@ -60,6 +62,7 @@ def basis_function(W: MultiscaleFunctionSpace, vertex: int, number: int = 0) -> 
     return psi
 
 
+@checked
 def draw_basis_functions(
     axes: Iterable[Any] | None,
     W: MultiscaleFunctionSpace,
@@ -99,6 +102,7 @@ def draw_basis_functions(
     return artists if W.comm.rank == 0 else None
 
 
+@checked
 def gather_spectra(W: MultiscaleFunctionSpace) -> dict[int, FloatArray]:
     """The eigenvalues by coarse vertex, of all neighbourhoods, on every rank. Collective."""
     found: dict[int, FloatArray] = {}
@@ -107,6 +111,7 @@ def gather_spectra(W: MultiscaleFunctionSpace) -> dict[int, FloatArray]:
     return dict(sorted(found.items()))
 
 
+@checked
 def draw_spectra(
     axes: Any,
     W: MultiscaleFunctionSpace,

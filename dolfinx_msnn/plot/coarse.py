@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dolfinx_msnn._utils.checks import is_integer, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace
 from dolfinx_msnn.local.grid import CoarseGrid
@@ -17,6 +18,7 @@ from dolfinx_msnn.plot.axes import on_root, show_all
 from dolfinx_msnn.plot.gather import CellValues, gather_cells
 
 
+@checked
 def draw_coarse_grid(
     axes: Any,
     coarse: CoarseGrid,
@@ -61,6 +63,7 @@ def draw_coarse_grid(
     return on_root(comm, axes, lines, draw)
 
 
+@checked
 def draw_neighbourhood(
     axes: Any,
     V: FunctionSpace,

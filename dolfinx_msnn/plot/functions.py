@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx import fem
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function, Mesh
 from dolfinx_msnn.local.coefficient import cell_values, check_coefficient
@@ -27,6 +28,7 @@ from dolfinx_msnn.plot.gather import (
 )
 
 
+@checked
 def draw_coefficient(
     axes: Any,
     kappa: object,
@@ -69,6 +71,7 @@ def draw_coefficient(
     return draw_cells(axes, msh, values[:, 0], log=log, plane=plane, cmap=cmap, bar=bar)
 
 
+@checked
 def draw_cells(
     axes: Any,
     msh: Mesh,
@@ -105,6 +108,7 @@ def draw_cells(
     return on_root(msh.comm, axes, gather_slice(f, plane), colours.draw_slice)
 
 
+@checked
 def draw_function(
     axes: Any,
     u: Function,
@@ -151,6 +155,7 @@ def draw_function(
     return on_root(comm, axes, gather_cells(msh, values), colours.draw_cells)
 
 
+@checked
 def draw_error(
     axes: Any,
     u: Function,

@@ -13,6 +13,7 @@ from scipy.spatial import Delaunay
 import basix
 from dolfinx import fem, geometry
 from dolfinx_msnn._utils.checks import is_integer, is_number, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mesh import bounding_box
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function, IntArray, LongArray, Mesh
@@ -71,6 +72,7 @@ class Slice(NamedTuple):
     at: float
 
 
+@checked
 def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
     """Collect cell values of a 2D mesh on rank 0. Collective.
 
@@ -99,6 +101,7 @@ def gather_cells(msh: Mesh, values: npt.ArrayLike) -> CellValues | None:
     return CellValues(corners[order], all_values[order])
 
 
+@checked
 def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | None:
     """Collect a function on a 2D mesh on rank 0, with triangles between its nodes. Collective.
 
@@ -145,6 +148,7 @@ def gather_nodes(u: Function, *, component: int | None = None) -> NodalValues | 
     return NodalValues(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
+@checked
 def gather_slice(
     u: Function,
     plane: tuple[int, float] | None = None,

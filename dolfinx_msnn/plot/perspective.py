@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from dolfinx import plot
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import Function
 from dolfinx_msnn.plot.gather import check_function
@@ -71,6 +72,7 @@ def _trial(timeout: float) -> str:
     return ""
 
 
+@checked
 def render(
     u: Function,
     file: str | os.PathLike[str],

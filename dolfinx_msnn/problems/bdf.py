@@ -12,7 +12,8 @@ from mpi4py import MPI
 import numpy as np
 
 from dolfinx import fem
-from dolfinx_msnn._utils.checks import check_instance, is_finite, is_integer, require
+from dolfinx_msnn._utils.checks import is_finite, is_integer, require
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function
 
@@ -69,6 +70,7 @@ class Steps:
         require(
             is_integer(order, 1) and order <= 2, "order", order, "1 (implicit Euler) or 2 (BDF2)"
         )
+        require(is_finite(time), "time", time, "a finite number")
         checks.agree(dt=float(dt), order=order, time=float(time))
         self.dt, self.time, self.done = float(dt), float(time), 0
         self._order, self._before = order, np.nan
@@ -119,8 +121,8 @@ class BDF:
         Creation is collective. BDF2 with steps that grow for long by more than 1 + √2 is unstable.
     """
 
+    @checked
     def __init__(self, u: Function, dt: float, order: int = 1, *, time: float = 0.0) -> None:
-        check_instance(u, fem.Function)
         self._mesh = u.function_space.mesh
         with collective_errors(self._mesh.comm) as checks:
             self._steps = Steps(checks, dt, order, time)

@@ -18,7 +18,7 @@ from dolfinx.fem.petsc import create_matrix
 from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.assembly import fill_matrix
-from dolfinx_msnn._utils.checks import check_instance
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import dirichlet_mask
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -72,6 +72,7 @@ class LinearProblem(Owner):
 
     _title: ClassVar[str] = "linear problem"
 
+    @checked
     def __init__(
         self,
         a: ufl.Form,
@@ -88,7 +89,6 @@ class LinearProblem(Owner):
         jit_options: CompilerOptions | None = None,
         entity_maps: Sequence[EntityMap] = (),
     ) -> None:
-        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         with collective_errors(W.comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)

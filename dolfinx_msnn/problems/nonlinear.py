@@ -20,7 +20,7 @@ from dolfinx.fem.petsc import create_matrix
 from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.assembly import fill_matrix
-from dolfinx_msnn._utils.checks import check_instance
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import (
@@ -28,6 +28,8 @@ from dolfinx_msnn._utils.petsc import (
     check_petsc_arguments,
     readable_errors,
     temporary_options,
+    unused,
+    warn_unused,
 )
 from dolfinx_msnn._utils.solvers import NULL_PIVOTS, choose_direct
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
@@ -73,6 +75,7 @@ class NonlinearProblem(Owner):
     _defaults: ClassVar[dict[str, object]] = {}
     _bilinear: ClassVar[str] = "J"
 
+    @checked
     def __init__(
         self,
         F: ufl.Form,
@@ -88,7 +91,6 @@ class NonlinearProblem(Owner):
         jit_options: CompilerOptions | None = None,
         entity_maps: Sequence[EntityMap] = (),
     ) -> None:
-        check_instance(W, MultiscaleFunctionSpace)
         super().__init__(W.comm)
         with collective_errors(W.comm) as checks:
             options = check_petsc_arguments(checks, petsc_options_prefix, petsc_options, mat_type)
@@ -100,7 +102,7 @@ class NonlinearProblem(Owner):
             checks.agree(F=forms.identify(F), J=forms.identify(J))
         check_conditions(bcs, W)
         self.W, self.u, self.bcs = W, u, list(bcs)
-        self._prefix, self._options = petsc_options_prefix, options
+        self._prefix, self._options, self._unseen = petsc_options_prefix, options, list(options)
         self._F: Form = compile_form(F)
         self._J: Form = compile_form(J)
         self._A = self._own(create_matrix(self._J, kind=mat_type or W.P.getType()))
@@ -171,6 +173,7 @@ class NonlinearProblem(Owner):
             temporary_options(self._prefix, self._options, defaults),
         ):
             yield
+            self._unseen = unused(self._prefix, self._unseen)
 
     def solve(self) -> Function:
         """Solve, from the function that ``u`` is now.
@@ -191,7 +194,7 @@ class NonlinearProblem(Owner):
         self._lift = dirichlet_lift(self.W.V, self.bcs)
         if self._x is None or not self._coarse.is_current:
             self._begin()
-        elif not self._unchanged():
+        elif not self.W.comm.allreduce(np.array_equal(self._left, self._free_values()), MPI.LAND):
             c = self._coefficients()
             c.copy(self._x)
             c.destroy()
@@ -212,6 +215,8 @@ class NonlinearProblem(Owner):
         self._assign(self._x)
         self._left = self._free_values()
         self._check_converged()
+        warn_unused(self.W.comm, self._prefix, self._unseen)
+        self._unseen = []
         return self.u
 
     def _begin(self) -> None:
@@ -250,11 +255,6 @@ class NonlinearProblem(Owner):
         """Values of ``u`` at the owned dofs without Dirichlet condition, shape ``(n,)``."""
         free = ~self.W.dirichlet
         return self.u.x.array[: free.size][free]
-
-    def _unchanged(self) -> bool:
-        """Whether ``u`` at the free dofs is what the last solve left there. Collective."""
-        mine = np.array_equal(self._left, self._free_values())
-        return bool(self.W.comm.allreduce(mine, op=MPI.LAND))
 
     def _coefficients(self) -> PETSc.Vec:
         """Coefficients of ``u`` at the free dofs. Collective; the caller destroys them."""

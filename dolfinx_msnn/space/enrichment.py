@@ -10,6 +10,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import BoolArray, FloatArray, LongArray
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
@@ -19,6 +20,7 @@ from dolfinx_msnn.space.prolongation import CoarseDofs, create_coo_matrix
 ONLINE = -1
 
 
+@checked
 def enrich(
     W: MultiscaleFunctionSpace,
     functions: Sequence[tuple[int, LongArray, FloatArray]] = (),
@@ -56,6 +58,13 @@ def enrich(
         for vertex, dofs, values in functions:
             if vertex not in W.eigenvalues:
                 raise ValueError(f"Coarse vertex {vertex} is not on this rank.")
+            rows, num = np.asarray(dofs), W.P.getSize()[0]
+            inside = rows.dtype.kind in "iu" and ((rows >= 0) & (rows < num)).all()
+            if not inside or len(np.unique(rows)) != rows.size:
+                raise ValueError(
+                    f"A new basis function of coarse vertex {vertex} has dofs {rows}; expected "
+                    f"distinct integers from 0 to {num - 1}."
+                )
             if np.shape(dofs) != np.shape(values) or not np.isfinite(values).all():
                 raise ValueError(
                     f"A new basis function of coarse vertex {vertex} has {np.size(dofs)} dofs and "

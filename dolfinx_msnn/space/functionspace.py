@@ -18,6 +18,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.compat import require_real
+from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import set_to_product
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, is_aij, sweep
@@ -133,6 +134,7 @@ class MultiscaleFunctionSpace(Owner):
         """
         return self.dof_range[0] + np.flatnonzero(self.vertex == vertex)
 
+    @checked
     def prolong(self, coefficients: PETSc.Vec, u: Function | None = None) -> Function:
         """The fine function P c.
 
@@ -157,6 +159,7 @@ class MultiscaleFunctionSpace(Owner):
         set_to_product(u, P, coefficients)
         return u
 
+    @checked
     def match_type(self, A: PETSc.Mat) -> None:
         """Move P to the PETSc type of a fine matrix (from a host type to a device type).
 
@@ -251,6 +254,7 @@ class MultiscaleFunctionSpace(Owner):
             )
         return self._source
 
+    @checked
     def coefficients(self, f: Function, M: PETSc.Mat | None = None) -> PETSc.Vec:
         """Coefficients c of the minimum of (f − P c)ᵀ M (f − P c).
 

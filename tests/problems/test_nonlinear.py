@@ -446,7 +446,7 @@ def mistakes(p, W):
     return {
         "W": ({"W": None}, "Expected a MultiscaleFunctionSpace"),
         "u": ({"u": fem.Function(other)}, "Function in the fine space"),
-        "no u": ({"u": None}, "Function in the fine space"),
+        "no u": ({"u": None}, "Expected a dolfinx.fem.Function, got NoneType for u"),
         "bilinear F": ({"F": p.a}, "F must be a linear form .* 2 arguments"),
         "no form": ({"F": 3}, "F must be a UFL linear form"),
         "F elsewhere": ({"F": p.u * w * ufl.dx}, "arguments of F are on another function space"),
@@ -475,7 +475,7 @@ def test_mistakes(everywhere):
         for changed, message in (
             ({"a": p.L}, "a must be a bilinear form"),
             ({"L": p.a}, "L must be a linear form"),
-            ({"u": 1}, "Function in the fine space"),
+            ({"u": 1}, "Expected a dolfinx.fem.Function, got int for u"),
         ):
             with expect_error(ValueError, message):
                 p.picard(W, **(changed if everywhere or HERE else {}))
