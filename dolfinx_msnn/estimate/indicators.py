@@ -112,7 +112,7 @@ def local_indicators(
             mine.destroy()
     if constants is not None:
         with collective_errors(comm):
-            check_constants(constants, problem.W.eigenvalues, mine.vertex)
+            check_constants(constants, mine.vertex)
         energy = energy * np.array([constants[int(v)] for v in mine.vertex])
     total = float(np.sqrt(comm.allreduce(float(energy.sum()))))
     return LocalIndicators(mine.vertex.copy(), np.sqrt(energy), total)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mpi4py import MPI
@@ -137,7 +137,10 @@ def schwarz_lambda_min(
         ValueError: If a neighbourhood has no constant, or one that is NaN or negative.
     """
     with collective_errors(W.comm):
-        check_constants(constants, W.eigenvalues, W.vertex)
+        check_constants(constants, W.vertex)
+        # Those of all ranks are added up.
+        for vertex in set(constants) - set(W.eigenvalues):
+            raise ValueError(f"constants has coarse vertex {vertex}, which is not on this rank.")
         if max(constants, default=0) >= coarse.num_vertices:
             raise ValueError("coarse is another grid than W was made with; expected the same one.")
     tau = np.zeros(coarse.num_vertices)
@@ -149,16 +152,8 @@ def schwarz_lambda_min(
     return float(1.0 / max(1.0, max(W.comm.allgather(largest))))
 
 
-def check_constants(
-    constants: Mapping[int, float], known: Container[int], vertices: Iterable[int]
-) -> None:
-    """Refuse constants unless there is a valid one for each neighbourhood. Not collective.
-
-    Args:
-        constants: By coarse vertex.
-        known: Coarse vertices that may have one.
-        vertices: Coarse vertices that must have one.
-    """
+def check_constants(constants: Mapping[int, float], vertices: Iterable[int]) -> None:
+    """Refuse constants unless there is a valid one for each neighbourhood. Not collective."""
     check_instance(constants, Mapping)
     for vertex in {int(v) for v in vertices} - set(constants):
         raise ValueError(
@@ -166,7 +161,6 @@ def check_constants(
             "neighbourhood of this rank."
         )
     for vertex, value in constants.items():
-        require(vertex in known, "constants", vertex, "by coarse vertex of this rank")
         ok = is_number(value) and value >= 0
         require(ok, f"constants[{vertex}]", value, "a number not below zero")
 

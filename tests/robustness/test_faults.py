@@ -728,9 +728,7 @@ def test_not_a_member(sample, space, quadratic):
     for bad in (fem.Function(quadratic), None, 1.0):
         f = bad_if_here(bad, sample.one)
         for method in (space.interpolate, space.project, space.coefficients):
-            with expect_error(
-                ValueError, r"Expected a dolfinx.fem.Function( in the|, got)"
-            ):
+            with expect_error(ValueError, r"Expected a dolfinx.fem.Function( in the|, got)"):
                 method(f)
     c = space.P.createVecRight()
     with expect_error(ValueError, "Expected a dolfinx.fem.Function in the fine space V"):
@@ -861,9 +859,7 @@ def test_compiled_right_hand_side(sample, space, quadratic):
 
 def test_solution(sample, space, quadratic):
     for bad in ("u", fem.Function(quadratic)):
-        with expect_error(
-            ValueError, r"Expected a dolfinx.fem.Function( in the| or None, got)"
-        ):
+        with expect_error(ValueError, r"Expected a dolfinx.fem.Function( in the| or None, got)"):
             sample.problem(space, u=bad_if_here(bad, None))
 
 
