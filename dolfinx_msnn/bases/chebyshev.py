@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.pencil import Pencil
@@ -50,6 +51,32 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
     y = kernels.padded(y)
     y = kernels.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
     return np.ascontiguousarray(y[:, :m])
+
+
+def inverse_step(
+    pencil: Pencil, functions: FloatArray, values: FloatArray, degree: int, lower: float
+) -> Block:
+    """A step of inexact inverse iteration: solve A z = λ S y from z = y, by a polynomial.
+
+    The filter knows D only; this brings modes of (A, D) closer to those of (A, S).
+
+    Args:
+        pencil: The pencil.
+        functions: Ritz vectors y, one a column, shape ``(n_i, m)``.
+        values: Their λ, shape ``(m,)``.
+        degree: As for :func:`chebyshev_filter`, at least 1.
+        lower: As for :func:`chebyshev_filter`.
+
+    Returns:
+        z in the filter's precision, shape ``(n_i, m)``.
+    """
+    data, scale = pencil._working
+    rhs = (pencil.problem.S @ functions) * (np.maximum(values, 0.0) / pencil.diagonal.max())
+    y, b = (
+        kernels.padded(np.array(block, dtype=pencil.dtype, order="C")) for block in (functions, rhs)
+    )
+    y = kernels.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper, b)
+    return np.ascontiguousarray(y[:, : functions.shape[1]])
 
 
 def degree_for(gain: float, lower: float, upper: float) -> int:

@@ -40,7 +40,7 @@ _PENCIL = f"{_PATTERN}, const double *A, const double *S"
 _EACH = f"""
 void multiply_X({_PATTERN}, const T *data, const T *y, T *out);
 int chebyshev_X({_PATTERN}, const T *data, const T *scale, int degree, double lower, double upper,
-                T *a, T *b);
+                const T *rhs, T *a, T *b);
 void project_X({_PENCIL}, const T *y, double *a, double *s, double *work);
 void combine_X(int64_t n, int64_t m, int64_t width, const T *y, const double *c, double *out);
 """
@@ -74,18 +74,20 @@ def library() -> ModuleType | None:
         return None
 
 
-def call(name: str, *arguments: npt.NDArray[Any] | float) -> Any:
+def call(name: str, *arguments: npt.NDArray[Any] | float | None) -> Any:
     """Call a function of the kernel, which must be there, without holding the interpreter's lock.
 
     Args:
         name: The function, e.g. ``"multiply_d"``.
-        arguments: C-contiguous arrays of float32, float64 or int32, and numbers.
+        arguments: C-contiguous arrays of float32, float64 or int32 (``None`` for none), numbers.
     """
     module = library()
     assert module is not None
     given = [
         module.ffi.from_buffer(_TYPES[part.dtype.char], part)
         if isinstance(part, np.ndarray)
+        else module.ffi.NULL
+        if part is None
         else part
         for part in arguments
     ]

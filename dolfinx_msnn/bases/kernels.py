@@ -131,8 +131,12 @@ def chebyshev(
     degree: int,
     lower: float,
     upper: float,
+    rhs: Block | None = None,
 ) -> Block:
     """Apply the Chebyshev polynomial of diag(scale) A that damps [lower, upper] to a block.
+
+    With a right-hand side it is applied to the errors y - A⁻¹ rhs instead, and these are taken off
+    (Chebyshev semi-iteration; A need not be invertible for that).
 
     Args:
         matrix: Gives the sparsity pattern of A, shape ``(n, n)``.
@@ -142,6 +146,7 @@ def chebyshev(
         degree: At least one; so many products with A.
         lower: Lower end of the damped interval.
         upper: Upper end.
+        rhs: As ``y``, not overwritten.
 
     Returns:
         Shape ``(n, m)``; the polynomial is one at zero.
@@ -158,6 +163,7 @@ def chebyshev(
             degree,
             lower,
             upper,
+            rhs,
             y,
             work,
         )
@@ -167,11 +173,12 @@ def chebyshev(
         (data * np.repeat(scale, np.diff(matrix.indptr)), matrix.indices, matrix.indptr),
         shape=(len(scale), len(scale)),
     )
+    shift = 0 if rhs is None else scale[:, None] * rhs
     first = sigma = -half / centre
-    before, now = y, (scaled @ y - y.dtype.type(centre) * y) * y.dtype.type(sigma / half)
+    before, now = y, (scaled @ y - shift - y.dtype.type(centre) * y) * y.dtype.type(sigma / half)
     for _ in range(degree - 1):
         following = 1.0 / (2.0 / first - sigma)
-        after = scaled @ now
+        after = scaled @ now - shift
         after -= y.dtype.type(centre) * now
         after *= y.dtype.type(2.0 * following / half)
         after -= y.dtype.type(sigma * following) * before

@@ -36,11 +36,11 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
     }
 }
 
-/* out = c1 scale A y + c2 y + c3 old on WIDTH vectors of columns that begin at column `at`. */
+/* out = c1 scale (A y - rhs) + c2 y + c3 old on WIDTH vectors of columns that begin at column `at`; rhs may be NULL. */
 #define ROWS(T, V, NAME, WIDTH)                                                                        \
     static void NAME##_##WIDTH(int64_t n, int64_t m, int64_t at, const int32_t *indptr,                \
                                const int32_t *indices, const T *data, const T *scale, T c1, T c2,      \
-                               T c3, const T *y, const T *old, T *out)                                 \
+                               T c3, const T *y, const T *old, const T *rhs, T *out)                   \
     {                                                                                                  \
         for (int64_t i = 0; i < n; ++i) {                                                              \
             V sum[WIDTH];                                                                              \
@@ -51,6 +51,9 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
                 for (int j = 0; j < WIDTH; ++j)                                                        \
                     sum[j] += data[k] * x[j];                                                          \
             }                                                                                          \
+            if (rhs)                                                                                   \
+                for (int j = 0; j < WIDTH; ++j)                                                        \
+                    sum[j] -= ((const V *)(rhs + i * m + at))[j];                                      \
             const T c = scale ? c1 * scale[i] : c1;                                                    \
             const V *x = (const V *)(y + i * m + at), *z = (const V *)(old + i * m + at);              \
             V *to = (V *)(out + i * m + at);                                                           \
@@ -72,25 +75,25 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
     ROWS(T, one_##SUFFIX, one_step_##SUFFIX, 1)                                                        \
     static void step_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,     \
                               const T *data, const T *scale, T c1, T c2, T c3, const T *y,             \
-                              const T *old, T *out)                                                    \
+                              const T *old, const T *rhs, T *out)                                      \
     {                                                                                                  \
         const int64_t lanes = 32 / sizeof(T);                                                          \
         for (int64_t at = 0; at < m;) {                                                                \
             const int64_t packs = (m - at) / lanes;                                                    \
             if (packs >= 6 || packs == 4) {                                                            \
-                pack_step_##SUFFIX##_4(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, out); \
+                pack_step_##SUFFIX##_4(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 4 * lanes;                                                                       \
             } else if (packs >= 3) {                                                                   \
-                pack_step_##SUFFIX##_3(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, out); \
+                pack_step_##SUFFIX##_3(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 3 * lanes;                                                                       \
             } else if (packs == 2) {                                                                   \
-                pack_step_##SUFFIX##_2(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, out); \
+                pack_step_##SUFFIX##_2(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 2 * lanes;                                                                       \
             } else if (packs == 1) {                                                                   \
-                pack_step_##SUFFIX##_1(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, out); \
+                pack_step_##SUFFIX##_1(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += lanes;                                                                           \
             } else {                                                                                   \
-                one_step_##SUFFIX##_1(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, out); \
+                one_step_##SUFFIX##_1(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 1;                                                                               \
             }                                                                                          \
         }                                                                                              \
@@ -99,25 +102,26 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
     void multiply_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,        \
                            const T *data, const T *y, T *out)                                          \
     {                                                                                                  \
-        step_##SUFFIX(n, m, indptr, indices, data, NULL, 1, 0, 0, y, y, out);                          \
+        step_##SUFFIX(n, m, indptr, indices, data, NULL, 1, 0, 0, y, y, NULL, out);                    \
     }                                                                                                  \
-    /* p(diag(scale) A) y with y in `a`, p damping [lower, upper], degree >= 1. Both blocks are        \
-     * overwritten; returns 0 if the result is in `a`, 1 if it is in `b`. */                           \
+    /* p(diag(scale) A) y with y in `a`, p damping [lower, upper], degree >= 1; with a right-hand side,\
+     * not NULL, the errors of y as a solution of A y = rhs are multiplied by p(diag(scale) A) instead.\
+     * Both blocks are overwritten; returns 0 if the result is in `a`, 1 if it is in `b`. */           \
     int chebyshev_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,        \
                            const T *data, const T *scale, int degree, double lower, double upper,      \
-                           T *a, T *b)                                                                 \
+                           const T *rhs, T *a, T *b)                                                   \
     {                                                                                                  \
         const double centre = 0.5 * (upper + lower), half = 0.5 * (upper - lower);                     \
         const double first = -half / centre;                                                           \
         double sigma = first;                                                                          \
         T *before = a, *now = b;                                                                       \
         step_##SUFFIX(n, m, indptr, indices, data, scale, (T)(sigma / half),                           \
-                      (T)(-centre * sigma / half), 0, before, before, now);                            \
+                      (T)(-centre * sigma / half), 0, before, before, rhs, now);                       \
         for (int k = 1; k < degree; ++k) {                                                             \
             const double next = 1.0 / (2.0 / first - sigma);                                           \
             /* Row i of the block before last is used for row i only: it can be overwritten. */        \
             step_##SUFFIX(n, m, indptr, indices, data, scale, (T)(2.0 * next / half),                  \
-                          (T)(-2.0 * centre * next / half), (T)(-sigma * next), now, before, before);  \
+                          (T)(-2.0 * centre * next / half), (T)(-sigma * next), now, before, rhs, before); \
             T *swap = before;                                                                          \
             before = now;                                                                              \
             now = swap;                                                                                \

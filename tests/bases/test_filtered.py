@@ -153,6 +153,13 @@ def test_chebyshev(how, name, dtype):
             error = np.linalg.norm(out - expected, axis=0)
             # LAPACK loses digits to the jumps of the diagonal.
             assert np.all(error <= (1e-4 if dtype == np.float32 else 1e-10) * size[k])
+            # With a right-hand side the polynomial is that of the errors.
+            x = block(n, m, np.float64, m + 1)
+            rhs, y = (A @ x).astype(dtype), block(n, m, dtype, m)
+            expected = x + exact[k] @ (y - x)
+            out = kernels.chebyshev(problem(name).A, data, scale, y, degree, lower, upper, rhs)
+            error = np.linalg.norm(out - expected, axis=0)
+            assert np.all(error <= (1e-3 if dtype == np.float32 else 1e-9) * size[k])
 
 
 @serial
