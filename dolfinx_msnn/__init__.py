@@ -73,9 +73,7 @@ def __getattr__(name: str) -> object:
             name="torch",
         )
     importlib.import_module("dolfinx_msnn._utils")
-    found = getattr(importlib.import_module(f"dolfinx_msnn.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+    return getattr(importlib.import_module(f"dolfinx_msnn.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
