@@ -33,6 +33,10 @@ STRICTNESS = 0.2
 #: Gain of the step of inverse iteration at the end.
 INVERSE_GAIN = 100.0
 
+#: Jump of the coefficient from cell to cell beyond which a filter would need more than double
+#: precision.
+MAX_JUMP = 1e9
+
 #: Products with A_i beyond which computed modes are cheaper. Measured in 2D and 3D on 40 and 20
 #: cells across: SLEPc takes as long as 400 to 800 products with 24 functions.
 MAX_SWEEPS = 800
@@ -55,7 +59,7 @@ class FilterReport:
             residual after the last round (the step of inverse iteration after it makes it smaller).
         converged: Whether ``error`` is at most ``tol``. If not, either ``max_rounds`` were done or
             the Ritz values stood still; then only more starting functions help.
-        computed: Whether the modes are SLEPc's, as the filter would have taken longer.
+        computed: Whether the modes are SLEPc's, as the filter would have taken longer, or failed.
     """
 
     vertex: int
@@ -76,7 +80,8 @@ class FilteredBasis:
     residuals after one round tell the degree of the next; at the end comes a step of inverse
     iteration. Functions without energy (constants, rigid motions, of each piece of a neighbourhood
     that falls into pieces) are exact. Where the filter would take longer than
-    :class:`SpectralBasis`, as on very flat cells, that computes the modes.
+    :class:`SpectralBasis`, as on very flat cells, or the coefficient jumps by more than 1e9 from
+    cell to cell, that computes the modes.
 
     Args:
         num_modes: Number of modes in each neighbourhood; all of them where it has fewer dofs.
@@ -197,9 +202,15 @@ class FilterSettings:
             first_degree: Degree of the first filter instead; 0 for none.
 
         Raises:
-            Unfit: If ``start`` holds fewer independent functions than modes are wanted, or the
-                filter needs more than :data:`MAX_SWEEPS` products.
+            Unfit: If ``start`` holds fewer independent functions than modes are wanted, the
+                filter needs more than :data:`MAX_SWEEPS` products, or the coefficient jumps by more
+                than :data:`MAX_JUMP`.
         """
+        if pencil.jump > MAX_JUMP:
+            raise Unfit(
+                f"The coefficient jumps by {pencil.jump:.2g} on {pencil.problem.name}; expected at "
+                f"most {MAX_JUMP:.0e} for a filter."
+            )
         n, upper, target = pencil.problem.num_dofs, pencil.upper, STRICTNESS * self.tol
         num = min(self.num_modes, n)
         lower = min(lower, 0.5 * upper)

@@ -15,7 +15,7 @@ from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosine_end
-from dolfinx_msnn.bases.filtered import default_threads, in_threads
+from dolfinx_msnn.bases.filtered import MAX_JUMP, default_threads, in_threads
 from dolfinx_msnn.bases.inertia import can_count, count_below
 from dolfinx_msnn.bases.nullspace import piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
@@ -193,6 +193,8 @@ class GuardedBasis:
         if unusable:
             return None, _rejected(report, unusable)
         pencil = Pencil.create(problem, self.precision)
+        if pencil.jump > MAX_JUMP:
+            return None, _rejected(report, f"the coefficient jumps by {pencil.jump:.0e}")
         size = np.abs(given.vectors).max(axis=1)
         old = rayleigh_ritz(pencil, (given.vectors / size[:, None]).T, 0)
         num = self._num(problem)
