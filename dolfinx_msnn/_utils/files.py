@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +22,9 @@ from dolfinx_msnn._utils.mpi import collective_errors
 
 #: The version of the HDF5 format that is written.
 LIBVER = ("v110", "v110")
+
+#: Seconds after which a draft is taken for left behind.
+DRAFTS_STAY = 3600.0
 
 _CHECKED = {h5py.h5z.FILTER_FLETCHER32}
 _FILTERS = _CHECKED | {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
@@ -98,7 +104,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF) -> Iterator[str]:
     """Write a file under another name; it gets its own when the body is through.
 
-    What was there before stays until then, and if the body fails. Links are followed.
+    What was there before stays until then, and if the body fails. Links are followed; what is no
+    regular file, such as a device, is not replaced. Drafts that killed programs have left are
+    removed after an hour.
 
     Args:
         path: The file to write.
@@ -108,9 +116,14 @@ def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF)
         The name to write to, in the same folder; the same on all ranks.
 
     Raises:
-        OSError: If the file does not get its name.
+        OSError: If the file cannot be replaced.
     """
     draft, target = comm.bcast(draft_of(path))
+    with collective_errors(comm), writing(path):
+        if comm.rank == 0:
+            if os.path.exists(target) and not os.path.isfile(target):
+                raise OSError("it is there and no regular file")
+            _remove_drafts(target)
     try:
         yield draft
         with collective_errors(comm), writing(path):
@@ -123,6 +136,50 @@ def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF)
             with suppress(OSError):
                 os.unlink(draft)
         raise
+
+
+def _remove_drafts(target: str) -> None:
+    """Remove old drafts of a file; of younger ones somebody may still be the author."""
+    folder, base = os.path.split(target)
+    pattern = re.compile(rf"\.{re.escape(base)}\.[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if pattern.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - DRAFTS_STAY:
+                os.unlink(entry.path)
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that is in memory.
+
+    Raises:
+        OSError: With the name of the file.
+    """
+    with replacing(path) as draft, writing(path), open(draft, "wb") as stream:
+        stream.write(data)
+
+
+def reserve(draft: str, size: int) -> None:
+    """See that there is room for a file before HDF5 writes it.
+
+    HDF5 does not survive a full disk: it ends the process when it closes the file.
+
+    Args:
+        draft: Name to write to, not there yet.
+        size: Number of bytes, rather more than less.
+
+    Raises:
+        OSError: If there is no room.
+    """
+    with open(draft, "xb") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        except AttributeError:
+            # Not on macOS.
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    os.unlink(draft)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dolfinx_msnn._utils.files import reason, replacing
+from dolfinx_msnn._utils.files import reason, write_file
 from dolfinx_msnn.nn.config import Config
 from dolfinx_msnn.nn.ffno import FFNO
 from dolfinx_msnn.nn.lattice import num_channels
@@ -93,8 +94,10 @@ def save_checkpoint(path: str, state: State, config: Config) -> None:
         "config": config.as_dict(),
         "rng": torch.get_rng_state(),
     }
-    with replacing(path) as draft:
-        torch.save(kept, draft)
+    # In memory: of a full disk torch says little.
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    write_file(path, buffer.getvalue())
 
 
 def load_checkpoint(path: str, state: State, config: Config) -> None:

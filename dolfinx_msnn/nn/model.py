@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn._utils.files import reason, replacing
+from dolfinx_msnn._utils.files import reason, write_file
 from dolfinx_msnn._version import __version__
 from dolfinx_msnn.nn.card import CONVENTION, FORMAT_VERSION, ModelCard
 from dolfinx_msnn.nn.model_file import LARGEST_FILE, is_program, load_program, quiet, read_card
@@ -151,7 +152,9 @@ def save_model(path: str | os.PathLike[str], module: torch.nn.Module, card: Mode
     )
     _try_out(Model(module, card, torch.device("cpu")), "The network")
     extra = {"card.json": card.to_json()}
-    with replacing(name) as draft, open(draft, "wb") as file, quiet():
+    # In memory: torch may end the process where a disk is full.
+    file = io.BytesIO()
+    with quiet():
         if suffix == ".safetensors":
             from safetensors.torch import save
 
@@ -165,6 +168,7 @@ def save_model(path: str | os.PathLike[str], module: torch.nn.Module, card: Mode
             scripted = isinstance(module, torch.jit.ScriptModule)
             script = module if scripted else torch.jit.script(module)
             torch.jit.save(script, file, _extra_files=extra)
+    write_file(name, file.getvalue())
     return card
 
 

@@ -5,22 +5,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dolfinx_msnn._utils.files import replacing
+from dolfinx_msnn._utils.files import write_file
 from dolfinx_msnn.nn.checkpoint import UNKNOWN, State
 
 
 def write_curves(folder: str, history: Sequence[Mapping[str, float]], title: str) -> None:
     """Write ``curves.csv`` and, if matplotlib is installed, ``curves.png``."""
     names = list(dict.fromkeys(key for row in history for key in row))
-    with replacing(os.path.join(folder, "curves.csv")) as draft:
-        with open(draft, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, names)
-            writer.writeheader()
-            writer.writerows(history)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, names)
+    writer.writeheader()
+    writer.writerows(history)
+    write_file(os.path.join(folder, "curves.csv"), table.getvalue().encode())
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -40,8 +41,9 @@ def write_curves(folder: str, history: Sequence[Mapping[str, float]], title: str
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3, which="both")
-    with replacing(os.path.join(folder, "curves.png")) as draft:
-        figure.savefig(draft, format="png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_file(os.path.join(folder, "curves.png"), picture.getvalue())
 
 
 def show(bar: Any, state: State) -> None:

@@ -39,7 +39,15 @@ import numpy as np
 import numpy.typing as npt
 
 import dolfinx
-from dolfinx_msnn._utils.files import LIBVER, find_group, find_table, open_hdf5, replacing
+from dolfinx_msnn._utils.files import (
+    LIBVER,
+    find_group,
+    find_table,
+    open_hdf5,
+    replacing,
+    reserve,
+    writing,
+)
 from dolfinx_msnn._version import __version__
 
 FORMAT = "dolfinx_msnn neighbourhood samples"
@@ -112,14 +120,33 @@ class Reader:
 
 
 @contextmanager
-def new_samples(path: str, settings: dict[str, Any]) -> Iterator[h5py.File]:
-    """A file of samples to write, which gets its name when the body is through."""
+def new_samples(path: str, settings: dict[str, Any], size: int = 0) -> Iterator[h5py.File]:
+    """A file of samples to write, which gets its name when the body is through.
+
+    Args:
+        path: Its name.
+        settings: What the samples were made with.
+        size: Bytes that it will have at most; without, it is written in memory first.
+
+    Raises:
+        OSError: If there is no room for it.
+    """
     versions = {"package": __version__, "dolfinx": dolfinx.__version__, "numpy": np.__version__}
-    with replacing(path) as draft, h5py.File(draft, "w-", libver=LIBVER) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["provenance"] = np.bytes_(json.dumps({**settings, "versions": versions}))
-        yield file
+    memory: dict[str, Any] = {} if size else {"driver": "core", "backing_store": False}
+    with replacing(path) as draft:
+        if size:
+            with writing(path):
+                reserve(draft, size)
+        with h5py.File(draft, "w-", libver=LIBVER, **memory) as file:
+            file.attrs["format"] = np.bytes_(FORMAT)
+            file.attrs["format_version"] = FORMAT_VERSION
+            file.attrs["provenance"] = np.bytes_(json.dumps({**settings, "versions": versions}))
+            yield file
+            file.flush()
+            image = b"" if size else file.id.get_file_image()
+        if not size:
+            with writing(path), open(draft, "wb") as stream:
+                stream.write(image)
 
 
 @contextmanager
@@ -197,7 +224,9 @@ def merge_parts(path: str, settings: dict[str, Any]) -> None:
     """Put the fields of a set and of its parts into one file in place of it."""
     sources = files_of(path)
     if sources != [path]:
-        with new_samples(path, settings) as file:
+        # Tables are copied as they are; each file has some bytes that the others have, too.
+        size = sum(map(os.path.getsize, sources)) + 2**20
+        with new_samples(path, settings, size) as file:
             for source in sources:
                 with open_samples(source) as other:
                     for section in ("fields", "geometry"):

@@ -24,7 +24,7 @@ import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.checks import point
-from dolfinx_msnn._utils.files import LIBVER, replacing, writing
+from dolfinx_msnn._utils.files import LIBVER, replacing, reserve, writing
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
 from dolfinx_msnn._utils.mpi import collective_errors, route
 from dolfinx_msnn._utils.petsc import check_mat_type
@@ -114,12 +114,17 @@ def save(
     }
     offsets = {key: comm.exscan(len(part)) or 0 for key, part in parts.items()}
     totals = {key: comm.allreduce(len(part)) for key, part in parts.items()}
+    # With some for checksums, and chunks that are not full.
+    room = int(1.01 * comm.allreduce(sum(part.nbytes for part in parts.values())))
+    room += 2**18 * len(parts)
     with replacing(name, comm) as draft:
         for rank in range(comm.size):
             # In turn: HDF5 without MPI support allows one writer at a time.
             with collective_errors(comm), writing(name):
                 if rank != comm.rank:
                     continue
+                if rank == 0:
+                    reserve(draft, room)
                 with h5py.File(draft, "w-" if rank == 0 else "r+", libver=LIBVER) as file:
                     if rank == 0:
                         file.attrs.update(attributes)
