@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Multiscale coarse spaces for DOLFINx: computed, filtered or predicted local bases.
 
-What is here is imported when it is first used, and DOLFINx with it: ``msnn --help`` waits for
-neither, and ``msnn doctor`` runs where DOLFINx does not load.
+What is here is imported when it is first used, and in one process DOLFINx with it: ``msnn --help``
+waits for neither, and ``msnn doctor`` runs where DOLFINx does not load.
 """
 
 import importlib
@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 
 # The binary wheel of DOLFINx needs it loaded, whichever is imported first. _utils says what lacks.
 with suppress(ImportError, RuntimeError):
-    from mpi4py import MPI as _MPI  # noqa: F401
+    from mpi4py import MPI as _MPI
+
+    # PETSc starts on all ranks together, and what is here may be used on some of them only.
+    if _MPI.COMM_WORLD.size > 1:
+        importlib.import_module("dolfinx_msnn._utils")
 
 from dolfinx_msnn._version import __version__
 

@@ -11,6 +11,7 @@ from petsc4py import PETSc
 
 import numpy as np
 import pytest
+from utils import on_ranks
 
 import dolfinx
 from dolfinx_msnn._utils import compat
@@ -113,6 +114,29 @@ def test_old_versions_are_refused(monkeypatch: pytest.MonkeyPatch, version: str)
         with pytest.raises(ImportError, match=f"this is DOLFINx {version}: pip install") as caught:
             compat.check_environment()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.serial
+def test_a_name_may_be_used_on_one_rank_only() -> None:
+    launcher, env = on_ranks(2)
+    if launcher is None:
+        pytest.skip("no mpiexec")
+    code = """
+import dolfinx_msnn as msnn
+from mpi4py import MPI
+if MPI.COMM_WORLD.rank == 0:
+    print(msnn.fields.Channels(2, 10.0, 0).dim)
+MPI.COMM_WORLD.barrier()
+"""
+    done = subprocess.run(
+        [*launcher, "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 PUBLIC = ("bases", "estimate", "fields", "petsc", "plot", "richards")
