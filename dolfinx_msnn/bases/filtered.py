@@ -99,6 +99,12 @@ class FilteredBasis:
     Attributes:
         reports: One :class:`FilterReport` for each neighbourhood done so far on this rank.
 
+    Example:
+        >>> basis = msnn.FilteredBasis(4)
+        >>> W = msnn.multiscale_functionspace(V, coarse, basis, a, s=s, bcs=bcs)
+        >>> len(basis.reports), max(report.error for report in basis.reports) < 0.05
+        (16, True)
+
     Raises:
         ValueError: If an argument is out of range.
     """

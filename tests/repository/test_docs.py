@@ -65,7 +65,7 @@ def blocks(page: str, *languages: str) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("CoarseGrid", "SpectralBasis", "multiscale_functionspace"),
+        *("CoarseGrid", "FilteredBasis", "SpectralBasis", "multiscale_functionspace"),
         "petsc.LinearProblem",
     ],
 )
