@@ -99,10 +99,8 @@ def summarise(records: Sequence[dict[str, Any]], families: Sequence[str]) -> lis
     for family in dict.fromkeys(families):
         for basis in BASES:
             part = [r for r in records if (r["family"], r["basis"]) == (family, basis)]
-            means = {
-                key: float(np.mean([r[key] for r in part]))
-                for key in ("defect", *result.NORMS, "milliseconds")
-            }
-            count = sum(r["fallbacks"] for r in part)
-            summary.append({"family": family, "basis": basis, **means, "fallbacks": count})
+            row: dict[str, Any] = {"family": family, "basis": basis}
+            for key in ("defect", *result.NORMS, "milliseconds"):
+                row[key] = float(np.mean([r[key] for r in part]))
+            summary.append(row | {"fallbacks": sum(r["fallbacks"] for r in part)})
     return summary

@@ -93,17 +93,8 @@ def evaluate(
                 [r for part in everything for r in part], [f[0] for f in families]
             )
             if as_json:
-                print_json(
-                    {
-                        "model": model,
-                        "cells": counts,
-                        "boxes": coarse,
-                        "modes": modes,
-                        "fields": num_fields,
-                        "seed": seed,
-                        "results": summary,
-                    }
-                )
+                said = {"model": model, "cells": counts, "boxes": coarse, "modes": modes}
+                print_json(said | {"fields": num_fields, "seed": seed, "results": summary})
             else:
                 typer.echo(_text(summary))
 
@@ -119,18 +110,15 @@ def _text(summary: Sequence[dict[str, Any]]) -> str:
     from dolfinx_msnn.cli.result import NORMS
 
     head = ("family", "basis", "energy defect", *(f"{n} error" for n in NORMS), "CPU ms")
-    lines = []
-    for k, record in enumerate(summary):
-        first = k == 0 or summary[k - 1]["family"] != record["family"]
-        figures = [record[key] for key in ("defect", *NORMS)]
-        lines.append(
-            [
-                record["family"] * first,
-                record["basis"],
-                *(f"{value:.2g}" if value >= 1e-9 else "0" for value in figures),
-                f"{record['milliseconds']:.1f}",
-            ]
-        )
+    lines = [
+        [
+            record["family"] * (record["basis"] == "computed"),
+            record["basis"],
+            *(f"{v:.2g}" if v >= 1e-9 else "0" for v in (record[k] for k in ("defect", *NORMS))),
+            f"{record['milliseconds']:.1f}",
+        ]
+        for record in summary
+    ]
     text = table(head, lines)
     fallbacks = sum(record["fallbacks"] for record in summary)
     if fallbacks:
