@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import warnings
@@ -255,6 +256,23 @@ def test_saving_is_quiet_and_keeps_the_network(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.safetensors or \.pt"):
         save_model(tmp_path / "m", net, CARD)
     assert sorted(os.listdir(tmp_path)) == sorted(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_space_for_the_file(tmp_path, written, name):
+    """What was there before stays."""
+    path = tmp_path / name
+    path.write_bytes(written[name])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"Cannot write {path}") as error:
+            save_model(path, network(), CARD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    is_sentence(str(error.value))
+    assert os.listdir(tmp_path) == [name]
+    assert path.read_bytes() == written[name]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -19,7 +19,7 @@ from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import fields
 from dolfinx_msnn.nn.learned import LearnedBasis
-from dolfinx_msnn.nn.model import read_card
+from dolfinx_msnn.nn.model import load_model, read_card
 from dolfinx_msnn.petsc import LinearProblem
 from dolfinx_msnn.pretrained import pretrained_models
 
@@ -63,11 +63,20 @@ def square(n=60, cell=mesh.CellType.quadrilateral):
     return mesh.create_unit_square(COMM, n, n, cell)
 
 
+#: Of the weights as they were trained; what is loaded is compared with the hash in the card.
+HASHES = {
+    "diffusion-2d": "d378beaa2b017e2d6931e25920947277382abd82114a87d17abb1ac2994da518",
+    "diffusion-3d": "519c97542f8e4d6080f92b9628fe0aefe781a6cd769a990d9bf15bd6b4031f4a",
+}
+
+
 @pytest.mark.serial
-@pytest.mark.parametrize("name", ["diffusion-2d", "diffusion-3d"])
+@pytest.mark.parametrize("name", HASHES)
 def test_cards(name):
     path = pretrained_models()[name]
-    card = read_card(path)
+    card = load_model(path).card
+    assert card == read_card(path)
+    assert card.sha256 == HASHES[name]
     assert path.stat().st_size <= 2e6
     assert card.dim == int(name[-2])
     assert set(card.classes) == {"full", "half", "corner"} | (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from sample import is_sentence  # noqa: E402
 from dolfinx import mesh  # noqa: E402
 from dolfinx_msnn import CoarseGrid  # noqa: E402
 from dolfinx_msnn.nn import dataset, losses, steps, train  # noqa: E402
-from dolfinx_msnn.nn.checkpoint import create_network, create_state  # noqa: E402
+from dolfinx_msnn.nn.checkpoint import create_network, create_state, save_checkpoint  # noqa: E402
 from dolfinx_msnn.nn.config import LOSSES, Config  # noqa: E402
 from dolfinx_msnn.nn.model import load_model  # noqa: E402
 
@@ -423,6 +424,21 @@ def test_resume_with_another_configuration(samples, trained, tmp_path):
     is_sentence(str(caught.value))
     result = train.train(config(samples, training__steps=42), output=folder, resume=True)
     assert result.steps == 42
+
+
+def test_no_space_for_a_checkpoint(samples, tmp_path):
+    """What was there before stays."""
+    path, options = tmp_path / "checkpoint.pt", config(samples)
+    path.write_text("before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"Cannot write .*checkpoint\.pt") as caught:
+            save_checkpoint(str(path), create_state(options, torch.device("cpu")), options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    is_sentence(str(caught.value))
+    assert os.listdir(tmp_path) == ["checkpoint.pt"] and path.read_text() == "before"
 
 
 def test_damaged_checkpoint(samples, trained, tmp_path):
