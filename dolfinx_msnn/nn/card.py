@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 CONVENTION = "log-centred-0.25"
 
 #: Bounds of a card's integers: a wrong one must not exhaust the memory.
-_BOUNDS = {
+BOUNDS = {
     "format_version": (1, FORMAT_VERSION),
     "dim": (2, 3),
     "n_out": (1, 1024),
@@ -31,7 +31,24 @@ _BOUNDS = {
     "layers": (1, 256),
 }
 #: Numbers on a lattice, of all channels together.
-_LARGEST_LATTICE = 2**24
+_LARGEST_LATTICE = 2**25
+
+
+def check_lattice(dim: int, nodes: int, channels: int, name: str = "lattice") -> None:
+    """Refuse a lattice of more nodes in each direction than there should be memory for.
+
+    Args:
+        dim: Dimension of space.
+        nodes: Nodes in each direction.
+        channels: Most channels that a network has there.
+        name: Name of the argument.
+
+    Raises:
+        ValueError: With the largest number of nodes.
+    """
+    most = min(BOUNDS["lattice"][1], int((_LARGEST_LATTICE / channels) ** (1 / dim)))
+    expected = f"at most {most} nodes in each direction for {channels} channels"
+    require(nodes <= most, name, nodes, expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +111,7 @@ class ModelCard:
         """
         for name in (entry.name for entry in fields(self) if entry.type == "str"):
             _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
-        for name, (low, high) in _BOUNDS.items():
+        for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
             ok = type(value) is int and low <= value <= high
             _require(ok, name, value, f"an integer from {low} to {high}")
@@ -111,27 +128,12 @@ class ModelCard:
         _require(same, "input_convention", self.input_convention, repr(CONVENTION))
         ok = re.fullmatch(r"[0-9a-f]{64}|", self.sha256) is not None
         _require(ok, "sha256", self.sha256, "64 hexadecimal digits")
-        self.check_lattice(self.lattice)
+        check_lattice(self.dim, self.lattice, max(self.in_channels, self.n_out))
 
     @property
     def in_channels(self) -> int:
         """Channels of the network's input."""
         return int(self.samples**self.dim + 2 * self.dim)
-
-    def check_lattice(self, nodes: int, channels: int = 1) -> None:
-        """Refuse a lattice of more nodes in each direction than there should be memory for.
-
-        Args:
-            nodes: Nodes in each direction.
-            channels: Channels that the network needs there, if more than its input and output.
-
-        Raises:
-            ValueError: With the largest number of nodes.
-        """
-        channels = max(channels, self.in_channels, self.n_out)
-        most = min(_BOUNDS["lattice"][1], int((_LARGEST_LATTICE / channels) ** (1 / self.dim)))
-        expected = f"at most {most} nodes in each direction for {channels} channels"
-        _require(nodes <= most, "lattice", nodes, expected)
 
     def to_json(self) -> str:
         """The card as a JSON object, one entry for each attribute."""

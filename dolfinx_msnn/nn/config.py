@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from dolfinx_msnn._utils.checks import require
 from dolfinx_msnn._utils.files import reason
+from dolfinx_msnn.nn.card import BOUNDS, check_lattice
 from dolfinx_msnn.nn.family import FAMILIES, Family
 from dolfinx_msnn.nn.tables import from_table, key
 
@@ -76,8 +77,8 @@ class Data:
     num_fields: int = key(low=1)
     per_field: int = key(0, low=0)
     num_modes: int = key(8, low=1)
-    lattice: int = key(low=3)
-    samples: int = key(2, low=2)
+    lattice: int = key(low=3, high=BOUNDS["lattice"][1])
+    samples: int = key(2, low=2, high=BOUNDS["samples"][1])
     validation: float = key(0.1, low=0.0, high=0.9)
     test: float = key(0.1, low=0.0, high=0.9)
 
@@ -96,10 +97,10 @@ class Data:
 class Network:
     """The network; see :class:`dolfinx_msnn.nn.ffno.FFNO`."""
 
-    outputs: int = key(16, low=1)
-    width: int = key(32, low=1)
-    modes: int = key(12, low=1)
-    layers: int = key(4, low=1)
+    outputs: int = key(16, low=1, high=BOUNDS["n_out"][1])
+    width: int = key(32, low=1, high=BOUNDS["width"][1])
+    modes: int = key(12, low=1, high=BOUNDS["modes"][1])
+    layers: int = key(4, low=1, high=BOUNDS["layers"][1])
     warp: bool = key(True)
 
 
@@ -184,6 +185,9 @@ class Config:
         require(self.families, "family", [], "one or more tables [[family]]")
         ok = self.name and os.path.basename(self.name) == self.name and self.name[0] != "."
         require(ok, "name", self.name, "usable as the name of a file")
+        dim, network = self.problem.dim, self.network
+        channels = max(self.data.samples**dim + 2 * dim, network.outputs, 2 * network.width)
+        check_lattice(dim, self.data.lattice, channels, "data.lattice")
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], *, name: str = "model") -> Self:

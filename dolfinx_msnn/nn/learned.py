@@ -32,6 +32,7 @@ from dolfinx_msnn.bases.kernels import Block, Matrix
 from dolfinx_msnn.bases.pencil import Pencil, Precision
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
 from dolfinx_msnn.local.problem import LocalProblem
+from dolfinx_msnn.nn.card import check_lattice
 from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
 from dolfinx_msnn.nn.model import Model, load_model
 from dolfinx_msnn.pretrained import pretrained_models
@@ -141,7 +142,7 @@ class LearnedBasis:
         self.lattice = card.lattice if lattice is None else positive_integer("lattice", lattice)
         least = f"at least {card.lattice}, the nodes in each direction of the training"
         require(self.lattice >= card.lattice, "lattice", lattice, least)
-        card.check_lattice(self.lattice)
+        check_lattice(card.dim, self.lattice, max(card.in_channels, card.n_out, card.width))
         self.sweeps, self.cosines = sweeps, cosines
         self.settings = FilterSettings(self.num_modes, tol, None, max_rounds, precision)
         self.fallback = fallback or FilteredBasis(

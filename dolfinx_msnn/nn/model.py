@@ -27,15 +27,13 @@ import numpy.typing as npt
 
 from dolfinx_msnn._utils.files import reason, write_file
 from dolfinx_msnn._version import __version__
-from dolfinx_msnn.nn.card import CONVENTION, FORMAT_VERSION, ModelCard
+from dolfinx_msnn.nn.card import ModelCard, check_lattice
 from dolfinx_msnn.nn.model_file import LARGEST_FILE, is_program, load_program, quiet, read_card
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "CONVENTION",
-    "FORMAT_VERSION",
     "Model",
     "ModelCard",
     "export_model",
@@ -277,7 +275,7 @@ def _ffno(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> torc
         hidden = len(state["layers.0.expand.bias"])
         warp = len(state["head.bias"]) != card.n_out
         sizes = {key: getattr(card, key) for key in ("width", "modes", "layers")}
-        card.check_lattice(card.lattice, max(hidden, card.width))
+        check_lattice(card.dim, card.lattice, max(hidden, card.width))
         layer = card.dim * card.modes * card.width**2 + 2 * card.width * hidden
         size = card.layers * layer + card.width * (card.in_channels + card.n_out)
         # A card must not ask for more memory than the file takes.

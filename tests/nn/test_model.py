@@ -470,7 +470,7 @@ def test_weights_that_are_not_finite(tmp_path, written, name):
         ({"lattice": 2}, "what its card says .* lattice of 2 nodes"),
         ({"lattice": "7"}, "lattice must be an integer from 2 to 257, got '7'"),
         ({"lattice": 10**9}, "lattice must be an integer from 2 to 257, got '1000000000'"),
-        ({"lattice": 257, "dim": 3}, "at most 106 nodes in each direction for 14 channels"),
+        ({"lattice": 257, "dim": 3}, "at most 133 nodes in each direction for 14 channels"),
         ({"num_fields": 10**400}, "num_fields"),
         ({"training_time_s": 10**400}, "training_time_s"),
         ({"dim": True}, "dim must be an integer from 2 to 3, got 'True'"),
