@@ -13,6 +13,7 @@ from mpi4py import MPI
 import numpy as np
 import numpy.typing as npt
 
+from dolfinx_msnn._utils.alone import install
 from dolfinx_msnn._utils.typing import IntArray
 
 
@@ -60,6 +61,8 @@ class collective_errors:
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             return
         comm = self._comm
+        if comm.size > 1:
+            install()
         first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
         if first == comm.size:
             if self._arguments:
@@ -67,13 +70,13 @@ class collective_errors:
             return
         parcel = _pack(error) if error is not None and comm.rank == first else b""
         common, message = pickle.loads(comm.bcast(parcel, root=first))
-        if error_type is not common or str(error) != message:
+        if error is None or error_type is not common or _text(error) != message:
             raise common(message) from error
 
 
 def _pack(error: BaseException) -> bytes:
     """An exception's type and message such that ``error_type(message)`` says the same elsewhere."""
-    error_type, message = type(error), str(error)
+    error_type, message = type(error), _text(error)
     try:
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             parcel = pickle.dumps((error_type, message))
@@ -82,6 +85,14 @@ def _pack(error: BaseException) -> bytes:
     except Exception:
         pass
     return pickle.dumps((RuntimeError, f"{error_type.__name__}: {message}"))
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says, even if it cannot."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"its text cannot be had ({type(failure).__name__})"
 
 
 def check_same(comm: MPI.Comm, **arguments: object) -> None:

@@ -23,6 +23,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.alone import in_time
 from dolfinx_msnn._utils.mpi import collective_errors
 
 
@@ -146,7 +147,11 @@ class Owner:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.destroy()
+        if kind is None:
+            self.destroy()
+            return
+        with in_time():
+            self.destroy()
 
 
 @contextmanager

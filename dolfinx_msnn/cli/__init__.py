@@ -23,7 +23,6 @@ def main() -> None:
 
         comm = MPI.COMM_WORLD
         from dolfinx_msnn.cli.commands import app
-        from dolfinx_msnn.cli.common import abort
     except (ImportError, RuntimeError) as exc:
         # A RuntimeError is what mpi4py raises if it finds no MPI library.
         what = "mpi4py" if comm is None else "typer"
@@ -45,4 +44,6 @@ def main() -> None:
         if comm.size == 1:
             raise
         # An unexpected error; the other ranks may be waiting for this one.
-        abort(comm, traceback.format_exc(), 1)
+        from dolfinx_msnn._utils.alone import abort
+
+        abort(traceback.format_exc())

@@ -16,9 +16,6 @@ from mpi4py import MPI
 
 import typer
 
-#: Seconds that a rank with an error waits for the same error on the others, before it ends them.
-PATIENCE = 10.0
-
 #: Families of random coefficients.
 FAMILIES = ("channels", "inclusions", "two_phase", "log_normal")
 PICTURES = (".png", ".pdf", ".svg")
@@ -43,46 +40,30 @@ def examples(*commands: str) -> str:
 def errors(comm: MPI.Intracomm) -> Iterator[None]:
     """Turn the library's errors into one sentence and exit code 1 (2 for the command line).
 
-    The library raises the same error on all ranks. If one fails alone nevertheless, the others may
-    wait for it for ever: after :data:`PATIENCE` it says so and ends the run.
+    The library raises the same error on all ranks. If one fails alone nevertheless, it ends the run
+    (:mod:`dolfinx_msnn._utils.alone`).
     """
-    watch = comm.Dup() if comm.size > 1 else None
     try:
         yield
     except KeyboardInterrupt:
-        _fail(comm, watch, "Interrupted.", 130)
+        _fail(comm, "Interrupted.", 130)
     except WrongCommandLine as exc:
-        _fail(comm, watch, str(exc), 2)
+        _fail(comm, str(exc), 2)
     except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as exc:
         if isinstance(exc, typer.Exit):
             raise
-        _fail(comm, watch, " ".join(str(exc).split()) or f"{type(exc).__name__}.", 1)
-    if watch is not None:
-        watch.Free()
+        _fail(comm, " ".join(str(exc).split()) or f"{type(exc).__name__}.", 1)
 
 
-def _fail(comm: MPI.Intracomm, watch: MPI.Intracomm | None, message: str, code: int) -> None:
+def _fail(comm: MPI.Intracomm, message: str, code: int) -> None:
     if comm.rank == 0:
         typer.echo(f"msnn: {message}", err=True)
-    if watch is not None:
-        together, deadline = watch.Ibarrier(), time.monotonic() + PATIENCE
-        while not together.Test():
-            if time.monotonic() > deadline:
-                abort(comm, f"msnn: {message} (Only rank {comm.rank} of {comm.size}.)\n", code)
-            time.sleep(0.02)
-        watch.Free()
+    if comm.size > 1:
+        # It takes DOLFINx with it, for which one rank need not wait.
+        from dolfinx_msnn._utils.alone import end_together
+
+        end_together(f"msnn: {message} (Only rank {comm.rank} of {comm.size}.)\n", code)
     raise typer.Exit(code)
-
-
-def abort(comm: MPI.Intracomm, text: str, code: int) -> None:
-    """End all ranks with an exit code, after saying why on standard error. Not collective."""
-    stream = sys.__stderr__
-    if stream is not None:
-        stream.write(text)
-        stream.flush()
-    # mpiexec passes on what the ranks print, but not after it has begun to kill them.
-    time.sleep(2.0)
-    comm.Abort(code)
 
 
 class Progress:

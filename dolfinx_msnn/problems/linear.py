@@ -188,14 +188,17 @@ class LinearProblem(Owner):
         self._check_alive()
         W = self.W
         _ = W.P
-        if isinstance(L, fem.Form):
-            with collective_errors(W.comm):
+        with collective_errors(W.comm) as checks:
+            if isinstance(L, fem.Form):
                 _check_compiled_form(L, W)
+                checks.agree(L="a compiled form")
+            else:
+                if L is not None:
+                    forms.check_arguments(L, [W.V], "L")
+                checks.agree(L=forms.identify(L))
+        if isinstance(L, fem.Form):
             self._L = L
         elif L is not None:
-            with collective_errors(W.comm) as checks:
-                forms.check_arguments(L, [W.V], "L")
-                checks.agree(L=forms.identify(L))
             self._L = self._compile(L)
         stale = self._watch.changed() or self._solver is None or not self._coarse.is_current
         if W.comm.allreduce(stale, op=MPI.LOR):

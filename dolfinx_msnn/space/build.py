@@ -102,6 +102,7 @@ def multiscale_functionspace(
         checks.agree(
             a=forms.identify(a),
             s=forms.identify(s),
+            coefficient=coefficient is not None,
             updatable=bool(updatable),
             mat_type=mat_type,
         )

@@ -451,8 +451,9 @@ def test_a_rank_that_fails_alone_ends_the_run():
         pytest.skip("no mpiexec")
     code = """
 from mpi4py import MPI
+from dolfinx_msnn._utils import alone
 from dolfinx_msnn.cli import common
-common.PATIENCE = 1.0
+alone.PATIENCE = 1.0
 comm = MPI.COMM_WORLD
 with common.errors(comm):
     if comm.rank == 1:

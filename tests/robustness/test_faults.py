@@ -143,6 +143,21 @@ def test_forms_differ(sample, name):
         sample.space(**changed)
 
 
+@needs_ranks
+def test_other_arguments_on_one_rank(sample, space):
+    with sample.problem(space) as problem:
+        for L in (sample.L, fem.form(sample.L)):
+            with expect_error(ValueError, "L differs between the ranks"):
+                problem.solve(L if HERE else None)
+        problem.solve()
+
+    class Looking(SpectralBasis):
+        coefficient = sample.kappa
+
+    with expect_error(ValueError, "coefficient differs between the ranks: False on rank 0, True"):
+        sample.space(basis=Looking(3) if HERE else SpectralBasis(3))
+
+
 @pytest.mark.parametrize("name", ["a", "s"])
 def test_not_symmetric(sample, name):
     drift = 1e-3 * sample.v * ufl.grad(sample.u)[0] * ufl.dx
