@@ -13,7 +13,7 @@ from petsc4py import PETSc
 from dolfinx_msnn._utils.checks import is_integer, positive_integer, require
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
+from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments, sweep
 from dolfinx_msnn.algebra.two_level import Settings, TwoLevelPC
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
@@ -128,7 +128,10 @@ class TwoLevelPreconditioner(Owner):
                     f"The KSP lives on {ksp.comm.size} ranks, the multiscale space on "
                     f"{self.W.comm.size}; expected the same ranks."
                 )
+        # The KSP may live on another communicator than the space, and be dropped there.
+        owners = sweep(ksp.comm.tompi4py())
         inner = self._own(TwoLevelPC(self.W, self._settings, str(ksp.getType())))
+        owners.add(inner)
         self._attached.append(inner)
         pc = ksp.getPC()
         pc.setType(PETSc.PC.Type.PYTHON)

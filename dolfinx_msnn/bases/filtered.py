@@ -18,7 +18,7 @@ from dolfinx_msnn.bases.cosines import cosines, num_start
 from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.nullspace import is_connected, piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
-from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.bases.protocol import LocalModes, remember
 from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
@@ -144,7 +144,7 @@ class FilteredBasis:
             if result is None:
                 result = next(computed), FilterReport(problem.vertex, 0, 0, 0.0, 0.0, True, True)
             results.append(result[0])
-            self.reports.append(result[1])
+            remember(self.reports, [result[1]])
         return results
 
     def _solve(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport] | None:

@@ -19,7 +19,13 @@ from dolfinx_msnn.bases.filtered import MAX_JUMP, default_threads, in_threads
 from dolfinx_msnn.bases.inertia import can_count, count_below
 from dolfinx_msnn.bases.nullspace import piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
-from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes, is_local_basis
+from dolfinx_msnn.bases.protocol import (
+    BasisNeeds,
+    LocalBasis,
+    LocalModes,
+    is_local_basis,
+    remember,
+)
 from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
@@ -178,7 +184,7 @@ class GuardedBasis:
             computed = self.fallback.modes([problems[k] for k in left])
             for k, modes in zip(left, computed, strict=True):
                 results[k] = modes
-        self.reports += reports
+        remember(self.reports, reports)
         return [modes for modes in results if modes is not None]
 
     def _check(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from dolfinx_msnn._utils.typing import FloatArray
@@ -72,3 +72,13 @@ class BasisNeeds(NamedTuple):
             name: next((s[name] for s in said if s[name] is not None), None) for name in cls._fields
         }
         return cls(**known)
+
+
+#: Reports that a basis keeps; the oldest ones go.
+MOST_REPORTS = 100_000
+
+
+def remember[T](reports: list[T], new: Iterable[T]) -> None:
+    """Add to the reports of a basis, which may see many updates of many spaces."""
+    reports += new
+    del reports[:-MOST_REPORTS]

@@ -4,6 +4,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,8 @@ from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.fields.lattice import LatticeField
 
 File = str | PathLike[str]
+#: Of all pages of a picture together: small files may hold very many, of eight bytes each here.
+MOST_PIXELS = 2**27
 _SPE10_SHAPE = (60, 220, 85)
 _SPE10_CELL_SIZE = (6.096, 3.048, 0.6096)  # metres; 20 ft x 10 ft x 2 ft
 
@@ -182,11 +185,17 @@ def _grey_images(path: Path) -> list[FloatArray]:
     except ImportError:
         raise ImportError(f"Reading the image {path} needs Pillow: pip install pillow.") from None
     grey = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
-    with Image.open(path) as image:
-        frames = [
-            f.copy() if f.mode in grey else f.convert("L") for f in ImageSequence.Iterator(image)
-        ]
-    return [np.asarray(f, dtype=np.float64)[::-1].T for f in frames]
+    frames, left = [], MOST_PIXELS
+    with warnings.catch_warnings():
+        # Of large images Pillow warns, or refuses them, without saying what is expected.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                left -= frame.width * frame.height
+                require(left >= 0, "Pixels", MOST_PIXELS - left, f"at most {MOST_PIXELS} in a file")
+                f = frame if frame.mode in grey else frame.convert("L")
+                frames.append(np.asarray(f, dtype=np.float64)[::-1].T)
+    return frames
 
 
 def read_image_stack(path: File | Sequence[File], *, comm: MPI.Comm = MPI.COMM_WORLD) -> FloatArray:

@@ -30,7 +30,7 @@ from dolfinx_msnn.bases.filtered import (
 )
 from dolfinx_msnn.bases.kernels import Block, Matrix
 from dolfinx_msnn.bases.pencil import Pencil, Precision
-from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis, remember
 from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.nn.card import check_lattice
 from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
@@ -207,7 +207,7 @@ class LearnedBasis:
             for k, modes in zip(sorted(reasons), others, strict=True):
                 results[k] = modes
                 reports[k] = self._report(problems[k], "fallback", reasons[k], None)
-        self.reports += [report for report in reports if report is not None]
+        remember(self.reports, [report for report in reports if report is not None])
         return [result for result in results if result is not None]
 
     def _check(self, problem: LocalProblem) -> Pose:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from dolfinx import mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import fields
+from dolfinx_msnn.fields import readers
 
 COMM = MPI.COMM_WORLD
 FAMILIES = [fields.Channels, fields.Inclusions, fields.TwoPhase, fields.LogNormal]
@@ -573,3 +574,15 @@ def test_images(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     kind, message = raised(lambda: fields.read_image_stack(images / "1.png"))
     assert kind is ImportError and "needs Pillow" in message
+
+
+def test_pictures_are_bounded(tmp_path, monkeypatch):
+    """A small file of very many equal pixels; pages count together."""
+    image = pytest.importorskip("PIL.Image")
+    pages = [image.fromarray(np.zeros((40, 50), np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr(readers, "MOST_PIXELS", 6000)
+    assert fields.read_image_stack(tmp_path / "pages.tif").shape == (50, 40, 3)
+    monkeypatch.setattr(readers, "MOST_PIXELS", 5999)
+    with pytest.raises(ValueError, match="Pixels must be at most 5999 in a file, got 6000"):
+        fields.read_image_stack(tmp_path / "pages.tif")

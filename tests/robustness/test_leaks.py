@@ -13,8 +13,15 @@ from leaks import check_cycles, free_communicators, grown, live_objects, logging
 from sample import COMM, HERE, Sample
 
 from dolfinx import fem
-from dolfinx_msnn import LocalModes, MultiscaleFunctionSpace, SpectralBasis
+from dolfinx_msnn import (
+    FilteredBasis,
+    LocalModes,
+    MultiscaleFunctionSpace,
+    SpectralBasis,
+    TwoLevelPreconditioner,
+)
 from dolfinx_msnn._utils import petsc
+from dolfinx_msnn.bases import protocol
 
 # What is destroyed is destroyed in the same way on any number of ranks; what is dropped is not.
 DESTROYED_OR_DROPPED = pytest.mark.parametrize(
@@ -131,6 +138,36 @@ def test_3d_and_neumann(tmp_path):
                     problem.solve()
 
     check_cycles(cycle, tmp_path / "log", 3)
+
+
+def test_preconditioner_of_a_dropped_ksp(tmp_path):
+    """On another communicator than the space, where nobody else makes anything."""
+    p = Sample(n=4)
+    with p.space() as W, p.problem(W) as problem:
+        problem.solve()
+
+        def cycle():
+            ksp = PETSc.KSP().create(COMM)
+            ksp.setOperators(problem.A)
+            ksp.setType("cg")
+            with TwoLevelPreconditioner(W, petsc_options_prefix="dropped_") as M:
+                M.attach(ksp)
+                x = problem.A.createVecRight()
+                ksp.solve(problem.b, x)
+                x.destroy()
+
+        check_cycles(cycle, tmp_path / "log", 10)
+
+
+def test_reports_are_bounded(monkeypatch):
+    monkeypatch.setattr(protocol, "MOST_REPORTS", 5)
+    p = Sample(n=4)
+    p.basis = FilteredBasis(2)
+    with p.space() as W:
+        count = len(W.eigenvalues)
+    p.space().destroy()
+    assert len(p.basis.reports) == min(5, 2 * count)
+    assert {report.vertex for report in p.basis.reports} <= set(W.eigenvalues)
 
 
 @pytest.mark.serial
