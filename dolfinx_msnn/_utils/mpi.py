@@ -131,15 +131,17 @@ def route(
         Source rank of every received row, and the received arrays. Rows are ordered by source
         rank and, within one source, as they were sent.
     """
-    order = np.argsort(dest, kind="stable")
-    send = np.bincount(dest, minlength=comm.size)
+    with collective_errors(comm):
+        order = np.argsort(dest, kind="stable")
+        send = np.bincount(dest, minlength=comm.size)
+        sorted_arrays = [array[order] for array in arrays]
     recv = np.empty_like(send)
     comm.Alltoall(send, recv)
-    received: list[npt.NDArray[Any]] = []
-    for array in arrays:
-        into = np.empty((int(recv.sum()), *array.shape[1:]), dtype=array.dtype)
-        _exchange(comm, array[order], send, into, recv)
-        received.append(into)
+    with collective_errors(comm):
+        num = int(recv.sum())
+        received = [np.empty((num, *array.shape[1:]), dtype=array.dtype) for array in arrays]
+    for array, into in zip(sorted_arrays, received, strict=True):
+        _exchange(comm, array, send, into, recv)
     return np.repeat(np.arange(comm.size, dtype=np.int32), recv), received
 
 

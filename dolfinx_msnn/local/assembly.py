@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import ufl
 from dolfinx import fem
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import (
     DirichletBC,
@@ -120,12 +121,13 @@ class LocalProblems:
                 ElementMatrices(form, broken, compile_form)
                 for form in ([a] if s is None else [a, s])
             ]
-        num_cells, width = ghosts.num_cells, self._cell_dofs.shape[1] * self._bs
-        self._blocks = [np.empty((num_cells, width, width)) for _ in self._forms]
-        self._samples = np.empty((num_cells, 1 + self._x.shape[1]))
-        # Large neighbourhoods first: equal shapes follow each other, and caches of patterns hit.
-        self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
-        self._lookup = np.empty(len(self._dofs), dtype=np.int32)
+        with collective_errors(V.mesh.comm):
+            num_cells, width = ghosts.num_cells, self._cell_dofs.shape[1] * self._bs
+            self._blocks = [np.empty((num_cells, width, width)) for _ in self._forms]
+            self._samples = np.empty((num_cells, 1 + self._x.shape[1]))
+            # Large neighbourhoods first: equal shapes follow each other, caches of patterns hit.
+            self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
+            self._lookup = np.empty(len(self._dofs), dtype=np.int32)
         self._patterns: dict[bytes, _Pattern] = {}
         self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
         self.assemble()
@@ -254,21 +256,22 @@ class LocalProblems:
         Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
         """
         low, high = bounding_box(V.mesh)
-        # Integer coordinates, blind to rounding errors: times a power of two, no fraction of the
-        # box such as 1/2 or 1/3 lies halfway between two integers.
-        bits = 63 // len(low)
-        grid = np.rint((self._x - low) / (high - low) * 2 ** (bits - 1)).astype(np.int64)
-        order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
-        self._x, self._dofs = self._x[order], self._dofs[order]
-        self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
-        self._dirichlet = self._dirichlet[order]
-        number = np.empty(len(order), dtype=np.int32)
-        number[order] = np.arange(len(order), dtype=np.int32)
-        self._cell_dofs = number[self._cell_dofs]
+        with collective_errors(V.mesh.comm):
+            # Integer coordinates, blind to rounding errors: times a power of two, no fraction of
+            # the box such as 1/2 or 1/3 lies halfway between two integers.
+            bits = 63 // len(low)
+            grid = np.rint((self._x - low) / (high - low) * 2 ** (bits - 1)).astype(np.int64)
+            order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
+            self._x, self._dofs = self._x[order], self._dofs[order]
+            self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
+            self._dirichlet = self._dirichlet[order]
+            number = np.empty(len(order), dtype=np.int32)
+            number[order] = np.arange(len(order), dtype=np.int32)
+            self._cell_dofs = number[self._cell_dofs]
 
-        first = np.lexsort(self._cell_dofs[:, 2::-1].T)
-        position = np.empty(len(first), dtype=np.int32)
-        position[first] = np.arange(len(first), dtype=np.int32)
-        offsets = self._neighbourhoods.offsets
-        neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        self._cells = cells[np.lexsort((position[cells], neighbourhood))]
+            first = np.lexsort(self._cell_dofs[:, 2::-1].T)
+            position = np.empty(len(first), dtype=np.int32)
+            position[first] = np.arange(len(first), dtype=np.int32)
+            offsets = self._neighbourhoods.offsets
+            neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+            self._cells = cells[np.lexsort((position[cells], neighbourhood))]

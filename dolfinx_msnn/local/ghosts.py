@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dolfinx_msnn._utils.mpi import RemoteRows
+from dolfinx_msnn._utils.mpi import RemoteRows, collective_errors
 from dolfinx_msnn._utils.typing import FunctionSpace
 from dolfinx_msnn.local.neighbourhoods import Neighbourhoods
 
@@ -39,26 +39,31 @@ class GhostCells:
         self.num_own_cells = msh.topology.index_map(msh.topology.dim).size_local
         own_dofs = V.dofmap.list[: self.num_own_cells]
 
-        foreign = neighbourhoods.cell_rank != comm.rank
-        remote = np.stack([neighbourhoods.cell_rank[foreign], neighbourhoods.cell[foreign]], axis=1)
-        remote, where = np.unique(remote, axis=0, return_inverse=True)
-        self.cells = neighbourhoods.cell.copy()
-        self.cells[foreign] = self.num_own_cells + where.reshape(-1)
-        self.num_cells = self.num_own_cells + len(remote)
+        with collective_errors(comm):
+            foreign = neighbourhoods.cell_rank != comm.rank
+            remote = np.stack(
+                [neighbourhoods.cell_rank[foreign], neighbourhoods.cell[foreign]], axis=1
+            )
+            remote, where = np.unique(remote, axis=0, return_inverse=True)
+            self.cells = neighbourhoods.cell.copy()
+            self.cells[foreign] = self.num_own_cells + where.reshape(-1)
+            self.num_cells = self.num_own_cells + len(remote)
         self._remote_cells = RemoteRows(comm, *remote.T)
 
-        first, last = index_map.local_range
-        local = np.concatenate([np.arange(first, last, dtype=np.int64), index_map.ghosts])
-        self._num_local_dofs = len(local)
-        dofs = np.empty((self.num_cells, own_dofs.shape[1]), dtype=np.int64)
-        dofs[: self.num_own_cells] = local[own_dofs]
+        with collective_errors(comm):
+            first, last = index_map.local_range
+            local = np.concatenate([np.arange(first, last, dtype=np.int64), index_map.ghosts])
+            self._num_local_dofs = len(local)
+            dofs = np.empty((self.num_cells, own_dofs.shape[1]), dtype=np.int64)
+            dofs[: self.num_own_cells] = local[own_dofs]
         self.extend_cells(dofs)
-        new = dofs[self.num_own_cells :]
-        extra = np.setdiff1d(new, local)
-        self.dofs = np.concatenate([local, extra])
-        order = np.argsort(self.dofs)
-        place = order[np.searchsorted(self.dofs[order], new)]
-        self.cell_dofs = np.concatenate([own_dofs, place.astype(np.int32)])
+        with collective_errors(comm):
+            new = dofs[self.num_own_cells :]
+            extra = np.setdiff1d(new, local)
+            self.dofs = np.concatenate([local, extra])
+            order = np.argsort(self.dofs)
+            place = order[np.searchsorted(self.dofs[order], new)]
+            self.cell_dofs = np.concatenate([own_dofs, place.astype(np.int32)])
 
         ranges = np.array(comm.allgather(first))
         owner = (np.searchsorted(ranges, extra, side="right") - 1).astype(np.int32)

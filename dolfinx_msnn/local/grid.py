@@ -126,7 +126,8 @@ class CoarseGrid:
         Note:
             Collective (for coarse meshes the points may lie on other ranks).
         """
-        return box_hats(x, self.lower, self.box_size, self.n)
+        with collective_errors(self.fine.comm):
+            return box_hats(x, self.lower, self.box_size, self.n)
 
 
 class _MeshCoarseGrid(CoarseGrid):

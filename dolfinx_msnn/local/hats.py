@@ -151,11 +151,12 @@ class MeshHats:
             place: Where the points were found.
             owner: Rank that holds the cell of each point, -1 for none; shape ``(num_points,)``.
         """
-        geometry = self._scaled.geometry
-        points = np.asarray(place.dest_points)[:, : geometry.dim]
-        nodes = geometry.dofmaps[0][np.asarray(place.dest_cells)]
-        corners = geometry.x[nodes][:, :, : geometry.dim]
-        weights = _snap(self._reference_hats(points, corners))
+        with collective_errors(self._coarse.comm):
+            geometry = self._scaled.geometry
+            points = np.asarray(place.dest_points)[:, : geometry.dim]
+            nodes = geometry.dofmaps[0][np.asarray(place.dest_cells)]
+            corners = geometry.x[nodes][:, :, : geometry.dim]
+            weights = _snap(self._reference_hats(points, corners))
         _, (vertices, values) = route(
             self._coarse.comm,
             np.asarray(place.dest_owner),

@@ -9,7 +9,7 @@ from mpi4py import MPI
 import numpy as np
 
 from dolfinx_msnn._utils.mesh import bounding_box
-from dolfinx_msnn._utils.mpi import route
+from dolfinx_msnn._utils.mpi import collective_errors, route
 from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, IntArray, LongArray
 
 
@@ -34,23 +34,25 @@ def match_points(V: FunctionSpace, points: FloatArray) -> tuple[LongArray, int]:
     """
     comm, index_map = V.mesh.comm, V.dofmap.index_map
     low, high = bounding_box(V.mesh)
-    own = V.tabulate_dof_coordinates()[: index_map.size_local]
-    numbers = index_map.local_range[0] + np.arange(len(own), dtype=np.int64)
-    found = np.full(len(points), -1, dtype=np.int64)
-    taken = np.zeros(len(own), dtype=bool)
+    with collective_errors(comm):
+        own = V.tabulate_dof_coordinates()[: index_map.size_local]
+        numbers = index_map.local_range[0] + np.arange(len(own), dtype=np.int64)
+        found = np.full(len(points), -1, dtype=np.int64)
+        taken = np.zeros(len(own), dtype=bool)
     for shift in (0.0, 0.5):
-        open_points, open_own = np.flatnonzero(found < 0), np.flatnonzero(~taken)
-        keys = [_bins(x, low, high, shift) for x in (points[open_points], own[open_own])]
-        asker, (wanted, asked) = route(comm, _hash(keys[0], comm.size), keys[0], open_points)
-        holder, (held, number, place) = route(
-            comm, _hash(keys[1], comm.size), keys[1], numbers[open_own], open_own
-        )
-        both, inverse = np.unique(np.concatenate([wanted, held]), axis=0, return_inverse=True)
-        inverse = inverse.reshape(-1)
-        partner = np.full(len(both), -1, dtype=np.int64)
-        partner[inverse[len(wanted) :]] = np.arange(len(held))
-        hit = partner[inverse[: len(wanted)]]
-        ok = hit >= 0
+        with collective_errors(comm):
+            open_points, open_own = np.flatnonzero(found < 0), np.flatnonzero(~taken)
+            keys = [_bins(x, low, high, shift) for x in (points[open_points], own[open_own])]
+            dest = [_hash(k, comm.size) for k in keys]
+        asker, (wanted, asked) = route(comm, dest[0], keys[0], open_points)
+        holder, (held, number, place) = route(comm, dest[1], keys[1], numbers[open_own], open_own)
+        with collective_errors(comm):
+            both, inverse = np.unique(np.concatenate([wanted, held]), axis=0, return_inverse=True)
+            inverse = inverse.reshape(-1)
+            partner = np.full(len(both), -1, dtype=np.int64)
+            partner[inverse[len(wanted) :]] = np.arange(len(held))
+            hit = partner[inverse[: len(wanted)]]
+            ok = hit >= 0
         _, (back, answer) = route(comm, asker[ok], asked[ok], number[hit[ok]])
         found[back] = answer
         _, (used,) = route(comm, holder[hit[ok]], place[hit[ok]])

@@ -6,6 +6,7 @@ Where only one rank can make the mistake, only the last one does. A rank that wa
 shows as a timeout of the whole run.
 """
 
+import importlib
 import importlib.util
 
 from mpi4py import MPI
@@ -22,6 +23,7 @@ from dolfinx import fem, mesh
 from dolfinx_msnn import (
     CoarseGrid,
     LocalModes,
+    MultiscaleFunctionSpace,
     SpectralBasis,
     multiscale_functionspace,
 )
@@ -156,6 +158,50 @@ def test_other_arguments_on_one_rank(sample, space):
 
     with expect_error(ValueError, "coefficient differs between the ranks: False on rank 0, True"):
         sample.space(basis=Looking(3) if HERE else SpectralBasis(3))
+
+
+class Starving:
+    """NumPy without memory for one of its functions."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __getattr__(self, name):
+        if name != self.name:
+            return getattr(np, name)
+
+        def fail(*_, **__):
+            raise MemoryError(f"Unable to allocate 1 PiB for {name}.")
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "module,name",
+    [
+        ("_utils.mpi", "empty"),
+        ("local.hats", "ones"),
+        ("local.ghosts", "setdiff1d"),
+        ("local.ghosts", "unique"),
+        ("local.assembly", "rint"),
+        ("local.assembly", "empty"),
+        ("space.prolongation", "tile"),
+        ("space.positions", "full"),
+    ],
+)
+def test_no_memory_on_one_rank(sample, tmp_path, monkeypatch, module, name):
+    path = COMM.bcast(str(tmp_path / "space.h5"))
+    if module == "space.positions":
+        with sample.space() as W:
+            W.save(path, sample.a)
+    if HERE:
+        place = importlib.import_module(f"dolfinx_msnn.{module}")
+        monkeypatch.setattr(place, "np", Starving(name))
+    with expect_error(MemoryError, f"Unable to allocate 1 PiB for {name}"):
+        if module == "space.positions":
+            MultiscaleFunctionSpace.load(path, sample.V, sample.a, bcs=sample.bcs)
+        else:
+            sample.space()
 
 
 @pytest.mark.parametrize("name", ["a", "s"])
