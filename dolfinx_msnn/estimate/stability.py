@@ -81,6 +81,8 @@ def stability_constants(
     with collective_errors(W.comm) as checks:
         forms.check_form(a, W.V, "a")
         forms.check_bcs(bcs, W.V)
+        ok = vertices is None or isinstance(vertices, Iterable)
+        require(ok, "vertices", vertices, "coarse vertices of this rank")
         checks.agree(a=forms.identify(a))
     grid = copy.copy(coarse)
     grid.oversampling = 0

@@ -11,7 +11,7 @@ from mpi4py import MPI
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import is_integer
+from dolfinx_msnn._utils.checks import is_integer, positive_integer
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import check_same, collective_errors
 from dolfinx_msnn._utils.typing import FloatArray, Function
@@ -90,8 +90,9 @@ def draw_basis_functions(
     Raises:
         ValueError: If the vertex has fewer functions, or there are fewer axes.
     """
-    given: list[Any] = [None] * num
+    given: list[Any] = []
     with collective_errors(W.comm) as checks:
+        given = [None] * positive_integer("num", num)
         if W.comm.rank == 0:
             given = list(np.ravel(np.asarray(axes, dtype=object)))
             if len(given) < num:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ def draw_coarse_grid(
         ValueError: If the grid is one of a three-dimensional mesh.
     """
     comm, msh = coarse.fine.comm, getattr(coarse, "coarse", None)
+    with collective_errors(comm):
+        pairs = permutations(range(coarse.fine.geometry.dim), 2)
+        require(plane_axes in pairs, "plane_axes", plane_axes, "two axes of the mesh")
     lines: FloatArray | None = None
     if msh is not None:
         # Every edge is drawn from both sides.

@@ -12,6 +12,8 @@ from mpi4py import MPI
 
 import numpy as np
 
+from dolfinx_msnn._utils.checks import require
+from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn.bases.guarded import OUTCOMES, GuardReport
 
 #: Colour of each outcome; can be told apart by colour-blind people.
@@ -25,8 +27,18 @@ def gather_reports(comm: MPI.Comm, reports: Iterable[GuardReport]) -> list[Guard
         comm: Communicator of the mesh.
         reports: Those of this rank.
     """
-    parts = comm.allgather(list(reports))
+    with collective_errors(comm):
+        mine = _checked(reports)
+    parts = comm.allgather(mine)
     return sorted((report for part in parts for report in part), key=lambda report: report.vertex)
+
+
+def _checked(reports: object) -> list[GuardReport]:
+    """Reports as a list. Not collective."""
+    found: list[Any] = list(reports) if isinstance(reports, Iterable) else [reports]
+    wrong = [type(report).__name__ for report in found if not isinstance(report, GuardReport)]
+    require(not wrong, "reports", wrong, "the reports of a GuardedBasis")
+    return found
 
 
 def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True) -> None:
@@ -45,6 +57,7 @@ def draw_guard(axes: Any, reports: Sequence[GuardReport], *, labels: bool = True
     """
     from matplotlib.patches import Patch, Rectangle
 
+    reports = _checked(reports)
     if not reports:
         raise ValueError("There are no reports to draw; expected at least one neighbourhood.")
     dim = len(reports[0].place)

@@ -10,6 +10,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx_msnn._utils.checks import require
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.typing import BoolArray, FloatArray, LongArray
@@ -55,6 +56,10 @@ def enrich(
                 f"keep has type {keep.dtype} and shape {keep.shape}; expected bool and "
                 f"({W.num_local_dofs},)."
             )
+        whole = isinstance(functions, Sequence) and all(
+            isinstance(f, Sequence) and len(f) == 3 for f in functions
+        )
+        require(whole, "functions", functions, "a sequence of (coarse vertex, dofs, values)")
         for vertex, dofs, values in functions:
             if vertex not in W.eigenvalues:
                 raise ValueError(f"Coarse vertex {vertex} is not on this rank.")

@@ -71,6 +71,33 @@ def test_wrong_types(p):
                     function(**given)
 
 
+def test_wrong_contents(p):
+    for call, said in (
+        (lambda: plot.draw_guard(None, [3]), "reports must be the reports of a GuardedBasis"),
+        (lambda: plot.gather_reports(COMM, 3), "reports must be the reports of a GuardedBasis"),
+        (
+            lambda: plot.draw_basis_functions(None, p.W, 0, num="a"),
+            "num must be a positive integer",
+        ),
+        (
+            lambda: plot.draw_coarse_grid(None, p.coarse, plane_axes=3),
+            "plane_axes must be two axes",
+        ),
+        (
+            lambda: plot.draw_coarse_grid(None, p.coarse, plane_axes=(0, 0)),
+            "plane_axes must be two",
+        ),
+        (
+            lambda: estimate.stability_constants(p.W, p.coarse, p.a, p.bcs, vertices=3),
+            "vertices must be coarse vertices of this rank, got 3",
+        ),
+        (lambda: estimate.enrich(p.W, 3 if HERE else []), "functions must be a sequence of"),
+        (lambda: estimate.enrich(p.W, [(0,)] if HERE else []), "functions must be a sequence of"),
+    ):
+        with expect_error(ValueError, said):
+            call()
+
+
 def test_destroyed(p):
     """PETSc would end the process."""
     A, W = p.solved.A.copy(), p.W
