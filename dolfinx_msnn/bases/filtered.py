@@ -86,7 +86,8 @@ class FilteredBasis:
     Args:
         num_modes: Number of modes in each neighbourhood; all of them where it has fewer dofs.
         tol: Estimated energy error of a mode, relative to its energy, that counts as converged;
-            it stops at a fifth of that, as solutions need the lowest modes better than the others.
+            with a form ``s`` it stops at a fifth of that, as solutions need the lowest modes better
+            than the others.
         degree: Degree of the filter in each round, instead of what ``tol`` needs; halved where the
             filtered functions depend on each other in finite precision.
         max_rounds: Rounds after which it stops in any case.
@@ -217,7 +218,11 @@ class FilterSettings:
                 f"The coefficient jumps by {pencil.jump:.2g} on {pencil.problem.name}; expected at "
                 f"most {MAX_JUMP:.0e} for a filter."
             )
-        n, upper, target = pencil.problem.num_dofs, pencil.upper, STRICTNESS * self.tol
+        n, upper = pencil.problem.num_dofs, pencil.upper
+        # Without a form s modes are wanted for a preconditioner, not for a solution; those that a
+        # filter leaves unfinished approximate better there.
+        for_solutions = pencil.problem.s is not None
+        target = STRICTNESS * self.tol if for_solutions else self.tol
         num = min(self.num_modes, n)
         lower = min(lower, 0.5 * upper)
         if not is_connected(pencil.problem):
@@ -263,7 +268,7 @@ class FilterSettings:
             y = ritz.functions()
             gain, degree = max(2.0 * error / target, 10.0), None
         # Who asks for one round, or for a degree, wants that and nothing else.
-        if self.degree is None and self.max_rounds > 1:
+        if for_solutions and self.degree is None and self.max_rounds > 1:
             degree = degree_for(INVERSE_GAIN, lower, upper)
             ritz = self._sharpen(pencil, ritz, num, degree, lower)
             sweeps += -(-degree * num // y.shape[1])
