@@ -73,13 +73,14 @@ def end_together(text: str, code: int = 1) -> None:
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """What a rank with an error does that takes all ranks, such as to free PETSc objects."""
+    """What may take all ranks, such as to free PETSc objects; limited in time after an error."""
+    if sys.exception() is None or MPI.COMM_WORLD.size == 1 or not PATIENCE:
+        yield
+        return
     timer = threading.Timer(PATIENCE, abort, [_message("an error")])
     timer.daemon = True
-    watched = MPI.COMM_WORLD.size > 1 and PATIENCE > 0
+    timer.start()
     try:
-        if watched:
-            timer.start()
         yield
     finally:
         timer.cancel()

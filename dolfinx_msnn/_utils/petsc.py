@@ -147,8 +147,9 @@ class Owner:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.destroy()
+        if isinstance(value, KeyboardInterrupt) and MPI.COMM_WORLD.size > 1:
+            # Perhaps on this rank alone: to free objects would wait for the others. They are freed
+            # when Python drops them.
             return
         with in_time():
             self.destroy()

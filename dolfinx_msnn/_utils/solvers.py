@@ -78,7 +78,8 @@ def create_coarse_solver(
             solver.setUp()
             left = unused(petsc_options_prefix, petsc_options or {})
             warn_unused(A0.comm, petsc_options_prefix, left)
-    except BaseException:
+    except Exception:
+        # Not for Ctrl-C, perhaps on one rank alone: that takes all of them.
         solver.destroy()
         raise
     return solver
