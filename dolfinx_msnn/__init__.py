@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dolfinx_msnn.bases import (
         FilteredBasis,
         GuardedBasis,
+        HarmonicBasis,
         LocalBasis,
         LocalModes,
         SpectralBasis,
@@ -40,6 +41,7 @@ __all__ = [
     "CoarseGrid",
     "FilteredBasis",
     "GuardedBasis",
+    "HarmonicBasis",
     "LocalBasis",
     "LocalModes",
     "LocalProblem",
@@ -59,7 +61,8 @@ _HOME = {
     "TwoLevelPreconditioner": "algebra.preconditioner",
     "multiscale_functionspace": "space.build",
 } | dict.fromkeys(
-    ("FilteredBasis", "GuardedBasis", "LocalBasis", "LocalModes", "SpectralBasis"), "bases"
+    ("FilteredBasis", "GuardedBasis", "HarmonicBasis", "LocalBasis", "LocalModes", "SpectralBasis"),
+    "bases",
 )
 _MODULES = ("bases", "estimate", "fields", "petsc", "plot", "richards")
 

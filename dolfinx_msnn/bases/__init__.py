@@ -5,6 +5,7 @@
 import dolfinx_msnn._utils  # noqa: F401  # says what is missing
 from dolfinx_msnn.bases.filtered import FilteredBasis, FilterReport
 from dolfinx_msnn.bases.guarded import GuardedBasis, GuardReport, guard_table
+from dolfinx_msnn.bases.harmonic import HarmonicBasis, HarmonicReport
 from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, LocalModes
 from dolfinx_msnn.bases.spectral import SpectralBasis
 
@@ -14,6 +15,8 @@ __all__ = [
     "FilteredBasis",
     "GuardReport",
     "GuardedBasis",
+    "HarmonicBasis",
+    "HarmonicReport",
     "LocalBasis",
     "LocalModes",
     "SpectralBasis",

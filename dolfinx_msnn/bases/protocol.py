@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
+import ufl
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -55,11 +56,18 @@ class BasisNeeds(NamedTuple):
             expression or number): local problems then carry its values at the cells, see
             :class:`~dolfinx_msnn.local.problem.CellSample`. Default: none, it looks at the local
             matrices only.
+        sources: Linear forms (UFL) whose vectors it wants to see in ``LocalProblem.loads``; or a
+            number: loads of one in each component, and of the coordinates if they are not more than
+            that. Default: it wants to see none.
+        oversampling: How far it wants local problems to reach beyond neighbourhoods, in coarse
+            cells, where the coarse grid leaves it open. Default: not at all.
         num_modes: How many modes it gives in each neighbourhood. Default: not known.
         threshold: It keeps all modes with λ below this, instead of a fixed number. Default: none.
     """
 
     coefficient: object = None
+    sources: Sequence[ufl.Form] | int | None = None
+    oversampling: float | None = None
     num_modes: int | None = None
     threshold: float | None = None
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import ufl
-from dolfinx import fem
+from dolfinx import fem, la
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.timings import Timings
@@ -79,6 +79,10 @@ class LocalProblems:
         s: Bilinear form of the right-hand matrix, or ``None``.
         bcs: Dirichlet conditions.
         timings: Seconds of the stages are added here.
+        sources: Linear forms whose vectors a basis wants to see, or how many it wants to see at
+            most of polynomial ones, see :func:`_polynomials`.
+        oversampling: Width of the ring of cells around neighbourhoods in coarse cells, if the
+            coarse grid does not tell how many layers.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
         keep: Keep what :meth:`assemble` needs to be called again.
         compile_form: Turns UFL forms into DOLFINx forms.
@@ -97,22 +101,32 @@ class LocalProblems:
         *,
         timings: Timings | None = None,
         coefficient: object = None,
+        sources: Sequence[ufl.Form] | int = (),
+        oversampling: float = 0.0,
         keep: bool = False,
         compile_form: Callable[[Any], Form] = fem.form,
     ) -> None:
         self.timings = Timings("Local problems") if timings is None else timings
-        self._mesh, self._bs = V.mesh, V.dofmap.index_map_bs
+        self._V, self._mesh, self._bs = V, V.mesh, V.dofmap.index_map_bs
         self._keep, self._coefficient = keep, coefficient
         with self.timings.stage("neighbourhoods"):
             x = V.tabulate_dof_coordinates()
             hats = coarse.hats(x)
-            self._neighbourhoods = find_neighbourhoods(V, coarse, hats)
+            self._neighbourhoods = find_neighbourhoods(V, coarse, hats, coarse.layers(oversampling))
         with self.timings.stage("exchange"):
             self._ghosts = ghosts = GhostCells(V, self._neighbourhoods)
             self._x = ghosts.extend_dofs(np.ascontiguousarray(x[:, : V.mesh.geometry.dim]))
             self._hats = Hats(*(ghosts.extend_dofs(part) for part in hats))
             self._dirichlet = ghosts.extend_dofs(dirichlet_mask(V, bcs))
             self._dofs, self._cell_dofs = ghosts.dofs, ghosts.cell_dofs
+            counts = np.bincount(
+                V.dofmap.list[: ghosts.num_own_cells].reshape(-1),
+                minlength=V.dofmap.index_map.size_local + V.dofmap.index_map.num_ghosts,
+            )
+            self._num_cells = ghosts.extend_dofs(_sum_over_ranks(V, counts[:, None])[:, 0])
+            if isinstance(sources, int):
+                sources = _polynomials(V, sources)
+            self._sources: list[Form] = [compile_form(form) for form in sources]
             self._sort(V, ghosts.cells)
 
         with self.timings.stage("element matrices"):
@@ -150,6 +164,8 @@ class LocalProblems:
         with self.timings.stage("exchange"):
             for blocks in self._blocks:
                 self._ghosts.extend_cells(blocks)
+            self._loads = self._ghosts.extend_dofs(_load_vectors(self._V, self._sources))
+            self._loads = self._loads[self._by_position]
             if self._coefficient is not None:
                 cell_values(self._coefficient, self._mesh, self._samples[:num])
                 self._ghosts.extend_cells(self._samples)
@@ -232,6 +248,7 @@ class LocalProblems:
         matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
         mine = self._hats.vertices.take(dofs, axis=0) == vertex
         chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
+        interface = np.bincount(local.reshape(-1)) < self._num_cells[dofs]
         sample = None
         if self._coefficient is not None:
             rows = self._samples.take(cells, axis=0)
@@ -247,6 +264,8 @@ class LocalProblems:
             block_size=bs,
             pattern=key,
             place=self._places[k],
+            interface=np.repeat(interface, bs),
+            loads=np.ascontiguousarray(self._loads[dofs].reshape(n, -1).T),
             sample=sample,
         )
 
@@ -265,6 +284,7 @@ class LocalProblems:
             self._x, self._dofs = self._x[order], self._dofs[order]
             self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
             self._dirichlet = self._dirichlet[order]
+            self._num_cells, self._by_position = self._num_cells[order], order
             number = np.empty(len(order), dtype=np.int32)
             number[order] = np.arange(len(order), dtype=np.int32)
             self._cell_dofs = number[self._cell_dofs]
@@ -275,3 +295,39 @@ class LocalProblems:
             offsets = self._neighbourhoods.offsets
             neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
             self._cells = cells[np.lexsort((position[cells], neighbourhood))]
+
+
+def _sum_over_ranks(V: FunctionSpace, values: FloatArray | LongArray) -> FloatArray:
+    """Add what ranks have at the dof blocks that they share. Collective.
+
+    Args:
+        V: Fine space.
+        values: Shape ``(num_dof_blocks, width)``.
+    """
+    total = la.vector(V.dofmap.index_map, values.shape[1])
+    total.array[:] = values.reshape(-1)
+    total.scatter_reverse(la.InsertMode.add)
+    total.scatter_forward()
+    return np.asarray(total.array.reshape(values.shape))
+
+
+def _polynomials(V: FunctionSpace, most: int) -> list[ufl.Form]:
+    """Loads 1, x, y, ... in each component if they are not more than ``most``, or else only 1."""
+    bs, (low, high) = V.dofmap.index_map_bs, bounding_box(V.mesh)
+    x, v = ufl.SpatialCoordinate(V.mesh), ufl.TestFunction(V)
+    factors = [(x[d] - 0.5 * (low[d] + high[d])) / (high[d] - low[d]) for d in range(len(low))]
+    if bs * (1 + len(factors)) > most:
+        factors = []
+    # Constants, lest the form is compiled for each mesh.
+    units = [fem.Constant(V.mesh, row if v.ufl_shape else 1.0) for row in np.eye(bs)]
+    return [f * ufl.inner(unit, v) * ufl.dx for f in (1.0, *factors) for unit in units]
+
+
+def _load_vectors(V: FunctionSpace, loads: Sequence[Form]) -> FloatArray:
+    """Vectors of linear forms, shape ``(num_dof_blocks, block_size, num_loads)``. Collective."""
+    bs = V.dofmap.index_map_bs
+    num = V.dofmap.index_map.size_local + V.dofmap.index_map.num_ghosts
+    vectors = np.zeros((num, bs, len(loads)))
+    for k, form in enumerate(loads):
+        vectors[:, :, k] = fem.assemble_vector(form).array.reshape(num, bs)
+    return _sum_over_ranks(V, vectors.reshape(num, -1)).reshape(vectors.shape) if loads else vectors

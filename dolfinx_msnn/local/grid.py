@@ -32,7 +32,8 @@ class CoarseGrid:
         box: Two corners of the covered box, shape ``(2, gdim)``. Default: the bounding box of
             ``fine``. Hats are continued by constants outside it.
         oversampling: Layers of fine cells added around each neighbourhood for the local
-            problems; the hat functions keep their support.
+            problems; the hat functions keep their support. Default: what the basis wants, which is
+            none for modes of neighbourhoods.
 
     Example:
         >>> coarse = msnn.CoarseGrid(msh, (3, 3))
@@ -53,7 +54,7 @@ class CoarseGrid:
         n: Sequence[int],
         *,
         box: npt.ArrayLike | None = None,
-        oversampling: int = 0,
+        oversampling: int | None = None,
     ) -> None:
         with collective_errors(getattr(fine, "comm", MPI.COMM_SELF)) as checks:
             _check_mesh(fine, oversampling)
@@ -69,9 +70,9 @@ class CoarseGrid:
             checks.agree(
                 n=shape.tolist(),
                 box=None if corners is None else corners.tolist(),
-                oversampling=int(oversampling),
+                oversampling=oversampling,
             )
-        self.fine, self.oversampling = fine, int(oversampling)
+        self.fine, self.oversampling = fine, oversampling
         low, high = extent = bounding_box(fine)
         if corners is None:
             corners = extent
@@ -92,7 +93,7 @@ class CoarseGrid:
             )
 
     @classmethod
-    def from_mesh(cls, fine: Mesh, coarse: Mesh, *, oversampling: int = 0) -> CoarseGrid:
+    def from_mesh(cls, fine: Mesh, coarse: Mesh, *, oversampling: int | None = None) -> CoarseGrid:
         """The hat functions of a coarse mesh, nested in the fine one or not.
 
         Args:
@@ -111,6 +112,23 @@ class CoarseGrid:
     def num_vertices(self) -> int:
         """Number of coarse vertices, on all ranks together."""
         return int(np.prod(np.asarray(self.n) + 1))
+
+    @property
+    def num_cells(self) -> int:
+        """Number of boxes or coarse cells, on all ranks together."""
+        return int(np.prod(self.n))
+
+    def layers(self, width: float = 0.0) -> int:
+        """Layers of fine cells around neighbourhoods: ``oversampling``, or from a wanted width.
+
+        Args:
+            width: In coarse cells; what to take if ``oversampling`` was left open.
+        """
+        if self.oversampling is not None:
+            return self.oversampling
+        tdim = self.fine.topology.dim
+        each = self.fine.topology.index_map(tdim).size_global / self.num_cells
+        return int(np.rint(width * each ** (1 / tdim)))
 
     def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> FloatArray:
         """Coordinates of coarse vertices, shape ``(len(vertices), gdim)``. Not collective."""
@@ -133,7 +151,7 @@ class CoarseGrid:
 class _MeshCoarseGrid(CoarseGrid):
     """The coarse grid of :meth:`CoarseGrid.from_mesh`."""
 
-    def __init__(self, fine: Mesh, coarse: Mesh, oversampling: int) -> None:
+    def __init__(self, fine: Mesh, coarse: Mesh, oversampling: int | None) -> None:
         with collective_errors(getattr(fine, "comm", MPI.COMM_SELF)) as checks:
             _check_mesh(fine, oversampling)
             if not isinstance(coarse, mesh.Mesh):
@@ -162,14 +180,20 @@ class _MeshCoarseGrid(CoarseGrid):
                     f"The coarse grid is finer than the mesh: it has {num[0]} cells, the mesh "
                     f"{num[1]}."
                 )
-            checks.agree(oversampling=int(oversampling))
-        self.fine, self.oversampling, self.coarse = fine, int(oversampling), coarse
+            checks.agree(oversampling=oversampling)
+        self.fine, self.oversampling, self.coarse = fine, oversampling, coarse
         self._hats = MeshHats(coarse)
 
     @property
     def num_vertices(self) -> int:
         """Number of coarse vertices, on all ranks together."""
         return self._hats.num_vertices
+
+    @property
+    def num_cells(self) -> int:
+        """Number of boxes or coarse cells, on all ranks together."""
+        topology = self.coarse.topology
+        return int(topology.index_map(topology.dim).size_global)
 
     def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> FloatArray:
         """Coordinates of coarse vertices of this rank's part of the coarse mesh; NaN elsewhere."""
@@ -191,7 +215,8 @@ def _check_mesh(fine: Mesh, oversampling: object) -> None:
             "coordinates needs the first two only (gdim=2 of dolfinx.io.gmsh, x[:, :2] for "
             "dolfinx.mesh.create_mesh)."
         )
-    require(is_integer(oversampling), "oversampling", oversampling, "a number of cell layers >= 0")
+    known = oversampling is None or is_integer(oversampling)
+    require(known, "oversampling", oversampling, "a number of cell layers >= 0")
 
 
 def _array(value: object, dtype: type | None = None) -> npt.NDArray[Any]:

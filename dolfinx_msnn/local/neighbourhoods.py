@@ -32,24 +32,27 @@ class Neighbourhoods(NamedTuple):
     cell: IntArray
 
 
-def find_neighbourhoods(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> Neighbourhoods:
+def find_neighbourhoods(
+    V: FunctionSpace, coarse: CoarseGrid, hats: Hats, layers: int = 0
+) -> Neighbourhoods:
     """Distribute the neighbourhoods over the ranks and tell each owner its cells.
 
     A cell belongs to ω_i if χ_i is positive at one of its degrees of freedom (plus
-    ``coarse.oversampling`` layers of cells that share a degree of freedom). A rank needs O(1)
+    ``layers`` layers of cells that share a degree of freedom). A rank needs O(1)
     numbers for each *coarse* vertex to balance the load, and nothing of the size of the mesh.
 
     Args:
         V: Fine space.
         coarse: Coarse grid.
         hats: χ at the (owned and ghost) dof blocks of ``V`` on this rank.
+        layers: Layers of cells around each one that belong to it, too.
 
     Note:
         Collective.
     """
     comm = V.mesh.comm
     member = cell_membership(V, coarse, hats)
-    for _ in range(coarse.oversampling):
+    for _ in range(layers):
         touches = _touches(V)
         member = touches @ _share_rows(V, (touches.T @ member).tocsr())
     member = member.tocoo()

@@ -51,6 +51,10 @@ class LocalProblem:
         block_size: Components of a dof block.
         pattern: Equal for problems whose matrices have the same sparsity pattern.
         place: Coordinates of the coarse vertex; shape ``(gdim,)``.
+        interface: Which dofs lie on the boundary of the neighbourhood inside the domain: cells
+            around them are left out; shape ``(n_i,)``, bool.
+        loads: Vectors of the linear forms that the basis asked for, at dofs not on the interface;
+            shape ``(num_loads, n_i)``.
         sample: The coefficient that the basis asked for; ``None`` if it asked for none.
     """
 
@@ -64,6 +68,8 @@ class LocalProblem:
     block_size: int
     pattern: bytes
     place: FloatArray
+    interface: BoolArray
+    loads: FloatArray
     sample: CellSample | None = None
 
     @property

@@ -167,7 +167,7 @@ def _describe(
         "num_cells": msh.topology.index_map(msh.topology.dim).size_global,
         "mesh": hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest(),
         "coarse": list(getattr(coarse, "n", ())),
-        "oversampling": coarse.oversampling,
+        "oversampling": coarse.layers(),
         "families": "callable" if callable(fields) else [family.describe() for family in fields],
     }
 

@@ -96,7 +96,11 @@ def multiscale_functionspace(
             forms.check_form(s, V, "s", entity_maps)
         forms.check_bcs(bcs, V)
         check_mat_type(mat_type)
-        coefficient = BasisNeeds.of(basis).coefficient
+        needs = BasisNeeds.of(basis)
+        coefficient = needs.coefficient
+        sources = () if needs.sources is None else needs.sources
+        for k, form in enumerate(() if isinstance(sources, int) else sources):
+            forms.check_arguments(form, [V], f"sources[{k}]")
         if coefficient is not None:
             check_coefficient(coefficient, V.mesh)
         checks.agree(
@@ -117,6 +121,8 @@ def multiscale_functionspace(
             bcs,
             timings=timings,
             coefficient=coefficient,
+            sources=sources,
+            oversampling=needs.oversampling or 0.0,
             keep=updatable,
             compile_form=compile_form,
         )

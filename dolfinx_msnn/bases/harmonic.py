@@ -1,0 +1,245 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""A-harmonic functions and source responses on oversampled neighbourhoods, compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+import scipy.sparse as sp
+
+import ufl
+from dolfinx_msnn._utils.checks import is_number, positive_integer, require
+from dolfinx_msnn._utils.linalg import whiten
+from dolfinx_msnn._utils.petsc import readable_errors
+from dolfinx_msnn._utils.typing import BoolArray, FloatArray
+from dolfinx_msnn.bases.filtered import FilteredBasis
+from dolfinx_msnn.bases.nullspace import null_motions, piece_motions
+from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.local.problem import LocalProblem
+
+#: A function that is a motion without energy up to this fraction of it is one.
+INDEPENDENT = 1e-9
+
+
+@dataclass(frozen=True)
+class HarmonicReport:
+    """How many functions were chosen in one neighbourhood, and what the others are worth.
+
+    Attributes:
+        vertex: Coarse vertex.
+        num_modes: Functions kept, with rigid motions and source responses.
+        num_candidates: A-harmonic functions to choose from.
+        width: Largest energy ‖χ v‖ on the neighbourhood of a left-out function v with energy one on
+            the oversampled neighbourhood: an estimate of the local n-width.
+    """
+
+    vertex: int
+    num_modes: int
+    num_candidates: int
+    width: float
+
+
+class HarmonicBasis:
+    """Functions that solutions are made of: A-harmonic ones and source responses.
+
+    On the oversampled neighbourhood ω* a solution is the sum of an A-harmonic function and of the
+    response to the load there. The basis holds the rigid motions (constants), responses to loads,
+    and of the A-harmonic functions those with most energy on the neighbourhood among all that have
+    the same energy on ω*: the optimal local spaces of Babuška and Lipton (Multiscale Model. Simul.
+    9, 2011; here with the partition of unity as Ma, Scheichl and Dodwell, SIAM J. Numer. Anal. 60,
+    2022). They are chosen among the extensions of the boundary values of modes of low energy on ω*.
+    Dirichlet conditions hold in the local problems, Neumann and Robin conditions are natural. No
+    form ``s`` is needed.
+
+    Unless the coarse grid says otherwise, ω* is wider than the neighbourhood by 0.4 coarse cells on
+    each side.
+
+    Args:
+        num_modes: Functions in each neighbourhood, all counted; fewer where there are not as many.
+            Default 10, unless ``tolerance`` is given.
+        tolerance: Choose the number in each neighbourhood instead: a function with energy one on ω*
+            that is left out has at most this energy norm on the neighbourhood.
+        max_modes: With ``tolerance``: at most this many. Default 40.
+        sources: Linear forms (UFL, with a test function on the fine space) whose responses are
+            held. Default: the polynomials of degree one in each component if they are not more than
+            a third of the functions, or else a load of one in each component.
+        num_traces: Modes of ω* whose boundary values are extended; default ``num_modes + 4``.
+
+    Attributes:
+        reports: One :class:`HarmonicReport` for each neighbourhood done so far on this rank.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> with msnn.multiscale_functionspace(V, coarse, msnn.HarmonicBasis(8), a, bcs=bcs) as W:
+        ...     max(len(values) for values in W.eigenvalues.values())
+        8
+    """
+
+    #: Width of the ring around a neighbourhood, in coarse cells.
+    oversampling = 0.4
+
+    def __init__(
+        self,
+        num_modes: int | None = None,
+        *,
+        tolerance: float | None = None,
+        max_modes: int | None = None,
+        sources: Sequence[ufl.Form] | None = None,
+        num_traces: int | None = None,
+    ) -> None:
+        if tolerance is not None and num_modes is not None:
+            raise ValueError(
+                f"Give num_modes or tolerance, not both (got num_modes={num_modes!r}, "
+                f"tolerance={tolerance!r})."
+            )
+        if tolerance is None and max_modes is not None:
+            raise ValueError(f"max_modes={max_modes!r} needs a tolerance; use num_modes instead.")
+        small = tolerance is None or (is_number(tolerance) and 0 < tolerance < 1)
+        require(small, "tolerance", tolerance, "a number between 0 and 1")
+        if tolerance is None:
+            self.num_modes = positive_integer("num_modes", 10 if num_modes is None else num_modes)
+        else:
+            self.num_modes = positive_integer("max_modes", 40 if max_modes is None else max_modes)
+        self.tolerance = tolerance
+        self.sources: Sequence[ufl.Form] | int = (
+            self.num_modes // 3 if sources is None else tuple(sources)
+        )
+        if num_traces is None:
+            num_traces = self.num_modes + 4
+        # Only what the modes look like on the boundary matters.
+        self._traces = FilteredBasis(positive_integer("num_traces", num_traces), max_rounds=1)
+        self.reports: list[HarmonicReport] = []
+
+    def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
+        """Functions of each problem, rigid motions and source responses first.
+
+        Not collective.
+
+        Raises:
+            RuntimeError: If a local matrix cannot be factored.
+        """
+        traces = self._traces.modes([_lumped(problem) for problem in problems])
+        return [self._solve(*pair) for pair in zip(problems, traces, strict=True)]
+
+    def _solve(self, problem: LocalProblem, traces: LocalModes) -> LocalModes:
+        boundary = problem.interface & ~problem.dirichlet
+        given = traces.vectors if boundary.any() else traces.vectors[:0]
+        harmonic, responses = _extend(problem, boundary, given)
+        if not boundary.any():
+            # ω* is all of the domain, and nothing is A-harmonic but motions without energy.
+            harmonic = traces.vectors * ~problem.dirichlet
+        return self._compress(problem, np.vstack([piece_motions(problem), responses]), harmonic)
+
+    def _compress(
+        self, problem: LocalProblem, kept: FloatArray, harmonic: FloatArray
+    ) -> LocalModes:
+        """All of ``kept``, and of the others those with most energy on ω beside them.
+
+        Args:
+            problem: The local problem.
+            kept: Shape ``(num_kept, n_i)``.
+            harmonic: A-harmonic functions, shape ``(num, n_i)``.
+        """
+        weight = problem.chi * ~problem.dirichlet
+        inner = (kept * weight) @ (problem.A @ (kept * weight).T)
+        basis = whiten(inner).T @ (kept * weight)
+        harmonic = _orthonormal_in_energy(problem, harmonic)
+        local = harmonic * weight
+        share = local @ (problem.A @ basis.T)
+        width, turn = np.linalg.eigh(local @ (problem.A @ local.T) - share @ share.T)
+        width, turn = np.sqrt(np.maximum(width[::-1], 0.0)), turn[:, ::-1]
+        most = max(self.num_modes - len(kept), 0)
+        num = min(most, len(width))
+        if self.tolerance is not None:
+            num = min(num, int(np.count_nonzero(width > self.tolerance)))
+        left = float(width[num]) if num < len(width) else 0.0
+        chosen = turn[:, :num].T @ harmonic
+        kept = kept[: self.num_modes]
+        self.reports.append(HarmonicReport(problem.vertex, len(kept) + num, len(width), left))
+        values = np.concatenate([np.zeros(len(kept)), 1.0 / np.maximum(width[:num], 1e-30) ** 2])
+        return LocalModes(values, np.vstack([kept, chosen]))
+
+
+def _orthonormal_in_energy(problem: LocalProblem, functions: FloatArray) -> FloatArray:
+    """The same span without the motions that have no energy, shape ``(num, n_i)``."""
+    weight = np.sqrt(problem.A.diagonal())
+    null = null_motions(problem, problem.A, np.arange(problem.num_dofs))
+    null = null[~null[:, problem.dirichlet].any(axis=1)] * weight
+    basis = np.linalg.qr(null.T)[0]
+    rows = functions * weight
+    whole = np.linalg.norm(rows, axis=1)
+    rows = rows - (rows @ basis) @ basis.T
+    # What is left of a motion itself is rounding errors, of whatever energy.
+    rows = rows[np.linalg.norm(rows, axis=1) > INDEPENDENT * whole] / weight
+    return np.asarray(whiten(rows @ (problem.A @ rows.T)).T @ rows)
+
+
+def _lumped(problem: LocalProblem) -> LocalProblem:
+    """The same problem with S_i = diag(A_i): no form is needed, and low modes are as smooth."""
+    A = problem.A
+    rows = np.repeat(np.arange(problem.num_dofs), np.diff(A.indptr))
+    data = np.where(A.indices == rows, A.data, 0.0)
+    return replace(problem, s=sp.csr_matrix((data, A.indices, A.indptr), shape=A.shape))
+
+
+def _extend(
+    problem: LocalProblem, boundary: BoolArray, given: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """A-harmonic extensions of boundary values, and responses to the loads.
+
+    Args:
+        problem: The local problem.
+        boundary: Dofs whose values are given, shape ``(n_i,)``.
+        given: Functions with these values, shape ``(num, n_i)``.
+
+    Returns:
+        Shapes ``(num, n_i)`` and ``(num_loads, n_i)``.
+    """
+    inside = ~problem.interface & ~problem.dirichlet
+    A = problem.A[inside].tocsc()
+    values = given[:, boundary]
+    rhs = np.vstack([-(A[:, boundary] @ values.T).T, problem.loads[:, inside]])
+    functions = np.zeros((len(rhs), problem.num_dofs))
+    functions[: len(given), boundary] = values
+    functions[:, inside] = _solve_many(A[:, inside].tocsr(), rhs, problem)
+    return functions[: len(given)], functions[len(given) :]
+
+
+def _solve_many(A: sp.csr_matrix, rhs: FloatArray, problem: LocalProblem) -> FloatArray:
+    """Rows A⁻¹ b for rows b, by a Cholesky factorisation, MUMPS' where PETSc has it."""
+    n = A.shape[0]
+    A.sort_indices()
+    arrays = A.indptr.astype(PETSc.IntType), A.indices.astype(PETSc.IntType)
+    mat = PETSc.Mat().createAIJWithArrays(A.shape, (*arrays, A.data), comm=MPI.COMM_SELF)
+    ksp = PETSc.KSP().create(MPI.COMM_SELF)
+    B = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
+    X = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
+    try:
+        mat.assemble()
+        mat.setOption(PETSc.Mat.Option.SPD, True)
+        ksp.setOperators(mat)
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        pc = ksp.getPC()
+        pc.setType(PETSc.PC.Type.CHOLESKY)
+        if PETSc.Sys.hasExternalPackage("mumps"):
+            pc.setFactorSolverType("mumps")
+        else:
+            pc.setFactorOrdering("nd")
+        B.setUp()
+        X.setUp()
+        B.getDenseArray()[:] = rhs.T
+        B.assemble()
+        with readable_errors(f"The matrix of {problem.name} could not be factored"):
+            ksp.matSolve(B, X)
+        return np.array(X.getDenseArray().T)
+    finally:
+        for item in (ksp, mat, B, X):
+            item.destroy()
