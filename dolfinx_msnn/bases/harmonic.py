@@ -17,7 +17,7 @@ import ufl
 from dolfinx_msnn._utils.checks import is_number, positive_integer, require
 from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.petsc import readable_errors
-from dolfinx_msnn._utils.typing import BoolArray, FloatArray
+from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.nullspace import null_motions, piece_motions
 from dolfinx_msnn.bases.protocol import LocalModes
@@ -49,13 +49,13 @@ class HarmonicBasis:
     """Functions that solutions are made of: A-harmonic ones and source responses.
 
     On the oversampled neighbourhood ω* a solution is the sum of an A-harmonic function and of the
-    response to the load there. The basis holds the rigid motions (constants), responses to loads,
-    and of the A-harmonic functions those with most energy on the neighbourhood among all that have
-    the same energy on ω*: the optimal local spaces of Babuška and Lipton (Multiscale Model. Simul.
-    9, 2011; here with the partition of unity as Ma, Scheichl and Dodwell, SIAM J. Numer. Anal. 60,
-    2022). They are chosen among the extensions of the boundary values of modes of low energy on ω*.
-    Dirichlet conditions hold in the local problems, Neumann and Robin conditions are natural. No
-    form ``s`` is needed.
+    response to the load there. The basis holds the rigid motions (constants), responses to loads
+    and to Dirichlet values that are not zero, and of the A-harmonic functions those with most
+    energy on the neighbourhood among all that have the same energy on ω*: the optimal local spaces
+    of Babuška and Lipton (Multiscale Model. Simul. 9, 2011; here with the partition of unity, as by
+    Ma, Scheichl and Dodwell, SIAM J. Numer. Anal. 60, 2022). They are chosen among the extensions
+    of the boundary values of modes of low energy on ω*. Dirichlet conditions hold in the local
+    problems, Neumann and Robin conditions are natural. No form ``s`` is needed.
 
     Unless the coarse grid says otherwise, ω* is wider than the neighbourhood by 0.4 coarse cells on
     each side.
@@ -131,8 +131,7 @@ class HarmonicBasis:
 
     def _solve(self, problem: LocalProblem, traces: LocalModes) -> LocalModes:
         boundary = problem.interface & ~problem.dirichlet
-        given = traces.vectors if boundary.any() else traces.vectors[:0]
-        harmonic, responses = _extend(problem, boundary, given)
+        harmonic, responses = _extend(problem, traces.vectors * boundary)
         if not boundary.any():
             # ω* is all of the domain, and nothing is A-harmonic but motions without energy.
             harmonic = traces.vectors * ~problem.dirichlet
@@ -190,25 +189,24 @@ def _lumped(problem: LocalProblem) -> LocalProblem:
     return replace(problem, s=sp.csr_matrix((data, A.indices, A.indptr), shape=A.shape))
 
 
-def _extend(
-    problem: LocalProblem, boundary: BoolArray, given: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """A-harmonic extensions of boundary values, and responses to the loads.
+def _extend(problem: LocalProblem, given: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """A-harmonic extensions of boundary values, and responses to Dirichlet values and loads.
 
     Args:
         problem: The local problem.
-        boundary: Dofs whose values are given, shape ``(n_i,)``.
-        given: Functions with these values, shape ``(num, n_i)``.
+        given: Boundary values, zero at other dofs, shape ``(num, n_i)``.
 
     Returns:
-        Shapes ``(num, n_i)`` and ``(num_loads, n_i)``.
+        Shapes ``(num, n_i)`` and ``(num_responses, n_i)``.
     """
     inside = ~problem.interface & ~problem.dirichlet
+    # What solutions do at Dirichlet values that are not zero, no other function does.
+    lift = problem.lift[None, :] if problem.lift.any() else given[:0]
+    outside = np.vstack([given, lift])
     A = problem.A[inside].tocsc()
-    values = given[:, boundary]
-    rhs = np.vstack([-(A[:, boundary] @ values.T).T, problem.loads[:, inside]])
+    rhs = np.vstack([-(A @ outside.T).T, problem.loads[:, inside]])
     functions = np.zeros((len(rhs), problem.num_dofs))
-    functions[: len(given), boundary] = values
+    functions[: len(outside)] = outside
     functions[:, inside] = _solve_many(A[:, inside].tocsr(), rhs, problem)
     return functions[: len(given)], functions[len(given) :]
 

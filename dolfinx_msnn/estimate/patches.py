@@ -150,7 +150,7 @@ class Patches:
             hats = coarse.hats(x)
             self.num = coarse.num_vertices
             owner = np.full(self.num, -1, dtype=np.int32)
-            owner[find_neighbourhoods(V, coarse, hats).vertices] = self.comm.rank
+            owner[find_neighbourhoods(V, coarse, hats, coarse.layers()).vertices] = self.comm.rank
             self.owner = np.max(self.comm.allgather(owner), axis=0)
         self.hats = hats
         vertices, values = hats.vertices[self.dofs], hats.values[self.dofs]

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 import ufl
 from dolfinx import fem, la
+from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.timings import Timings
@@ -108,7 +109,7 @@ class LocalProblems:
     ) -> None:
         self.timings = Timings("Local problems") if timings is None else timings
         self._V, self._mesh, self._bs = V, V.mesh, V.dofmap.index_map_bs
-        self._keep, self._coefficient = keep, coefficient
+        self._keep, self._coefficient, self._bcs = keep, coefficient, bcs
         with self.timings.stage("neighbourhoods"):
             x = V.tabulate_dof_coordinates()
             hats = coarse.hats(x)
@@ -166,6 +167,8 @@ class LocalProblems:
                 self._ghosts.extend_cells(blocks)
             self._loads = self._ghosts.extend_dofs(_load_vectors(self._V, self._sources))
             self._loads = self._loads[self._by_position]
+            lift = dirichlet_lift(self._V, self._bcs).x.array.reshape(-1, self._bs)
+            self._lift = self._ghosts.extend_dofs(lift)[self._by_position]
             if self._coefficient is not None:
                 cell_values(self._coefficient, self._mesh, self._samples[:num])
                 self._ghosts.extend_cells(self._samples)
@@ -264,6 +267,7 @@ class LocalProblems:
             block_size=bs,
             pattern=key,
             place=self._places[k],
+            lift=self._lift[dofs].reshape(-1),
             interface=np.repeat(interface, bs),
             loads=np.ascontiguousarray(self._loads[dofs].reshape(n, -1).T),
             sample=sample,

@@ -51,6 +51,7 @@ class LocalProblem:
         block_size: Components of a dof block.
         pattern: Equal for problems whose matrices have the same sparsity pattern.
         place: Coordinates of the coarse vertex; shape ``(gdim,)``.
+        lift: Values of the Dirichlet conditions, zero at other dofs, shape ``(n_i,)``.
         interface: Which dofs lie on the boundary of the neighbourhood inside the domain: cells
             around them are left out; shape ``(n_i,)``, bool.
         loads: Vectors of the linear forms that the basis asked for, at dofs not on the interface;
@@ -68,6 +69,7 @@ class LocalProblem:
     block_size: int
     pattern: bytes
     place: FloatArray
+    lift: FloatArray
     interface: BoolArray
     loads: FloatArray
     sample: CellSample | None = None

@@ -229,7 +229,7 @@ def midpoints(msh, cells):
 def found_neighbourhoods(V, coarse):
     """Cells (midpoints as integers) of each neighbourhood, and which rank has it, on every rank."""
     hats = coarse.hats(V.tabulate_dof_coordinates())
-    found = find_neighbourhoods(V, coarse, hats)
+    found = find_neighbourhoods(V, coarse, hats, coarse.layers())
     num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
     x = COMM.allgather(midpoints(V.mesh, np.arange(num_cells)))
     mine = {}
