@@ -16,6 +16,7 @@ from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
 from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosine_end
 from dolfinx_msnn.bases.filtered import MAX_JUMP, default_threads, in_threads
+from dolfinx_msnn.bases.harmonic import HarmonicBasis
 from dolfinx_msnn.bases.inertia import can_count, count_below
 from dolfinx_msnn.bases.nullspace import piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
@@ -126,6 +127,11 @@ class GuardedBasis:
         for name, basis in given_bases.items():
             if not is_local_basis(basis):
                 raise ValueError(f"Expected a local basis as {name}, got {basis!r}.")
+            if isinstance(basis, HarmonicBasis):
+                raise ValueError(
+                    f"The {name} basis is a HarmonicBasis; expected one that gives modes, which is "
+                    "what the guard checks."
+                )
             if BasisNeeds.of(basis).threshold is not None:
                 raise ValueError(
                     f"The {name} basis keeps all modes below a threshold; expected one with "

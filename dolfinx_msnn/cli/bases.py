@@ -41,10 +41,12 @@ def model_path(name: str) -> str:
 def check_basis(text: str, threshold: float | None, guard: bool) -> None:
     """Refuse a basis that :func:`create_basis` does not know."""
     kind, _, model = text.partition(":")
-    if kind not in ("computed", "filtered", "learned") or (model and kind != "learned"):
+    if kind not in ("computed", "filtered", "harmonic", "learned") or (model and kind != "learned"):
         raise WrongCommandLine(
-            f"--basis must be computed, filtered, learned or learned:MODEL, got {text!r}."
+            f"--basis must be computed, filtered, harmonic, learned or learned:MODEL, got {text!r}."
         )
+    if kind == "harmonic" and guard:
+        raise WrongCommandLine("--guard is for modes; expected another basis than harmonic.")
     if threshold is not None and (kind != "computed" or guard):
         raise WrongCommandLine(
             "--threshold is for --basis computed without --guard; expected --modes otherwise."
@@ -65,7 +67,7 @@ def create_basis(
     guard: bool,
     trust: bool = False,
 ) -> msnn.LocalBasis:
-    """A basis from ``computed``, ``filtered``, ``learned`` or ``learned:MODEL``."""
+    """A basis from ``computed``, ``filtered``, ``harmonic``, ``learned`` or ``learned:MODEL``."""
     kind, _, model = text.partition(":")
     basis: msnn.LocalBasis
     if kind == "computed" and threshold is not None:
@@ -74,6 +76,8 @@ def create_basis(
         basis = msnn.SpectralBasis(modes)
     elif kind == "filtered":
         basis = msnn.FilteredBasis(modes)
+    elif kind == "harmonic":
+        basis = msnn.HarmonicBasis(modes)
     else:
         from dolfinx_msnn.nn.learned import LearnedBasis
 
@@ -111,7 +115,7 @@ def reports(comm: MPI.Intracomm, basis: msnn.LocalBasis) -> dict[str, Any]:
     found = getattr(basis, "reports", [])
     if isinstance(basis, msnn.FilteredBasis):
         said["filter"] = _filtered(comm, found)
-    elif not isinstance(basis, msnn.SpectralBasis):
+    elif not isinstance(basis, msnn.SpectralBasis | msnn.HarmonicBasis):
         said["source"] = _count(comm, [report.source for report in found])
         outside = comm.allreduce(sum(not report.in_range for report in found))
         said["contrast_outside_training"] = outside

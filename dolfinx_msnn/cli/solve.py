@@ -99,12 +99,16 @@ def solve(
         typer.Option(help="Coarse boxes in each direction; default one for 10 cells (3D: 5)."),
     ] = None,
     oversampling: Annotated[
-        int, typer.Option(min=0, help="Layers of cells around the neighbourhoods.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, help="Layers of cells around the neighbourhoods; default what the basis wants."
+        ),
+    ] = None,
     basis: Annotated[
         str,
         typer.Option(
-            help="computed, filtered, learned, or learned:MODEL with a file or a shipped model."
+            help="computed, filtered, harmonic (accurate by itself), learned, or learned:MODEL "
+            "with a file or a shipped model."
         ),
     ] = "computed",
     modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,

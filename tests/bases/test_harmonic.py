@@ -30,6 +30,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import (
     CoarseGrid,
+    GuardedBasis,
     HarmonicBasis,
     SpectralBasis,
     fields,
@@ -238,6 +239,11 @@ def test_ring_around_neighbourhoods(vector):
 def test_bad_arguments(options, match):
     with pytest.raises(ValueError, match=match):
         HarmonicBasis(**options)
+
+
+def test_guard_is_for_modes():
+    with pytest.raises(ValueError, match="primary basis is a HarmonicBasis"):
+        GuardedBasis(HarmonicBasis(8))
 
 
 def test_sources_on_another_space():

@@ -174,6 +174,13 @@ def test_it_does_what_a_program_does():
     assert found["basis"]["filter"]["mean_sweeps"] > 0
 
 
+def test_a_harmonic_basis():
+    options = ("--generator", "two-phase", "--cells", 40, "--boxes", 4, "--compare", "--source", 1)
+    harmonic, computed = solve(*options, "--basis", "harmonic"), solve(*options)
+    assert harmonic["coarse"]["dofs"] <= computed["coarse"]["dofs"]
+    assert harmonic["errors"]["energy"] < computed["errors"]["energy"] / 8
+
+
 def test_bounds_hold():
     found = solve(
         *("--generator", "two-phase", "--contrast", 100, "--cells", 20, "--boxes", 2),
