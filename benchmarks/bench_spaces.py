@@ -29,7 +29,7 @@ import ufl
 from dolfinx import fem
 
 #: name: dimension, fine cells, coarse boxes, fields, functions a neighbourhood
-CASES = {"2d-100": (2, 100, 5, 4, (4, 8, 12, 16)), "3d-24": (3, 24, 4, 2, (8, 16))}
+CASES = {"2d-100": (2, 100, 5, 4, (4, 8, 12, 16)), "3d-24": (3, 24, 4, 1, (8, 16))}
 QUICK = {"2d-quick": (2, 40, 4, 1, (8,)), "3d-quick": (3, 8, 2, 1, (8,))}
 SPACES: dict[str, Callable[[int], Any]] = {
     "SLEPc": msnn.SpectralBasis,
