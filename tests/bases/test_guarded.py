@@ -332,11 +332,11 @@ def test_what_a_basis_declares():
         def modes(self, problems):
             return [noise(p) for p in problems]
 
-    assert BasisNeeds.of(Least()) == (None, None, None)
+    assert BasisNeeds.of(Least()) == BasisNeeds()
     least = Least()
     least.wrapped = (Least(), SpectralBasis(threshold=0.5, max_modes=7))
-    assert BasisNeeds.of(least) == (None, 7, 0.5)
+    assert BasisNeeds.of(least) == BasisNeeds(num_modes=7, threshold=0.5)
     least.num_modes = 3
-    assert BasisNeeds.of(least) == (None, 3, 0.5)
+    assert BasisNeeds.of(least) == BasisNeeds(num_modes=3, threshold=0.5)
     with pytest.raises(ValueError, match="threshold"):
         GuardedBasis(least)
