@@ -143,6 +143,7 @@ def energy_errors(V, a, L, bcs, s, coarse, bases):
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_errors_are_far_below_those_of_eigenmodes(name, drop):

@@ -37,7 +37,7 @@ def reservoir(seed):
 
 @pytest.mark.serial
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 3, 5])
+@pytest.mark.parametrize("seed", [3, 5])
 def test_filtered_modes_lose_nothing_to_computed_ones(seed):
     """Errors against the fine solution: at most 1.05 times in L2, 1.01 times in energy."""
     msh, kappa = reservoir(seed)
