@@ -280,7 +280,8 @@ def test_operators_follow_what_is_not_rebuilt():
             assert everywhere(W.update(0.1)) == []
             found = gather_function(problem.solve())
             with case.problem(W) as new:
-                np.testing.assert_array_equal(found, gather_function(new.solve()))
+                expected = gather_function(new.solve())
+            assert np.abs(found - expected).max() <= 1e-10 * np.abs(expected).max()
 
 
 class Growing:
