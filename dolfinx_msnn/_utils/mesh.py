@@ -18,6 +18,7 @@ from dolfinx_msnn._utils.typing import (
     FloatArray,
     FunctionSpace,
     IntArray,
+    LongArray,
     Mesh,
 )
 
@@ -42,6 +43,26 @@ def mean_cell_extent(msh: Mesh) -> FloatArray:
     return np.asarray(total / msh.comm.allreduce(num, op=MPI.SUM))
 
 
+def sum_over_ranks(index_map: IndexMap, values: FloatArray | LongArray) -> FloatArray:
+    """Add what ranks have at the entities (dofs, facets) that they share.
+
+    Args:
+        index_map: Numbers the entities.
+        values: Of owned ones and ghosts, shape ``(size_local + num_ghosts, width)``.
+
+    Returns:
+        The sums, in the same shape; ghosts are as on their owner.
+
+    Note:
+        Collective.
+    """
+    total = la.vector(index_map, values.shape[1])
+    total.array[:] = values.reshape(-1)
+    total.scatter_reverse(la.InsertMode.add)
+    total.scatter_forward()
+    return np.asarray(total.array.reshape(values.shape))
+
+
 def marked_anywhere(index_map: IndexMap, listed: IntArray, block_size: int = 1) -> BoolArray:
     """Which entities (dofs, facets) at least one rank lists.
 
@@ -56,11 +77,9 @@ def marked_anywhere(index_map: IndexMap, listed: IntArray, block_size: int = 1) 
     Note:
         Collective.
     """
-    mark = la.vector(index_map, bs=block_size)
-    mark.array[listed] = 1.0
-    mark.scatter_reverse(la.InsertMode.add)
-    mark.scatter_forward()
-    return np.asarray(mark.array > 0)
+    mark = np.zeros((index_map.size_local + index_map.num_ghosts) * block_size)
+    mark[listed] = 1.0
+    return sum_over_ranks(index_map, mark.reshape(-1, block_size)).reshape(-1) > 0
 
 
 def dirichlet_mask(V: FunctionSpace, bcs: Sequence[DirichletBC]) -> BoolArray:

@@ -6,8 +6,39 @@ from __future__ import annotations
 
 import numpy as np
 
+from dolfinx_msnn._utils.checks import positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.local.problem import LocalProblem
+
+
+def count_or_limit(
+    num_modes: int | None,
+    name: str,
+    limit: float | None,
+    max_modes: int | None,
+    defaults: tuple[int, int],
+) -> int:
+    """How many functions a basis gives, or gives at most where a limit chooses the number.
+
+    Args:
+        num_modes: What the user gave, as the next ones.
+        name: Of the limit.
+        limit: In place of ``num_modes``.
+        max_modes: Only with ``limit``.
+        defaults: Of ``num_modes`` and of ``max_modes``.
+
+    Raises:
+        ValueError: If they contradict each other or are out of range.
+    """
+    if limit is not None and num_modes is not None:
+        raise ValueError(
+            f"Give num_modes or {name}, not both (got num_modes={num_modes!r}, {name}={limit!r})."
+        )
+    if limit is None and max_modes is not None:
+        raise ValueError(f"max_modes={max_modes!r} needs a {name}; use num_modes instead.")
+    if limit is None:
+        return positive_integer("num_modes", defaults[0] if num_modes is None else num_modes)
+    return positive_integer("max_modes", defaults[1] if max_modes is None else max_modes)
 
 
 def check_energies(

@@ -18,9 +18,10 @@ from dolfinx_msnn._utils.checks import is_number, positive_integer, require
 from dolfinx_msnn._utils.linalg import whiten
 from dolfinx_msnn._utils.petsc import readable_errors
 from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases.checks import count_or_limit
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.nullspace import null_motions, piece_motions
-from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.bases.protocol import LocalModes, remember
 from dolfinx_msnn.local.problem import LocalProblem
 
 #: A function that is a motion without energy up to this fraction of it is one.
@@ -95,19 +96,9 @@ class HarmonicBasis:
         sources: Sequence[ufl.Form] | None = None,
         num_traces: int | None = None,
     ) -> None:
-        if tolerance is not None and num_modes is not None:
-            raise ValueError(
-                f"Give num_modes or tolerance, not both (got num_modes={num_modes!r}, "
-                f"tolerance={tolerance!r})."
-            )
-        if tolerance is None and max_modes is not None:
-            raise ValueError(f"max_modes={max_modes!r} needs a tolerance; use num_modes instead.")
+        self.num_modes = count_or_limit(num_modes, "tolerance", tolerance, max_modes, (10, 40))
         small = tolerance is None or (is_number(tolerance) and 0 < tolerance < 1)
         require(small, "tolerance", tolerance, "a number between 0 and 1")
-        if tolerance is None:
-            self.num_modes = positive_integer("num_modes", 10 if num_modes is None else num_modes)
-        else:
-            self.num_modes = positive_integer("max_modes", 40 if max_modes is None else max_modes)
         self.tolerance = tolerance
         self.sources: Sequence[ufl.Form] | int = (
             self.num_modes // 3 if sources is None else tuple(sources)
@@ -162,7 +153,8 @@ class HarmonicBasis:
         left = float(width[num]) if num < len(width) else 0.0
         chosen = turn[:, :num].T @ harmonic
         kept = kept[: self.num_modes]
-        self.reports.append(HarmonicReport(problem.vertex, len(kept) + num, len(width), left))
+        report = HarmonicReport(problem.vertex, len(kept) + num, len(width), left)
+        remember(self.reports, [report])
         values = np.concatenate([np.zeros(len(kept)), 1.0 / np.maximum(width[:num], 1e-30) ** 2])
         return LocalModes(values, np.vstack([kept, chosen]))
 

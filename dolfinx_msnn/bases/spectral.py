@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from dolfinx_msnn._utils.checks import is_number, positive_integer
+from dolfinx_msnn._utils.checks import is_number
 from dolfinx_msnn._utils.petsc import (
     check_options,
     check_prefix,
@@ -24,7 +24,7 @@ from dolfinx_msnn._utils.petsc import (
     temporary_options,
 )
 from dolfinx_msnn._utils.typing import FloatArray
-from dolfinx_msnn.bases.checks import check_signs
+from dolfinx_msnn.bases.checks import check_signs, count_or_limit
 from dolfinx_msnn.bases.nullspace import null_space
 from dolfinx_msnn.bases.pencil import Pencil
 from dolfinx_msnn.bases.protocol import LocalModes
@@ -69,23 +69,11 @@ class SpectralBasis:
         petsc_options_prefix: str = "msnn_spectral_",
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
-        if threshold is not None and num_modes is not None:
-            raise ValueError(
-                f"Give num_modes or threshold, not both (got num_modes={num_modes!r}, "
-                f"threshold={threshold!r})."
-            )
-        if threshold is None and max_modes is not None:
-            raise ValueError(f"max_modes={max_modes!r} needs a threshold; use num_modes instead.")
+        self.num_modes = count_or_limit(num_modes, "threshold", threshold, max_modes, (8, 32))
         if threshold is not None and not (is_number(threshold) and 0 < threshold < np.inf):
             raise ValueError(f"threshold must be a positive number, got {threshold!r}.")
         if not is_number(tol) or not 0 < tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
-        if threshold is None:
-            num_modes = 8 if num_modes is None else num_modes
-        else:
-            num_modes = 32 if max_modes is None else max_modes
-        name = "num_modes" if threshold is None else "max_modes"
-        self.num_modes = positive_integer(name, num_modes)
         check_prefix(petsc_options_prefix)
         check_options(petsc_options)
         self.threshold = threshold

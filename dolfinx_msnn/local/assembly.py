@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 
 import ufl
-from dolfinx import fem, la
+from dolfinx import fem
 from dolfinx_msnn._utils.functions import dirichlet_lift
-from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask
+from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask, sum_over_ranks
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import (
@@ -124,7 +124,9 @@ class LocalProblems:
                 V.dofmap.list[: ghosts.num_own_cells].reshape(-1),
                 minlength=V.dofmap.index_map.size_local + V.dofmap.index_map.num_ghosts,
             )
-            self._num_cells = ghosts.extend_dofs(_sum_over_ranks(V, counts[:, None])[:, 0])
+            self._num_cells = ghosts.extend_dofs(
+                sum_over_ranks(V.dofmap.index_map, counts[:, None])[:, 0]
+            )
             if isinstance(sources, int):
                 sources = _polynomials(V, sources)
             self._sources: list[Form] = [compile_form(form) for form in sources]
@@ -301,20 +303,6 @@ class LocalProblems:
             self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
-def _sum_over_ranks(V: FunctionSpace, values: FloatArray | LongArray) -> FloatArray:
-    """Add what ranks have at the dof blocks that they share. Collective.
-
-    Args:
-        V: Fine space.
-        values: Shape ``(num_dof_blocks, width)``.
-    """
-    total = la.vector(V.dofmap.index_map, values.shape[1])
-    total.array[:] = values.reshape(-1)
-    total.scatter_reverse(la.InsertMode.add)
-    total.scatter_forward()
-    return np.asarray(total.array.reshape(values.shape))
-
-
 def _polynomials(V: FunctionSpace, most: int) -> list[ufl.Form]:
     """Loads 1, x, y, ... in each component if they are not more than ``most``, or else only 1."""
     bs, (low, high) = V.dofmap.index_map_bs, bounding_box(V.mesh)
@@ -334,4 +322,6 @@ def _load_vectors(V: FunctionSpace, loads: Sequence[Form]) -> FloatArray:
     vectors = np.zeros((num, bs, len(loads)))
     for k, form in enumerate(loads):
         vectors[:, :, k] = fem.assemble_vector(form).array.reshape(num, bs)
-    return _sum_over_ranks(V, vectors.reshape(num, -1)).reshape(vectors.shape) if loads else vectors
+    if not loads:
+        return vectors
+    return sum_over_ranks(V.dofmap.index_map, vectors.reshape(num, -1)).reshape(vectors.shape)

@@ -125,7 +125,7 @@ class CoarseGrid:
             width: In coarse cells; what to take if ``oversampling`` was left open.
         """
         if self.oversampling is not None:
-            return self.oversampling
+            return int(self.oversampling)
         tdim = self.fine.topology.dim
         each = self.fine.topology.index_map(tdim).size_global / self.num_cells
         return int(np.rint(width * each ** (1 / tdim)))
