@@ -114,10 +114,10 @@ class Sample:
 # ---- local problems ----
 
 
-def local_problems(n, a, s=None, coefficient=None):
+def local_problems(n, a, s=None, coefficient=None, overlap=None):
     """Those of a grid of n boxes, without conditions, in the order in which they come."""
     V = a.arguments()[0].ufl_function_space()
-    grid = CoarseGrid(V.mesh, n)
+    grid = CoarseGrid(V.mesh, n, overlap=overlap)
     return list(LocalProblems(V, grid, a, s, [], coefficient=coefficient))
 
 

@@ -104,6 +104,12 @@ def solve(
             min=0, help="Layers of cells around the neighbourhoods; default what the basis wants."
         ),
     ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Neighbourhoods are boxes and so many cells around; default hat functions."
+        ),
+    ] = None,
     basis: Annotated[
         str,
         typer.Option(
@@ -214,7 +220,7 @@ def solve(
                 else numbers("--boxes", boxes, int, tdim)
             )
             with progress.timed("multiscale space"):
-                coarse = CoarseGrid(msh, count, oversampling=oversampling)
+                coarse = CoarseGrid(msh, count, oversampling=oversampling, overlap=overlap)
                 W = problem.space(coarse, Watched(chosen, progress))
             with W, problem.within(W, "msnn_coarse_") as solved:
                 with progress.timed("coarse problem"):

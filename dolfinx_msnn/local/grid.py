@@ -16,15 +16,20 @@ from dolfinx import mesh
 from dolfinx_msnn._utils.checks import is_integer, point, require
 from dolfinx_msnn._utils.mesh import bounding_box, mean_cell_extent
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.typing import FloatArray, Mesh
+from dolfinx_msnn._utils.typing import FloatArray, IntArray, Mesh
 from dolfinx_msnn.local.hats import Hats, MeshHats, box_hats
 
 
 class CoarseGrid:
-    """Axis-aligned coarse boxes with multilinear hat functions at their vertices.
+    """Axis-aligned coarse boxes with multilinear hat functions at their vertices, or overlapping.
 
     The fine mesh may be of any cell type, structured or not, and need not fit the boxes. Coarse
     vertices whose neighbourhood holds no fine cell (holes, L-shapes) simply have no basis.
+
+    With ``overlap`` there is one neighbourhood for each box, the box and some layers of cells
+    around it, in place of one for each vertex, the boxes around that: fewer and smaller ones. The
+    functions of the partition of unity are one in the middle of a box and fall to zero across the
+    overlap. Where this text and others speak of a coarse vertex, it is the box then.
 
     Args:
         fine: The fine mesh.
@@ -34,6 +39,8 @@ class CoarseGrid:
         oversampling: Layers of fine cells added around each neighbourhood for the local
             problems; the hat functions keep their support. Default: what the basis wants, which is
             none for modes of neighbourhoods.
+        overlap: Neighbourhoods are boxes with so many layers of cells around them; a number of
+            cells of mean extent, at least one and at most half a box. Default: hat functions.
 
     Example:
         >>> coarse = msnn.CoarseGrid(msh, (3, 3))
@@ -55,9 +62,12 @@ class CoarseGrid:
         *,
         box: npt.ArrayLike | None = None,
         oversampling: int | None = None,
+        overlap: int | None = None,
     ) -> None:
         with collective_errors(getattr(fine, "comm", MPI.COMM_SELF)) as checks:
             _check_mesh(fine, oversampling)
+            known = overlap is None or is_integer(overlap, 1)
+            require(known, "overlap", overlap, "a number of cells >= 1")
             gdim = fine.geometry.dim
             shape, corners = _array(n), None if box is None else _array(box, np.float64)
             whole = shape.shape == (gdim,) and shape.dtype.kind in "iu" and np.all(shape >= 1)
@@ -71,8 +81,9 @@ class CoarseGrid:
                 n=shape.tolist(),
                 box=None if corners is None else corners.tolist(),
                 oversampling=oversampling,
+                overlap=overlap,
             )
-        self.fine, self.oversampling = fine, oversampling
+        self.fine, self.oversampling, self.overlap = fine, oversampling, overlap
         low, high = extent = bounding_box(fine)
         if corners is None:
             corners = extent
@@ -91,6 +102,15 @@ class CoarseGrid:
                 f"{point(self.box_size)}, the mesh's cells {point(mean)} on average; "
                 f"expected boxes at least as large as cells (got n={self.n})."
             )
+        #: Half the width in which one function goes over into the next, in boxes.
+        self._ramp: FloatArray = np.full(gdim, 0.5)
+        if overlap is not None:
+            self._ramp = overlap * mean / self.box_size
+            if np.any(self._ramp[shape > 1] > 0.5 + 1e-10):
+                raise ValueError(
+                    f"An overlap of {overlap} cells is more than half a box: boxes measure "
+                    f"{point(self.box_size)}, cells {point(mean)} on average; expected less."
+                )
 
     @classmethod
     def from_mesh(cls, fine: Mesh, coarse: Mesh, *, oversampling: int | None = None) -> CoarseGrid:
@@ -110,8 +130,13 @@ class CoarseGrid:
 
     @property
     def num_vertices(self) -> int:
-        """Number of coarse vertices, on all ranks together."""
-        return int(np.prod(np.asarray(self.n) + 1))
+        """Number of coarse vertices, on all ranks together; of boxes with ``overlap``."""
+        return int(np.prod(self._counts))
+
+    @property
+    def _counts(self) -> IntArray:
+        """Neighbourhoods in each direction."""
+        return np.asarray(self.n, dtype=np.int32) + (self.overlap is None)
 
     @property
     def num_cells(self) -> int:
@@ -131,12 +156,16 @@ class CoarseGrid:
         return int(np.rint(width * each ** (1 / tdim)))
 
     def vertex_coordinates(self, vertices: npt.NDArray[np.integer]) -> FloatArray:
-        """Coordinates of coarse vertices, shape ``(len(vertices), gdim)``. Not collective."""
-        index = np.unravel_index(vertices, np.asarray(self.n)[::-1] + 1)[::-1]
-        return np.asarray(self.lower + self.box_size * np.stack(index, axis=-1))
+        """Coordinates of coarse vertices, shape ``(len(vertices), gdim)``. Not collective.
+
+        With ``overlap`` those of the middles of boxes.
+        """
+        index = np.stack(np.unravel_index(vertices, self._counts[::-1])[::-1], axis=-1)
+        middle = 0.0 if self.overlap is None else 0.5
+        return np.asarray(self.lower + self.box_size * (index + middle))
 
     def hats(self, x: FloatArray) -> Hats:
-        """Evaluate the hat functions.
+        """Evaluate the hat functions, or those of overlapping boxes.
 
         Args:
             x: Points, shape ``(num_points, 3)``.
@@ -145,7 +174,8 @@ class CoarseGrid:
             Collective (for coarse meshes the points may lie on other ranks).
         """
         with collective_errors(self.fine.comm):
-            return box_hats(x, self.lower, self.box_size, self.n)
+            first = self.lower + (0.5 if self.overlap is None else 1.0) * self.box_size
+            return box_hats(x, first, self.box_size, self._counts, self._ramp)
 
 
 class _MeshCoarseGrid(CoarseGrid):
@@ -181,7 +211,8 @@ class _MeshCoarseGrid(CoarseGrid):
                     f"{num[1]}."
                 )
             checks.agree(oversampling=oversampling)
-        self.fine, self.oversampling, self.coarse = fine, oversampling, coarse
+        self.fine, self.oversampling, self.overlap = fine, oversampling, None
+        self.coarse = coarse
         self._hats = MeshHats(coarse)
 
     @property

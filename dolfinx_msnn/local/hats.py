@@ -1,9 +1,10 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Hat functions at points: multilinear on boxes, linear (bilinear, trilinear) on a coarse mesh."""
+"""Partitions of unity at points: on boxes, or linear (bilinear, trilinear) on a coarse mesh."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpi4py import MPI
@@ -24,10 +25,11 @@ HAT_TOLERANCE = 1e-10
 
 
 class Hats(NamedTuple):
-    """Hat functions at a set of points: at most ``m`` of them are non-zero at any point.
+    """A partition of unity at a set of points: at most ``m`` functions are not zero at any point.
 
     Attributes:
-        vertices: Coarse vertex numbers, shape ``(num_points, m)``, int64.
+        vertices: Numbers of coarse vertices (of boxes, if these overlap), int64, shape
+            ``(num_points, m)``.
         values: χ of those vertices, shape ``(num_points, m)``, float64; rows sum to one.
     """
 
@@ -41,30 +43,43 @@ def _snap(weights: FloatArray) -> FloatArray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def box_hats(x: FloatArray, lower: FloatArray, box_size: FloatArray, n: tuple[int, ...]) -> Hats:
-    """Multilinear hat functions of axis-aligned boxes, continued by constants outside.
+def box_hats(
+    x: FloatArray,
+    first: FloatArray,
+    box_size: FloatArray,
+    num: Sequence[int] | IntArray,
+    ramp: npt.ArrayLike = 0.5,
+) -> Hats:
+    """A partition of unity by products of functions that rise and fall linearly in a direction.
+
+    In each direction one function goes over into the next on a ramp; the first and the last are
+    continued by constants. With ramps as wide as boxes these are multilinear hat functions, with
+    narrower ones boxes that overlap a little.
 
     Args:
         x: Points, shape ``(num_points, gdim)`` or more columns.
-        lower: Lower corner of the first box, shape ``(gdim,)``.
-        box_size: Shape ``(gdim,)``.
-        n: Number of boxes in each direction; vertices are numbered x fastest.
+        first: Where the first function goes over into the second, in each direction, the middle of
+            the ramp; shape ``(gdim,)``.
+        box_size: From one ramp's middle to the next one's, shape ``(gdim,)``.
+        num: Functions in each direction; they are numbered x fastest.
+        ramp: Half width of the ramps in units of ``box_size``, at most 1/2.
 
     Returns:
-        The hats at the points. Not collective.
+        The functions at the points. Not collective.
     """
     vertices = np.zeros((len(x), 1), dtype=np.int64)
     values = np.ones((len(x), 1))
-    stride = 1
-    for k, num in enumerate(n):
-        t = (x[:, k] - lower[k]) / box_size[k]
-        left = np.clip(np.floor(t + HAT_TOLERANCE), 0, num - 1)
-        s = np.clip(t - left, 0.0, 1.0)[:, None]
-        pair = stride * (left.astype(np.int64)[:, None] + np.arange(2))
+    half, stride = np.broadcast_to(ramp, len(num)), 1
+    for k, count in enumerate(num):
+        t = (x[:, k] - first[k]) / box_size[k]
+        left = np.clip(np.floor(t + 0.5 + HAT_TOLERANCE), 0, max(count - 2, 0))
+        s = np.clip((t - left) / (2 * half[k]) + 0.5, 0.0, float(count > 1))[:, None]
+        pair = left.astype(np.int64)[:, None] + np.arange(2)
+        pair = stride * np.minimum(pair, count - 1)
         weight = _snap(np.hstack([1 - s, s]))
         vertices = (pair[:, :, None] + vertices[:, None, :]).reshape(len(x), 2 ** (k + 1))
         values = (weight[:, :, None] * values[:, None, :]).reshape(len(x), 2 ** (k + 1))
-        stride *= num + 1
+        stride *= count
     return Hats(vertices, values)
 
 

@@ -169,6 +169,7 @@ def _describe(
         "coarse": list(getattr(coarse, "n", ())),
         "oversampling": coarse.layers(),
         "families": "callable" if callable(fields) else [family.describe() for family in fields],
+        **({} if coarse.overlap is None else {"overlap": coarse.overlap}),
     }
 
 

@@ -95,11 +95,13 @@ def test_linear_solutions_are_exact(folder, name):
     assert found["field"]["contrast"] == 1.0
 
 
-def test_as_many_modes_as_there_are():
+@pytest.mark.parametrize("overlap", [(), ("--overlap", 1)])
+def test_as_many_modes_as_there_are(overlap):
     """More than there are dofs: the fine space."""
-    options = ("--cells", 4, "--boxes", 2, "--modes", 60)
+    options = ("--cells", 4, "--boxes", 2, "--modes", 60, *overlap)
     found = solve("--generator", "channels", *options, "--compare")
     assert found["errors"]["energy"] < 1e-8
+    assert found["coarse"]["neighbourhoods"] == (4 if overlap else 9)
 
 
 def test_conditions_on_the_sides(folder):

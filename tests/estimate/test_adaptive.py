@@ -169,8 +169,9 @@ def test_modes_go_where_the_error_is():
             assert s.W.num_dofs > case.W.num_dofs
 
 
-def test_all_at_once():
-    with Case(n=24, boxes=4, basis=SpectralBasis(4)) as case:
+@pytest.mark.parametrize("overlap", [None, 2])
+def test_all_at_once(overlap):
+    with Case(n=24, boxes=4, basis=SpectralBasis(4), overlap=overlap) as case:
         with start(case, tol=1e-4, colours=False, marking=1.0, initial_modes=4) as found:
             errors = [r.lower for r in found.rounds]
             assert found.converged

@@ -28,7 +28,13 @@ from utils import (
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import CellType
-from dolfinx_msnn import CoarseGrid, FilteredBasis, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn import (
+    CoarseGrid,
+    FilteredBasis,
+    HarmonicBasis,
+    SpectralBasis,
+    multiscale_functionspace,
+)
 from dolfinx_msnn.estimate import (
     SchwarzPreconditioner,
     SubdomainSolvers,
@@ -58,12 +64,13 @@ class Case:
         vector=False,
         conditions="mixed",
         seed=0,
+        overlap=None,
     ):
         msh = box(comm, cell, n)
         d = msh.geometry.dim
         self.V = fem.functionspace(msh, ("Lagrange", 1, (d,) if vector else ()))
         self.kappa = cell_field(msh, rough(contrast))
-        self.coarse = CoarseGrid(msh, [boxes] * d)
+        self.coarse = CoarseGrid(msh, [boxes] * d, overlap=overlap)
         self.f = cell_field(msh, lambda x: np.cos(3 * x[0] + seed) + 2 * x[1])
         v = ufl.TestFunction(self.V)
         self.a = elasticity(self.V, self.kappa) if vector else diffusion(self.V, self.kappa)
@@ -208,6 +215,7 @@ def schwarz_matrix(case):
         {"basis": FilteredBasis(num_modes=3)},
         {"vector": True, "modes": 5, "n": 12, "boxes": 3},
         {"cell": CellType.triangle, "conditions": "dirichlet", "contrast": 1e6},
+        {"cell": CellType.triangle, "overlap": 1},
     ],
 )
 def test_schwarz_bound(options):
@@ -275,6 +283,7 @@ def test_stability_constant_is_the_largest_quotient(n):
         {"basis": FilteredBasis(num_modes=4), "conditions": "dirichlet"},
         {"vector": True, "modes": 6},
         {"cell": CellType.tetrahedron, "n": 6, "boxes": 2},
+        {"basis": HarmonicBasis(5), "overlap": 1},
     ],
 )
 def test_fine_error_is_bounded(options):

@@ -119,8 +119,11 @@ def test_smooth_solution(cell, degree):
 
 
 @pytest.mark.parametrize("basis", [SpectralBasis(3), FilteredBasis(num_modes=3)])
-@pytest.mark.parametrize("cell", [CellType.triangle, CellType.quadrilateral])
-def test_rough_coefficient(cell, basis):
+@pytest.mark.parametrize(
+    ("cell", "overlap"),
+    [(CellType.triangle, None), (CellType.quadrilateral, None), (CellType.triangle, 1)],
+)
+def test_rough_coefficient(cell, overlap, basis):
     """Against a solution on a mesh four times finer; the same on any number of ranks."""
     n = 12
 
@@ -158,7 +161,7 @@ def test_rough_coefficient(cell, basis):
     results = []
     for comm in (COMM, MPI.COMM_SELF):
         V, kappa, f, bcs = problem(comm, 1)
-        coarse = CoarseGrid(V.mesh, (3, 3))
+        coarse = CoarseGrid(V.mesh, (3, 3), overlap=overlap)
         u = solve(V, kappa, f, 0.7, bcs, coarse, basis=basis)
         # The energy is quadratic about its minimum, and the finer solution is not below it.
         true = np.sqrt(2 * (functional(u, kappa, f) - least))

@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: MIT
 """Coarse grids against formulas, brute force and set arithmetic."""
 
+import itertools
+
 from mpi4py import MPI
 
 import numpy as np
 import pytest
+from sample import expect_error
 from utils import (
     CELLS,
     COMM,
@@ -24,7 +27,7 @@ from utils import (
 from dolfinx import fem, mesh
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid
-from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
+from dolfinx_msnn.local.neighbourhoods import cell_membership, find_neighbourhoods
 
 SQUARE, CUBE = (3, 2), (2, 3, 2)
 
@@ -95,6 +98,81 @@ def test_hats_at_coarse_vertices_and_just_beside():
         x = np.column_stack([vertices + shift, np.zeros(len(vertices))])
         chi = dense(coarse.hats(x), coarse.num_vertices)
         np.testing.assert_array_equal(chi, np.eye(len(vertices)))
+
+
+# ---- boxes that overlap ----
+
+
+def trapezoids(x, edges, width):
+    """Functions of intervals: one inside, linear across ``width`` on each side of an inner edge."""
+    columns = []
+    for k, (low, high) in enumerate(itertools.pairwise(edges)):
+        rise = np.ones_like(x) if k == 0 else (x - low + width) / (2 * width)
+        fall = np.ones_like(x) if k == len(edges) - 2 else (high + width - x) / (2 * width)
+        columns.append(np.clip(np.minimum(rise, fall), 0, 1))
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_overlapping_boxes_are_a_partition_of_unity(kind, degree):
+    msh = fine_mesh(COMM, kind)
+    n = SQUARE if msh.geometry.dim == 2 else (2, 1, 2)
+    coarse = CoarseGrid(msh, n, overlap=1)
+    V = fem.functionspace(msh, ("Lagrange", degree))
+    x = V.tabulate_dof_coordinates()
+    chi = dense(coarse.hats(x), coarse.num_vertices)
+    assert coarse.num_vertices == coarse.num_cells == np.prod(n)
+    num = msh.topology.index_map(len(n)).size_local
+    corners = msh.geometry.x[msh.geometry.dofmaps[0][:num]][:, :, : len(n)]
+    width = gather_rows(COMM, np.ptp(corners, axis=1)).mean(axis=0)
+    axes = [np.linspace(0, 1, k + 1) for k in n]
+    tables = [trapezoids(x[:, k], axes[k], width[k]) for k in range(len(n))]
+    # The first direction is the fastest.
+    expected = tables[0]
+    for table in tables[1:]:
+        expected = (table[:, :, None] * expected[:, None, :]).reshape(len(x), -1)
+    np.testing.assert_allclose(chi, expected, atol=1e-9)
+    np.testing.assert_allclose(chi.sum(axis=1), 1, atol=4e-15)
+    middles = [(a[1:] + a[:-1]) / 2 for a in axes]
+    grid = np.meshgrid(*middles[::-1], indexing="ij")
+    places = np.stack([g.reshape(-1) for g in grid[::-1]], axis=1)
+    found = coarse.vertex_coordinates(np.arange(coarse.num_vertices))
+    np.testing.assert_allclose(found, places, atol=1e-14)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_neighbourhoods_are_boxes_with_layers_around(cell):
+    """Cells with a corner inside of a box of 4 cells a side and two more where there are some."""
+    d, n, k = gdim(cell), (3, 2, 2), 2
+    msh = box(COMM, cell, [4 * b for b in n[:d]])
+    coarse = CoarseGrid(msh, n[:d], overlap=k)
+    V = fem.functionspace(msh, ("Lagrange", 1))
+    hats = coarse.hats(V.tabulate_dof_coordinates())
+    member = cell_membership(V, coarse, hats).toarray() > 0
+    num = msh.topology.index_map(d).size_local
+    corners = msh.geometry.x[msh.geometry.dofmaps[0][:num]][:, :, :d]
+    cells = np.rint(corners * 4 * np.array(n[:d]))
+    for vertex in range(coarse.num_vertices):
+        index = np.array(np.unravel_index(vertex, n[:d][::-1])[::-1])
+        last = index == np.array(n[:d]) - 1
+        inside = (cells > 4 * index - k) | (index == 0)
+        inside &= (cells < 4 * index + 4 + k) | last
+        np.testing.assert_array_equal(member[:, vertex], inside.all(axis=2).any(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("overlap", "match"),
+    [
+        (0, "overlap must be a number of cells >= 1, got 0"),
+        (1.5, "overlap must be a number of cells >= 1, got 1.5"),
+        (3, r"An overlap of 3 cells is more than half a box: boxes measure \(0.3333, 0.5\)"),
+    ],
+)
+def test_overlaps_that_do_not_fit(overlap, match):
+    msh = box(COMM, CellType.triangle, 12)
+    with expect_error(ValueError, match):
+        CoarseGrid(msh, (3, 2), overlap=overlap)
 
 
 # ---- coarse meshes ----

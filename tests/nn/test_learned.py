@@ -131,11 +131,11 @@ def left_rough(x):
     return np.where((x[0] < 0.3) & (np.sin(40 * x[1]) > 0), 1e3, 1.0)
 
 
-def problems(msh, n, value, degree=1):
+def problems(msh, n, value, degree=1, overlap=None):
     """Local problems with their coefficient, in the order in which they come."""
     V = fem.functionspace(msh, ("Lagrange", degree))
     kappa = cell_field(msh, value)
-    return local_problems(n, diffusion(V, kappa), mass(V, kappa), kappa)
+    return local_problems(n, diffusion(V, kappa), mass(V, kappa), kappa, overlap)
 
 
 @cache
@@ -233,10 +233,11 @@ def test_sweeps(files):
         lambda: problems(holed_square(MPI.COMM_SELF, 24), (3, 3), two_phase(1e3)),
         lambda: problems(box(MPI.COMM_SELF, TRI, 8), (2, 2), two_phase(1e3), 2),
         lambda: problems(box(MPI.COMM_SELF, QUAD, 30), (2, 1), two_phase(1e2)),
+        lambda: problems(box(MPI.COMM_SELF, QUAD, 24), (3, 3), two_phase(1e3), overlap=2),
     ],
-    ids=["unstructured", "P2", "long boxes"],
+    ids=["unstructured", "P2", "long boxes", "overlap"],
 )
-def test_other_meshes_and_degrees(files, make):
+def test_other_meshes_degrees_and_grids(files, make):
     """One model for all of them."""
     chosen = make()
     found = LearnedBasis(files["perturbed"], 1.0, 6).modes(chosen)

@@ -290,6 +290,12 @@ def test_neighbourhoods_are_the_cells_under_the_hat():
             corners = np.array([path.vertices[:4] for path in artist.get_paths()])
             assert area(corners).sum() == pytest.approx(size / 9)
             assert corners.reshape(-1, 2).max() == pytest.approx(2 / 3 if vertex else 1 / 3)
+    overlapping = CoarseGrid(V.mesh, (3, 3), overlap=2)
+    artist = plot.draw_neighbourhood(new_axes(), V, overlapping, 4)
+    if ROOT:
+        # A box of 4 by 4 cells and two more on each side.
+        corners = np.array([path.vertices[:4] for path in artist.get_paths()])
+        assert area(corners).sum() == pytest.approx(64 / 144)
     with expect_error(ValueError, "vertex must be from 0 to 15, got 16"):
         plot.draw_neighbourhood(new_axes(), V, grid, 16)
 

@@ -47,6 +47,7 @@ class Case:
     contrast: float = 1e3
     oversampling: int = 0
     with_s: bool = True
+    overlap: int | None = None
     coarse: object = None
 
 
@@ -68,6 +69,15 @@ CASES = {
         lambda c: jiggle(box(c, CellType.quadrilateral, 7), 0.03), (2, 2), ("Lagrange", 2, (2,)), 10
     ),
     "hole, contrast 1e4": Case(lambda c: holed_square(c, 14), (4, 4), contrast=1e4),
+    "overlapping boxes that cut cells, P2": Case(
+        lambda c: jiggle(box(c, CellType.triangle, 14), 0.02), (3, 2), ("Lagrange", 2), overlap=2
+    ),
+    "overlapping boxes, hole, oversampled": Case(
+        lambda c: holed_square(c, 16), (3, 3), with_s=False, overlap=1, oversampling=2
+    ),
+    "overlapping boxes, tetrahedra": Case(
+        lambda c: box(c, CellType.tetrahedron, 7), (2, 1, 2), overlap=1
+    ),
     "coarse mesh": Case(
         lambda c: box(c, CellType.quadrilateral, 18),
         (3, 3),
@@ -89,7 +99,7 @@ def build(comm, case, num_modes):
     x = ufl.SpatialCoordinate(msh)
     load = (1 + x[1]) * (v if bs == 1 else v[0] + 2 * v[1]) * ufl.dx
     if case.coarse is None:
-        coarse = CoarseGrid(msh, case.n, oversampling=case.oversampling)
+        coarse = CoarseGrid(msh, case.n, oversampling=case.oversampling, overlap=case.overlap)
     else:
         coarse = CoarseGrid.from_mesh(msh, case.coarse(comm), oversampling=case.oversampling)
     basis = SpectralBasis(num_modes, tol=1e-12)

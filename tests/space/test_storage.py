@@ -133,6 +133,7 @@ class Case:
     basis = SpectralBasis(3)
     robin = False
     some_bcs = True
+    overlap = None
 
     def __init__(self, comm):
         self.mesh = msh = unit_cell(comm, self.cell, self.n)
@@ -150,7 +151,7 @@ class Case:
             self.bcs = [fem.dirichletbc(fem.Function(V), dofs)]
 
     def space(self):
-        coarse = CoarseGrid(self.mesh, [2] * self.mesh.geometry.dim)
+        coarse = CoarseGrid(self.mesh, [2] * self.mesh.geometry.dim, overlap=self.overlap)
         return multiscale_functionspace(self.V, coarse, self.basis, self.a, self.s, self.bcs)
 
     def load(self, path, **changed):
@@ -184,6 +185,11 @@ class QuadraticVectorsOnHexahedra(Case):
     basis = SpectralBasis(2)
 
 
+class Overlapping(Case):
+    overlap = 1
+    with_s = True
+
+
 class SymmetricTensors(Case):
     element = basix.ufl.element("P", "triangle", 1, shape=(2, 2), symmetry=True)
     n = 4
@@ -206,6 +212,7 @@ CASES = [
     QuadraticQuadrilaterals,
     VectorsOnTetrahedra,
     QuadraticVectorsOnHexahedra,
+    Overlapping,
     SymmetricTensors,
     Dropped,
     Adaptive,

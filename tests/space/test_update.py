@@ -32,6 +32,7 @@ from dolfinx_msnn import (
     CoarseGrid,
     FilteredBasis,
     GuardedBasis,
+    HarmonicBasis,
     LocalModes,
     SpectralBasis,
     TwoLevelPreconditioner,
@@ -46,8 +47,8 @@ from dolfinx_msnn.space.update import change
 class Case:
     """A problem whose coefficient can be changed."""
 
-    def __init__(self, basis, cell=QUAD, n=18, shape=None, with_s=True, comm=COMM):
-        msh = box(comm, cell, n)
+    def __init__(self, basis, cell=QUAD, n=18, shape=None, with_s=True, overlap=None):
+        msh = box(COMM, cell, n)
         self.mesh = jiggle(msh, 0.2 / n) if cell == TRI else msh
         self.V = fem.functionspace(self.mesh, ("Lagrange", 1, *([] if shape is None else [shape])))
         self.kappa = cell_field(self.mesh, two_phase(1e2))
@@ -57,7 +58,7 @@ class Case:
         v = ufl.TestFunction(self.V)
         self.L = (v if shape is None else v[0] + 2 * v[1]) * ufl.dx
         self.bcs = [clamp(self.V, lambda x: np.isclose(x[0], 0.0))]
-        self.grid = CoarseGrid(self.mesh, (3, 3))
+        self.grid = CoarseGrid(self.mesh, (3, 3), overlap=overlap)
         self.basis = basis
 
     def space(self, **options):
@@ -107,6 +108,7 @@ CASES = {
     "guarded": lambda: Case(GuardedBasis(FilteredBasis(4))),
     "no s": lambda: Case(SpectralBasis(4), with_s=False),
     "triangles": lambda: Case(SpectralBasis(4), cell=TRI),
+    "overlap": lambda: Case(HarmonicBasis(6), cell=TRI, overlap=2),
     "elasticity": lambda: Case(SpectralBasis(5), shape=(2,), n=12),
 }
 
