@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -31,7 +33,93 @@ def factorise(A: sp.csr_matrix) -> spla.SuperLU:
     )
 
 
-class SubdomainSolvers(Owner):
+class LocalSolvers(Owner):
+    """Factorised matrices A_i on sets of fine dofs.
+
+    Args:
+        comm: Communicator of the fine mesh.
+        like: A fine vector.
+        parts: For each set what messages call it, its global fine dofs (unrolled; owned by any
+            rank), and A_i, symmetric positive definite.
+
+    Attributes:
+        dofs: The sets.
+        factors: Factorisations, with ``solve``.
+
+    Raises:
+        RuntimeError: If a matrix is singular; the same on every rank.
+
+    Note:
+        Creation is collective. Memory: all factors at once.
+    """
+
+    _title: ClassVar[str] = "set of local solvers"
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        like: PETSc.Vec,
+        parts: Iterable[tuple[str, LongArray, sp.csr_matrix]],
+    ) -> None:
+        super().__init__(comm)
+        self.dofs: list[LongArray] = []
+        self.factors: list[Any] = []
+        with collective_errors(comm):
+            for name, dofs, matrix in parts:
+                self.dofs.append(dofs)
+                try:
+                    self.factors.append(factorise(matrix))
+                except RuntimeError as error:
+                    raise RuntimeError(
+                        f"The matrix is singular inside {name}; expected a coercive form."
+                    ) from error
+        self._offsets = np.cumsum([0, *map(len, self.dofs)])
+        together = np.concatenate([np.zeros(0, np.int64), *self.dofs]).astype(PETSc.IntType)
+        self._local = self._own(PETSc.Vec().createSeq(len(together), comm=PETSc.COMM_SELF))
+        everywhere = PETSc.IS().createGeneral(together, comm=PETSc.COMM_SELF)
+        self._scatter = self._own(PETSc.Scatter().create(like, everywhere, self._local, None))
+        everywhere.destroy()
+
+    def restrict(self, r: PETSc.Vec) -> list[FloatArray]:
+        """The entries of a fine vector at the dofs of each set. Collective."""
+        self._check_alive()
+        self._scatter.scatter(r, self._local, mode=PETSc.ScatterMode.FORWARD)
+        return np.split(self._local.array_r.copy(), self._offsets[1:-1])[: len(self.dofs)]
+
+    def solve(self, r: PETSc.Vec) -> tuple[list[FloatArray], FloatArray]:
+        """Solve A_i z_i = r on every set of this rank.
+
+        Args:
+            r: Fine vector.
+
+        Returns:
+            The z_i, and r·z_i = ‖r‖² in the dual norm of each set, shape ``(num,)``.
+
+        Note:
+            Collective.
+        """
+        parts = self.restrict(r)
+        z = [f.solve(part) for f, part in zip(self.factors, parts, strict=True)]
+        energy = [max(float(part @ s), 0.0) for part, s in zip(parts, z, strict=True)]
+        return z, np.array(energy)
+
+    def extend(self, z: list[FloatArray], out: PETSc.Vec) -> None:
+        """Sum the z_i, each extended by zero, into the fine vector ``out``. Collective."""
+        self._check_alive()
+        with self._local as array:
+            array[:] = np.concatenate([np.zeros(0), *z])
+        out.set(0.0)
+        self._scatter.scatter(
+            self._local, out, addv=PETSc.InsertMode.ADD_VALUES, mode=PETSc.ScatterMode.REVERSE
+        )
+
+    def destroy(self) -> None:
+        """Free the PETSc objects. Collective."""
+        super().destroy()
+        self.factors.clear()
+
+
+class SubdomainSolvers(LocalSolvers):
     """Factorised local Dirichlet problems A_i z_i = r on the inside of every neighbourhood.
 
     Context manager; call :meth:`destroy` otherwise.
@@ -57,79 +145,28 @@ class SubdomainSolvers(Owner):
 
     @checked
     def __init__(self, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:
-        super().__init__(W.comm)
         check_fine_matrix(A, W)
         parts = subdomains(W)
         self.vertex: LongArray = np.array([vertex for vertex, _ in parts], dtype=np.int64)
-        self.dofs: list[LongArray] = [dofs for _, dofs in parts]
         sets = [
             PETSc.IS().createGeneral(dofs.astype(PETSc.IntType), comm=PETSc.COMM_SELF)
-            for dofs in self.dofs
+            for _, dofs in parts
         ]
         local = A.createSubMatrices(sets)
         self.matrices: list[Any] = []
         for part in local:
             indptr, indices, data = part.getValuesCSR()
             self.matrices.append(sp.csr_matrix((data, indices, indptr), part.getSize()))
-        for item in [*sets, *local]:
-            item.destroy()
-        self._offsets = np.cumsum([0, *map(len, self.dofs)])
-        together = np.concatenate([np.zeros(0, np.int64), *self.dofs]).astype(PETSc.IntType)
-        template = A.createVecRight()
-        self._local = self._own(PETSc.Vec().createSeq(len(together), comm=PETSc.COMM_SELF))
-        everywhere = PETSc.IS().createGeneral(together, comm=PETSc.COMM_SELF)
-        self._scatter = self._own(PETSc.Scatter().create(template, everywhere, self._local, None))
-        for item in (everywhere, template):
-            item.destroy()
-        self._factors: list[Any] = []
+        like = A.createVecRight()
         try:
-            with collective_errors(W.comm):
-                for vertex, matrix in zip(self.vertex, self.matrices, strict=True):
-                    try:
-                        self._factors.append(factorise(matrix))
-                    except RuntimeError as error:
-                        raise RuntimeError(
-                            "The fine matrix is singular inside the neighbourhood of coarse "
-                            f"vertex {vertex}; expected a coercive form."
-                        ) from error
-        except BaseException:
-            self.destroy()
-            raise
-
-    def restrict(self, r: PETSc.Vec) -> list[FloatArray]:
-        """The entries of a fine vector at the dofs of each subdomain. Collective."""
-        self._check_alive()
-        self._scatter.scatter(r, self._local, mode=PETSc.ScatterMode.FORWARD)
-        return np.split(self._local.array_r.copy(), self._offsets[1:-1])[: len(self.dofs)]
-
-    def solve(self, r: PETSc.Vec) -> tuple[list[FloatArray], FloatArray]:
-        """Solve A_i z_i = r on every subdomain of this rank.
-
-        Args:
-            r: Fine vector.
-
-        Returns:
-            The z_i, and r·z_i = ‖r‖² in the dual norm of each subdomain, shape ``(num,)``.
-
-        Note:
-            Collective.
-        """
-        parts = self.restrict(r)
-        z = [f.solve(part) for f, part in zip(self._factors, parts, strict=True)]
-        energy = [max(float(part @ s), 0.0) for part, s in zip(parts, z, strict=True)]
-        return z, np.array(energy)
-
-    def extend(self, z: list[FloatArray], out: PETSc.Vec) -> None:
-        """Sum the z_i, each extended by zero, into the fine vector ``out``. Collective."""
-        self._check_alive()
-        with self._local as array:
-            array[:] = np.concatenate([np.zeros(0), *z])
-        out.set(0.0)
-        self._scatter.scatter(
-            self._local, out, addv=PETSc.InsertMode.ADD_VALUES, mode=PETSc.ScatterMode.REVERSE
-        )
-
-    def destroy(self) -> None:
-        """Free the PETSc objects. Collective."""
-        super().destroy()
-        self._factors.clear()
+            super().__init__(
+                W.comm,
+                like,
+                [
+                    (f"the neighbourhood of coarse vertex {vertex}", dofs, matrix)
+                    for (vertex, dofs), matrix in zip(parts, self.matrices, strict=True)
+                ],
+            )
+        finally:
+            for item in [*sets, *local, like]:
+                item.destroy()

@@ -27,6 +27,8 @@ from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.algebra.nullspace import NullSpace
 from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
+from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.problems.local_solutions import LocalSolutions
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
@@ -50,6 +52,10 @@ class LinearProblem(Owner):
         watch: Whether :meth:`solve` compares the values in ``a`` with those that were assembled
             last. Without, :meth:`assemble` has to be called when they have changed. A mesh that
             moves is not noticed.
+        local_solutions: Add to each solution the solutions of A u_i = L on the oversampled
+            neighbourhoods, weighted by the partition of unity, so that any load will do, however
+            rough. Made for :class:`HarmonicBasis`: what is left is A-harmonic. One factor a
+            neighbourhood is kept. Give the coarse grid if ``W`` comes from a file.
         form_compiler_options: Passed to DOLFINx.
         jit_options: Passed to DOLFINx.
         entity_maps: From ``create_submesh``, where coefficients are on submeshes.
@@ -64,6 +70,11 @@ class LinearProblem(Owner):
         ValueError: If an argument does not fit ``W``.
 
     Note:
+        Two-level CG (:class:`~dolfinx_msnn.TwoLevelPreconditioner`) that starts from the solution
+        without local solutions has their error after one to three iterations, which are cheaper;
+        use them where CG converges slowly, as with long channels of high contrast, or where u has
+        to be a linear function of the load.
+
         Creation is collective. Rigid motions (constants; for as many components as dimensions,
         rotations too) that neither the form nor the conditions resist are found, as in a pure
         Neumann problem: the right-hand side is then made compatible, and the solution, but for its
@@ -85,6 +96,7 @@ class LinearProblem(Owner):
         petsc_options: Mapping[str, object] | None = None,
         mat_type: str | None = None,
         watch: bool = True,
+        local_solutions: bool | CoarseGrid = False,
         form_compiler_options: CompilerOptions | None = None,
         jit_options: CompilerOptions | None = None,
         entity_maps: Sequence[EntityMap] = (),
@@ -98,7 +110,13 @@ class LinearProblem(Owner):
             forms.check_bcs(bcs, W.V)
             if u is not None:
                 W.check_member(u)
-            checks.agree(a=forms.identify(a), L=forms.identify(L), watch=bool(watch))
+            coarse = _coarse_grid(local_solutions, W)
+            checks.agree(
+                a=forms.identify(a),
+                L=forms.identify(L),
+                watch=bool(watch),
+                local_solutions=coarse is not None,
+            )
         check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
         self.u: Function = fem.Function(W.V, name="u") if u is None else u
@@ -110,6 +128,9 @@ class LinearProblem(Owner):
         self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
         self._b = self._own(self._A.createVecLeft())
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
+        self._local: LocalSolutions | None = None
+        if coarse is not None:
+            self._local = self._own(LocalSolutions(a, W, coarse, bcs, compile_form=self._compile))
         self._solver: PETSc.KSP = None
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
@@ -159,6 +180,8 @@ class LinearProblem(Owner):
         self._check_alive()
         A, W = self._A, self.W
         fill_matrix(A, self._a, self.bcs)
+        if self._local is not None:
+            self._local.refresh()
         renewed = self._coarse.refresh(A)
         A0 = self._coarse.A0
         self._nullspace = NullSpace(A, W, self._compile)
@@ -210,20 +233,47 @@ class LinearProblem(Owner):
             array[:] = load.array[: len(array)]
             array[W.dirichlet] = 0.0
         self._nullspace.make_compatible(self._b)
-        assemble_coarse_vector(self._b, W, self._b0)
+        lift = dirichlet_lift(W.V, self.bcs).x.array
+        local = None
+        if self._local is None:
+            assemble_coarse_vector(self._b, W, self._b0)
+        else:
+            local = self._local.solve(self._b, lift[: self._b.getLocalSize()])
+            residual = self._b - self._A * local
+            assemble_coarse_vector(residual, W, self._b0)
+            residual.destroy()
         nullspace = self.A0.getNullSpace()
         if nullspace:
             nullspace.remove(self._b0)
         solve_coarse(self._solver, self._b0, self._x0)
         W.prolong(self._x0, self.u)
+        if local is not None:
+            self.u.x.array[: local.getLocalSize()] += local.array_r
+            self.u.x.scatter_forward()
         self._nullspace.remove(self.u)
-        self.u.x.array[:] += dirichlet_lift(W.V, self.bcs).x.array
+        self.u.x.array[:] += lift
         return self.u
 
     def destroy(self) -> None:
         """Free the PETSc objects of this problem (not those of ``W``). Collective."""
         super().destroy()
-        self._solver = None
+        self._solver = self._local = None
+
+
+def _coarse_grid(given: object, W: MultiscaleFunctionSpace) -> CoarseGrid | None:
+    """The coarse grid of local solutions, if they are asked for. Not collective."""
+    if isinstance(given, bool):
+        if given and W.coarse is None:
+            raise ValueError(
+                "local_solutions=True needs the coarse grid, which a space read from a file does "
+                "not know; expected local_solutions=coarse."
+            )
+        return W.coarse if given else None
+    if not isinstance(given, CoarseGrid) or given.fine._cpp_object is not W.V.mesh._cpp_object:
+        raise ValueError(
+            f"local_solutions must be True, False or a CoarseGrid on the mesh of W, got {given!r}."
+        )
+    return given
 
 
 def check_conditions(bcs: Sequence[DirichletBC], W: MultiscaleFunctionSpace) -> None:

@@ -133,4 +133,4 @@ def multiscale_functionspace(
             P = create_prolongation(V, columns, mat_type=mat_type, keep=updatable)
     source = Source(V, problems, basis, columns, P.getType()) if updatable else None
     mask = dirichlet_mask(V, bcs)[: V.dofmap.index_map.size_local].reshape(-1)
-    return MultiscaleFunctionSpace(V, P, dofs, mask, timings=timings, source=source)
+    return MultiscaleFunctionSpace(V, P, dofs, mask, timings=timings, source=source, coarse=coarse)

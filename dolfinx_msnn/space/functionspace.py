@@ -23,6 +23,7 @@ from dolfinx_msnn._utils.functions import set_to_product
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, is_aij, sweep
 from dolfinx_msnn._utils.typing import BoolArray, DirichletBC, Function, FunctionSpace, LongArray
+from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.space import storage
 from dolfinx_msnn.space.projection import create_projection_solver, least_squares
 from dolfinx_msnn.space.prolongation import CoarseDofs
@@ -37,6 +38,7 @@ class MultiscaleFunctionSpace(Owner):
 
     Attributes:
         V: The fine space.
+        coarse: The coarse grid; ``None`` if the space comes from a file.
         vertex: Coarse vertex (neighbourhood) of each coarse dof of this rank, shape
             ``(num_local_dofs,)``.
         mode: Mode of that neighbourhood that each coarse dof of this rank came from.
@@ -61,9 +63,10 @@ class MultiscaleFunctionSpace(Owner):
         *,
         timings: dict[str, float] | None = None,
         source: Source | None = None,
+        coarse: CoarseGrid | None = None,
     ) -> None:
         super().__init__(V.mesh.comm)
-        self.V = V
+        self.V, self.coarse = V, coarse
         self._P: PETSc.Mat = self._own(P)
         self._R: PETSc.Mat | None = None
         self._projection_solver: PETSc.KSP | None = None
