@@ -1,51 +1,124 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""What a space of so many functions a neighbourhood can hold: eigenmodes beside harmonic functions.
+"""Which space: eigenmodes, harmonic functions, hats, boxes that overlap, at equal dofs.
 
-Loads: "f = 1", "smooth" (a product of waves), "rough" (another number in each cell), "well" (a
-small source and a small sink), with u = 0 on two opposite sides; "drop": f = 0 and a pressure drop
-between them. Errors are energy errors of the multiscale solution against the fine one, in per cent:
-geometric means over all fields of a family, and the worst over all. The time of a basis is
-processor time of one core over that of SLEPc's modes of the same number in the same run.
+Loads: "f = 1", "smooth" (a Gaussian random field of correlation length 0.2), "rough" (another
+number in each cell), "well" (a small source and a small sink), with u = 0 on two opposite sides;
+"drop": f = 0 and a pressure drop between them; one space for all of them. Errors are energy errors
+of the multiscale solution against the fine one, computed by a direct solver, in per cent: geometric
+means over all fields, and the worst. The number is that of functions a neighbourhood; boxes that
+overlap by a fifth of their width are fewer than vertices, and have as many more, so that the coarse
+dofs are those of the row of SLEPc's modes above. With local solutions (an argument of
+``LinearProblem``) no function of the basis is for a load. The time of a basis is processor time of
+one core over that of SLEPc's modes in the same run.
 
     python benchmarks/bench_spaces.py [--quick] [--resume] [--show] [--cases CASE ...] [--fields N]
+        [--spe10 PATH]
+
+PATH (or SPE10=PATH) is spe_perm.dat or .npz files with layers of SPE10; without it there is no case
+"rock".
 """
 
 from __future__ import annotations
 
+import copy
+import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from harness.problems import FAMILIES, FIRST_SEED, Diffusion, box, relative_errors
+from harness.problems import (
+    FAMILIES,
+    FIRST_SEED,
+    MUMPS,
+    Diffusion,
+    box,
+    relative_errors,
+)
 from harness.results import Parser, Records, Results, Shown, tabulate
 from harness.timing import Clock
+
+from mpi4py import MPI
 
 import numpy as np
 
 import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
+from dolfinx.fem.petsc import assemble_vector, set_bc
+from dolfinx_msnn import fields
+from dolfinx_msnn.petsc import LinearProblem
 
-#: name: dimension, fine cells, coarse boxes, fields, functions a neighbourhood
-CASES = {"2d-100": (2, 100, 5, 4, (4, 8, 12, 16)), "3d-24": (3, 24, 4, 1, (8, 16))}
-QUICK = {"2d-quick": (2, 40, 4, 1, (8,)), "3d-quick": (3, 8, 2, 1, (8,))}
-SPACES: dict[str, Callable[[int], Any]] = {
-    "SLEPc": msnn.SpectralBasis,
-    "filtered": msnn.FilteredBasis,
-    "harmonic": msnn.HarmonicBasis,
+
+class Case(NamedTuple):
+    """Fine cells and coarse boxes along an axis, fields of each family, numbers of functions."""
+
+    dim: int
+    cells: int
+    boxes: int
+    fields: int
+    numbers: tuple[int, ...]
+    families: tuple[str, ...] = tuple(FAMILIES)
+
+
+CONTRASTS = (1e0, 1e2, 1e4, 1e6, 1e8)
+#: Families of the case "contrast": the contrast is the only thing that differs.
+SWEEP: dict[str, Callable[[Any, int], Any]] = {
+    f"{name}, contrast {contrast:.0e}": partial(
+        lambda make, contrast, m, s: make(m, contrast, seed=s), make, contrast
+    )
+    for name, make in (("two-phase", fields.two_phase), ("channels", fields.channels))
+    for contrast in CONTRASTS
 }
-TOLERANCES = (1e-1, 1e-2)
+#: Two layers of each formation.
+LAYERS = (5, 25, 40, 50)
+CASES = {
+    "2d-100": Case(2, 100, 5, 3, (4, 8, 12, 16)),
+    "2d-250": Case(2, 250, 10, 1, (8, 12), ("log-normal", "two-phase 1e6", "channels 1e3")),
+    "3d-40": Case(3, 40, 4, 1, (8, 16), ("two-phase 1e3",)),
+    "contrast": Case(2, 60, 4, 1, (8, 12), tuple(SWEEP)),
+    "rock": Case(2, 0, 0, 1, (8, 12), tuple(f"layer {k}" for k in LAYERS)),
+}
+QUICK = {"2d-quick": Case(2, 40, 4, 1, (8,)), "3d-quick": Case(3, 8, 2, 1, (8,))}
+LOADS = ("f = 1", "smooth", "drop", "well", "rough")
+
+
+class Space(NamedTuple):
+    """A kind of space.
+
+    Attributes:
+        make: The basis, from the number of functions.
+        overlap: Boxes that overlap, and not hat functions.
+        numbers: For which numbers; default those of the case.
+        options: Of the linear problem.
+    """
+
+    make: Callable[..., Any]
+    overlap: bool = False
+    numbers: tuple[int, ...] | None = None
+    options: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
+
+
+SPACES = {
+    "SLEPc": Space(msnn.SpectralBasis),
+    "filtered": Space(msnn.FilteredBasis, numbers=(8,)),
+    "harmonic": Space(msnn.HarmonicBasis),
+    "harmonic, overlap": Space(msnn.HarmonicBasis, overlap=True),
+    # All functions are A-harmonic: loads are dealt with one by one.
+    "harmonic, overlap, local solutions": Space(
+        partial(msnn.HarmonicBasis, sources=()), overlap=True, options={"local_solutions": True}
+    ),
+}
 
 
 def loads(V: Any, seed: int) -> dict[str, Any]:
     """Linear forms by name."""
     x, v, d = ufl.SpatialCoordinate(V.mesh), ufl.TestFunction(V), V.mesh.geometry.dim
-    waves = [ufl.cos((2 * k + 1) * ufl.pi * x[k] + 0.7) for k in range(d)]
-    smooth = waves[0]
-    for wave in waves[1:]:
-        smooth = smooth * wave
+    top = V.mesh.geometry.x.max(axis=0)
+    x = [x[k] / float(top[k]) for k in range(d)]
+    smooth = fields.log_normal(V.mesh, seed=seed + 1000, variance=1.0, correlation_length=0.2)
+    smooth.x.array[:] = np.log(smooth.x.array)
     rough = fem.Function(fem.functionspace(V.mesh, ("DG", 0)))
     rough.x.array[:] = np.random.default_rng(seed).standard_normal(len(rough.x.array))
 
@@ -57,90 +130,157 @@ def loads(V: Any, seed: int) -> dict[str, Any]:
     return {name: f * v * ufl.dx for name, f in densities.items()}
 
 
+def coefficients(name: str, case: Case, options: Namespace) -> Iterator[tuple[str, int, Any]]:
+    """Family, seed and coefficient of all fields of a case; coefficients are made when asked."""
+    for family in case.families:
+        for k in range(options.fields or case.fields):
+            seed = FIRST_SEED + k
+            if name == "rock":
+                yield family, seed, partial(layer, options.spe10, int(family.split()[1]))
+            else:
+                make = {**FAMILIES, **SWEEP}[family]
+                yield family, seed, lambda m=make, s=seed: m(box(case.dim, case.cells), s)
+
+
+def layer(path: str, number: int) -> Any:
+    """The permeability of a layer of SPE10."""
+    field = fields.read_spe10(path, number, comm=MPI.COMM_SELF)
+    return field.interpolate(field.create_mesh(MPI.COMM_SELF))
+
+
 def run(results: Results, options: Namespace) -> None:
     """All spaces on all fields of all cases."""
-    for case in options.cases:
-        dim, cells, boxes, count, numbers = {**CASES, **QUICK}[case]
-        msh = box(dim, cells)
-        chosen = [(f"{space} {n}", make, n) for n in numbers for space, make in SPACES.items()]
-        for tolerance in TOLERANCES:
-            make = partial(msnn.HarmonicBasis, tolerance=tolerance)
-            chosen.append((f"harmonic, tolerance {tolerance:g}", make, None))
-        for family, make_field in FAMILIES.items():
-            for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
-                key = {"case": case, "family": family, "seed": seed}
-                if not any(results.missing(**key, space=name) for name, *_ in chosen):
-                    continue
-                kappa = make_field(msh, seed)
-                problems = {"zero": Diffusion(kappa, boxes, ends=(0.0, 0.0))}
-                problems["drop"] = Diffusion(kappa, boxes, f=0.0)
-                forms = loads(problems["zero"].V, seed)
-                exact = {name: fine_solution(problems["zero"], L) for name, L in forms.items()}
-                seconds: dict[int, float] = {}
-                for name, make, n in chosen:
-                    basis = Clock(make(n))
-                    found = measure(problems, forms, exact, basis)
-                    if make is msnn.SpectralBasis:
-                        seconds[n] = basis.seconds
-                    # A tolerance is compared with the least number.
-                    found["time"] = basis.seconds / seconds.get(n, seconds[numbers[0]])
-                    results.add(key | {"space": name, "number": n} | found)
+    for name in options.cases:
+        case = {**CASES, **QUICK}[name]
+        if name == "rock" and options.spe10 is None:
+            print("No case rock: no data of SPE10.")
+            continue
+        for family, seed, make in coefficients(name, case, options):
+            key = {"case": name, "family": family, "seed": seed}
+            boxes = (6, 22) if name == "rock" else (case.boxes,) * case.dim
+            chosen = list(rows(case, boxes))
+            if not any(results.missing(**key, space=title) for title, *_ in chosen):
+                continue
+            kappa = make()
+            drop = Diffusion(kappa, boxes, axis=int(name == "rock"), f=0.0)
+            zero = copy.copy(drop)
+            zero.bcs = [fem.dirichletbc(0.0, bc.dof_indices()[0], drop.V) for bc in drop.bcs]
+            forms = loads(drop.V, seed)
+            exact = fine_solutions(zero, drop, forms)
+            seconds = 1.0
+            for title, n, space, basis in chosen:
+                found = measure(zero, drop, forms, exact, space, basis)
+                seconds = basis.seconds if title.startswith("SLEPc") else seconds
+                found["time"] = basis.seconds / seconds
+                results.add(key | {"space": title, "number": n} | found)
 
 
-def fine_solution(problem: Diffusion, L: Any) -> fem.Function:
-    """The fine solution for a load."""
-    problem.L = L
-    problem.__dict__.pop("fine", None)
-    return problem.fine.copy()
+def rows(case: Case, boxes: tuple[int, ...]) -> Iterator[tuple[str, int, Space, Clock]]:
+    """Title, number of the row of SLEPc's modes with as many dofs, kind and basis."""
+    for n in case.numbers:
+        for kind, space in SPACES.items():
+            if n in (space.numbers or (n,)):
+                number = n
+                if space.overlap:
+                    number = n * int(np.prod(np.array(boxes) + 1)) // int(np.prod(boxes))
+                yield f"{kind} {number}", n, space, Clock(space.make(number))
+
+
+def fine_solutions(
+    zero: Diffusion, drop: Diffusion, forms: dict[str, Any]
+) -> dict[str, fem.Function]:
+    """The fine solutions by load, with one factor."""
+    fine = drop.fine_problem(MUMPS)
+    exact = {"drop": fine.solve().copy()}
+    b = fine.b
+    for load, L in forms.items():
+        with b.localForm() as local:
+            local.set(0.0)
+        assemble_vector(b, fem.form(L))
+        set_bc(b, zero.bcs)
+        exact[load] = fem.Function(zero.V)
+        fine.solver.solve(b, exact[load].x.petsc_vec)
+    return exact
 
 
 def measure(
-    problems: dict[str, Diffusion], forms: dict[str, Any], exact: dict[str, Any], basis: Clock
+    zero: Diffusion,
+    drop: Diffusion,
+    forms: dict[str, Any],
+    exact: dict[str, Any],
+    space: Space,
+    basis: Clock,
 ) -> dict[str, float]:
     """Energy errors by load, and coarse dofs."""
-    zero, drop = problems["zero"], problems["drop"]
     errors: dict[str, float] = {}
-    with zero.space(basis) as W, zero.coarse_problem(W) as coarse:
+    msh, kappa = zero.V.mesh, zero.kappa
+    shape = np.array(zero.grid.n)
+    # Cells a box, the same in all directions but for rounding.
+    wide = (msh.topology.index_map(msh.topology.dim).size_global / shape.prod()) ** (1 / len(shape))
+    overlap = max(1, round(wide / 5)) if space.overlap else None
+    grid = msnn.CoarseGrid(msh, shape, overlap=overlap)
+
+    def solve(W: Any, p: Diffusion, L: Any, load: str) -> None:
+        with LinearProblem(
+            p.a, L, W, bcs=p.bcs, petsc_options_prefix="bench_coarse_", **space.options
+        ) as coarse:
+            errors[load] = relative_errors(coarse.solve(), exact[load], kappa)["energy"]
+
+    # One space for all: with the response to the drop's values.
+    with msnn.multiscale_functionspace(drop.V, grid, basis, drop.a, drop.s, drop.bcs) as W:
         dofs = W.num_dofs
-        for name, L in forms.items():
-            errors[name] = relative_errors(coarse.solve(L), exact[name], zero.kappa)["energy"]
-    # One build of a space is timed, not two.
-    errors["drop"] = drop.errors(basis.basis)["energy"]
+        for load, L in forms.items():
+            solve(W, zero, L, load)
+        solve(W, drop, drop.L, "drop")
     return errors | {"dofs": float(dofs)}
 
 
-def shown(case: str, records: Records) -> Shown:
-    """All spaces of a case, one load a column."""
+def gain(rows: Records, mine: Records, load: str) -> np.ndarray:
+    """How many times smaller errors are than those of SLEPc's modes at equal dofs, by field."""
+    partner = {
+        (r["family"], r["seed"], r["number"]): r[load] for r in rows if r["space"][:5] == "SLEPc"
+    }
+    return np.array([partner[r["family"], r["seed"], r["number"]] / r[load] for r in mine])
 
-    def get(load: str) -> Callable[[Records], str]:
-        def text(r: Records) -> str:
-            values = 100 * r.values(load)
-            return f"{np.exp(np.log(values).mean()):.2g} ({values.max():.2g})"
 
-        return text
+def shown(case: str, records: Records) -> Iterator[Shown]:
+    """All spaces of a case, one load a column: errors, and gains."""
 
-    names = ("f = 1", "smooth", "drop", "well", "rough")
-    columns = {
+    def error(load: str, r: Records) -> str:
+        values = 100 * r.values(load)
+        return f"{np.exp(np.log(values).mean()):.2g} ({values.max():.2g})"
+
+    def times(load: str, r: Records) -> str:
+        values = gain(records, r, load)
+        return f"{np.exp(np.log(values).mean()):.2g} ({values.min():.2g})"
+
+    head = {
         "space": lambda r: str(r[0]["space"]),
         "coarse dofs": lambda r: f"{r.values('dofs').mean():.0f}",
-        **{name: get(name) for name in names},
-        "time / SLEPc's": lambda r: f"{np.median(r.values('time')):.2f}",
     }
-    fields = len(records.by("family", "seed"))
-    title = f"{case}: energy error in per cent, geometric mean and worst of {fields} fields"
-    return tabulate(title, records.by("space").values(), columns)
+    time = {"time / SLEPc's": lambda r: f"{np.median(r.values('time')):.2f}"}
+    rows = list(records.by("space", "number").values())
+    count = len(records.by("family", "seed"))
+    errors = {load: partial(error, load) for load in LOADS}
+    title = f"{case}: energy error in per cent, geometric mean and worst of {count} fields"
+    yield tabulate(title, rows, head | errors | time)
+    title = f"{case}: SLEPc's error over it at equal dofs, geometric mean and worst"
+    gains = {load: partial(times, load) for load in LOADS}
+    yield tabulate(title, [r for r in rows if r[0]["space"][:5] != "SLEPc"], head | gains)
 
 
 def main() -> None:
     """Run the cases and write the tables."""
     parser = Parser(__doc__, CASES, QUICK)
     parser.add_argument("--fields", type=int, help="fields of each family")
+    parser.add_argument("--spe10", default=os.environ.get("SPE10"), help="the data")
     options = parser.parse_args()
-    results = Results("spaces", options, {"first_seed": FIRST_SEED})
+    settings = {"first_seed": FIRST_SEED, "layers": LAYERS}
+    results = Results("spaces", options, settings)
     if not options.show:
         run(results, options)
     groups = results.records.by("case")
-    results.finish([shown(case, group) for case, group in groups.items()])
+    results.finish([table for case, group in groups.items() for table in shown(case, group)])
 
 
 if __name__ == "__main__":

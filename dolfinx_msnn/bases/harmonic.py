@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 import ufl
 from dolfinx_msnn._utils.checks import is_number, positive_integer, require
-from dolfinx_msnn._utils.linalg import whiten
+from dolfinx_msnn._utils.linalg import rigid_motions, whiten
 from dolfinx_msnn._utils.petsc import readable_errors
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.checks import count_or_limit
@@ -26,6 +26,9 @@ from dolfinx_msnn.local.problem import LocalProblem
 
 #: A function that is a motion without energy up to this fraction of it is one.
 INDEPENDENT = 1e-9
+
+#: Candidates beyond the A-harmonic functions that there is room for.
+MORE_TRACES = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class HarmonicBasis:
     problems, Neumann and Robin conditions are natural. No form ``s`` is needed.
 
     Unless the coarse grid says otherwise, ω* is wider than the neighbourhood by 0.4 coarse cells on
-    each side.
+    each side, and by 0.6 around boxes that overlap.
 
     Args:
         num_modes: Functions in each neighbourhood, all counted; fewer where there are not as many.
@@ -68,9 +71,10 @@ class HarmonicBasis:
             that is left out has at most this energy norm on the neighbourhood.
         max_modes: With ``tolerance``: at most this many. Default 40.
         sources: Linear forms (UFL, with a test function on the fine space) whose responses are
-            held. Default: the polynomials of degree one in each component if they are not more than
-            a third of the functions, or else a load of one in each component.
-        num_traces: Modes of ω* whose boundary values are extended; default ``num_modes + 4``.
+            held. Default: polynomials of degree zero, one or two in each component; the degree is
+            as high as leaves room for 2^d A-harmonic functions for each component.
+        num_traces: Modes of ω* whose boundary values are extended; default eight more than there
+            is room for.
 
     Attributes:
         reports: One :class:`HarmonicReport` for each neighbourhood done so far on this rank.
@@ -101,12 +105,11 @@ class HarmonicBasis:
         require(small, "tolerance", tolerance, "a number between 0 and 1")
         self.tolerance = tolerance
         self.sources: Sequence[ufl.Form] | int = (
-            self.num_modes // 3 if sources is None else tuple(sources)
+            self.num_modes if sources is None else tuple(sources)
         )
-        if num_traces is None:
-            num_traces = self.num_modes + 4
-        # Only what the modes look like on the boundary matters.
-        self._traces = FilteredBasis(positive_integer("num_traces", num_traces), max_rounds=1)
+        self.num_traces = num_traces
+        if num_traces is not None:
+            positive_integer("num_traces", num_traces)
         self.reports: list[HarmonicReport] = []
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
@@ -117,7 +120,15 @@ class HarmonicBasis:
         Raises:
             RuntimeError: If a local matrix cannot be factored.
         """
-        traces = self._traces.modes([_lumped(problem) for problem in problems])
+        if not problems:
+            return []
+        num = self.num_traces
+        if num is None:
+            first = problems[0]
+            motions = len(rigid_motions(first.x[:1], first.block_size))
+            num = MORE_TRACES + max(self.num_modes - motions - len(first.loads), 0)
+        # Only what the modes look like on the boundary matters.
+        traces = FilteredBasis(num, max_rounds=1).modes([_lumped(problem) for problem in problems])
         return [self._solve(*pair) for pair in zip(problems, traces, strict=True)]
 
     def _solve(self, problem: LocalProblem, traces: LocalModes) -> LocalModes:
@@ -126,6 +137,11 @@ class HarmonicBasis:
         if not boundary.any():
             # ω* is all of the domain, and nothing is A-harmonic but motions without energy.
             harmonic = traces.vectors * ~problem.dirichlet
+        # Motions without energy are exact among the modes, if they are there.
+        null = traces.vectors[traces.values == 0.0]
+        if len(null) in (0, len(traces.values)):
+            null = null_motions(problem, problem.A, np.arange(problem.num_dofs))
+        harmonic = _orthonormal_in_energy(problem, harmonic, null)
         return self._compress(problem, np.vstack([piece_motions(problem), responses]), harmonic)
 
     def _compress(
@@ -136,12 +152,11 @@ class HarmonicBasis:
         Args:
             problem: The local problem.
             kept: Shape ``(num_kept, n_i)``.
-            harmonic: A-harmonic functions, shape ``(num, n_i)``.
+            harmonic: A-harmonic functions, orthonormal in energy, shape ``(num, n_i)``.
         """
         weight = problem.chi * ~problem.dirichlet
         inner = (kept * weight) @ (problem.A @ (kept * weight).T)
         basis = whiten(inner).T @ (kept * weight)
-        harmonic = _orthonormal_in_energy(problem, harmonic)
         local = harmonic * weight
         share = local @ (problem.A @ basis.T)
         width, turn = np.linalg.eigh(local @ (problem.A @ local.T) - share @ share.T)
@@ -159,10 +174,11 @@ class HarmonicBasis:
         return LocalModes(values, np.vstack([kept, chosen]))
 
 
-def _orthonormal_in_energy(problem: LocalProblem, functions: FloatArray) -> FloatArray:
-    """The same span without the motions that have no energy, shape ``(num, n_i)``."""
+def _orthonormal_in_energy(
+    problem: LocalProblem, functions: FloatArray, null: FloatArray
+) -> FloatArray:
+    """The same span without the motions ``null`` that have no energy, shape ``(num, n_i)``."""
     weight = np.sqrt(problem.A.diagonal())
-    null = null_motions(problem, problem.A, np.arange(problem.num_dofs))
     null = null[~null[:, problem.dirichlet].any(axis=1)] * weight
     basis = np.linalg.qr(null.T)[0]
     rows = functions * weight

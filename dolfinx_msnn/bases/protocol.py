@@ -57,8 +57,9 @@ class BasisNeeds(NamedTuple):
             :class:`~dolfinx_msnn.local.problem.CellSample`. Default: none, it looks at the local
             matrices only.
         sources: Linear forms (UFL) whose vectors it wants to see in ``LocalProblem.loads``; or a
-            number: loads of one in each component, and of the coordinates if they are not more than
-            that. Default: it wants to see none.
+            number of functions in a neighbourhood: polynomial loads in each component, of degree
+            zero, or one or two if 2^d functions for each component have a place beside their
+            responses. Default: it wants to see none.
         oversampling: How far it wants local problems to reach beyond neighbourhoods, in coarse
             cells, where the coarse grid leaves it open. Default: not at all.
         num_modes: How many modes it gives in each neighbourhood. Default: not known.

@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -80,8 +82,8 @@ class LocalProblems:
         s: Bilinear form of the right-hand matrix, or ``None``.
         bcs: Dirichlet conditions.
         timings: Seconds of the stages are added here.
-        sources: Linear forms whose vectors a basis wants to see, or how many it wants to see at
-            most of polynomial ones, see :func:`_polynomials`.
+        sources: Linear forms whose vectors a basis wants to see, or how many functions it makes,
+            which decides about polynomial ones, see :func:`_polynomials`.
         oversampling: Width of the ring of cells around neighbourhoods in coarse cells, if the
             coarse grid does not tell how many layers.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
@@ -303,16 +305,33 @@ class LocalProblems:
             self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
-def _polynomials(V: FunctionSpace, most: int) -> list[ufl.Form]:
-    """Loads 1, x, y, ... in each component if they are not more than ``most``, or else only 1."""
-    bs, (low, high) = V.dofmap.index_map_bs, bounding_box(V.mesh)
-    x, v = ufl.SpatialCoordinate(V.mesh), ufl.TestFunction(V)
-    factors = [(x[d] - 0.5 * (low[d] + high[d])) / (high[d] - low[d]) for d in range(len(low))]
-    if bs * (1 + len(factors)) > most:
-        factors = []
-    # Constants, lest the form is compiled for each mesh.
-    units = [fem.Constant(V.mesh, row if v.ufl_shape else 1.0) for row in np.eye(bs)]
-    return [f * ufl.inner(unit, v) * ufl.dx for f in (1.0, *factors) for unit in units]
+def _polynomials(V: FunctionSpace, num: int) -> list[ufl.Form]:
+    """Loads by polynomials in each component, of a degree that suits ``num`` functions.
+
+    It is the highest one up to two at which beside them and the rigid motions 2^d functions for
+    each component have a place.
+    """
+    msh, bs = V.mesh, V.dofmap.index_map_bs
+    low, high = bounding_box(msh)
+    d = len(low)
+    others = bs * (1 + 2**d) + (d * (d - 1) // 2 if bs == d else 0)
+    degree = max(k for k in range(3) if k == 0 or bs * comb(d + k, k) + others <= num)
+    # Products of two of 1, x, y, ... between -1/2 and 1/2. Constants, lest forms are compiled anew
+    # for each of them and each mesh.
+    slopes = np.vstack([np.zeros(d), np.diag(1 / (high - low))])
+    offsets = np.append(1.0, -0.5 * (high + low) / (high - low))
+    pairs = [(0, 0), *((0, k) for k in range(1, d + 1))]
+    pairs += combinations_with_replacement(range(1, d + 1), 2)
+    x, v = ufl.SpatialCoordinate(msh), ufl.TestFunction(V)
+    loads = []
+    for pair in pairs[: comb(d + degree, degree)]:
+        f = 1.0
+        for k in pair:
+            f *= fem.Constant(msh, offsets[k]) + ufl.dot(fem.Constant(msh, slopes[k]), x)
+        for row in np.eye(bs):
+            unit = fem.Constant(msh, row if v.ufl_shape else 1.0)
+            loads.append(f * ufl.inner(unit, v) * ufl.dx)
+    return loads
 
 
 def _load_vectors(V: FunctionSpace, loads: Sequence[Form]) -> FloatArray:

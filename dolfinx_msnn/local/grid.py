@@ -147,10 +147,12 @@ class CoarseGrid:
         """Layers of fine cells around neighbourhoods: ``oversampling``, or from a wanted width.
 
         Args:
-            width: In coarse cells; what to take if ``oversampling`` was left open.
+            width: In coarse cells; what to take if ``oversampling`` was left open. Half as much
+                again around boxes that overlap, which are half as wide as the support of hats.
         """
         if self.oversampling is not None:
             return int(self.oversampling)
+        width *= 1.0 if self.overlap is None else 1.5
         tdim = self.fine.topology.dim
         each = self.fine.topology.index_map(tdim).size_global / self.num_cells
         return int(np.rint(width * each ** (1 / tdim)))

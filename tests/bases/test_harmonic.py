@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -26,7 +28,7 @@ from utils import (
 )
 
 import ufl
-from dolfinx import fem
+from dolfinx import fem, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx_msnn import (
     CoarseGrid,
@@ -36,7 +38,7 @@ from dolfinx_msnn import (
     fields,
     multiscale_functionspace,
 )
-from dolfinx_msnn.local.assembly import LocalProblems
+from dolfinx_msnn.local.assembly import LocalProblems, _polynomials
 from dolfinx_msnn.petsc import LinearProblem
 
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -92,7 +94,9 @@ def test_functions_are_harmonic_or_responses(name):
 @pytest.mark.parametrize("name", ["squares", "triangles", "elasticity", "robin"])
 def test_chosen_functions_are_the_best(name):
     """Of all boundary values, by LAPACK: what the left-out ones are worth is the local n-width."""
-    for p in local_problems(**PROBLEMS[name]):
+    # Linear loads.
+    for p in local_problems(**PROBLEMS[name], sources=20 if name == "elasticity" else 10):
+        assert len(p.loads) == 3 * p.block_size
         boundary, inside = p.interface & ~p.dirichlet, ~p.interface & ~p.dirichlet
         basis = HarmonicBasis(12, num_traces=p.num_dofs)
         functions = basis.modes([p])[0].vectors
@@ -114,6 +118,43 @@ def test_chosen_functions_are_the_best(name):
         values = np.sqrt(np.maximum(np.linalg.eigvalsh(turn.T @ local @ turn)[::-1], 0.0))
         num = len(functions) - len(kept)
         assert basis.reports[0].width == pytest.approx(values[num], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vector", "d", "counts"),
+    [
+        (False, 2, {1: 1, 7: 1, 8: 3, 10: 3, 11: 6, 40: 6}),
+        (False, 3, {12: 1, 13: 4, 18: 4, 19: 10}),
+        (True, 2, {16: 2, 17: 6, 22: 6, 23: 12}),
+    ],
+)
+def test_loads_by_the_number_of_functions(vector, d, counts):
+    """Polynomials with as high a degree as leaves 2^d places a component to A-harmonic functions.
+
+    Their vectors are those of the interpolated polynomials.
+    """
+    low, high = np.array([1.0, -2.0, 0.0])[:d], np.array([3.0, -1.5, 0.5])[:d]
+    create = mesh.create_rectangle if d == 2 else mesh.create_box
+    msh = create(COMM, [low, high], [2] * d)
+    V = fem.functionspace(msh, ("Lagrange", 1, (d,)) if vector else ("Lagrange", 1))
+    v, Q = ufl.TestFunction(V), fem.functionspace(msh, ("Lagrange", 2))
+    for num, count in counts.items():
+        loads = _polynomials(V, num)
+        assert len(loads) == count
+        vectors = np.array([fem.assemble_vector(fem.form(load)).array for load in loads])
+        exponents = [e for e in itertools.product(range(3), repeat=d) if sum(e) <= 2]
+        exact = []
+        for e in sorted(exponents, key=sum)[: count // (d if vector else 1)]:
+            f = fem.Function(Q)
+            f.interpolate(lambda x, e=e: np.prod([x[k] ** e[k] for k in range(d)], axis=0))
+            for unit in np.eye(d) if vector else [1.0]:
+                w = ufl.inner(ufl.as_vector(unit), v) if vector else v
+                exact.append(fem.assemble_vector(fem.form(f * w * ufl.dx)).array)
+        # The same span: each is a combination of the others.
+        left, right = (np.concatenate(COMM.allgather(np.array(m).T)) for m in (vectors, exact))
+        rest = left - right @ np.linalg.lstsq(right, left, rcond=None)[0]
+        assert np.abs(rest).max() <= 1e-10 * np.abs(left).max()
+        assert np.linalg.matrix_rank(left, tol=1e-8 * np.abs(left).max()) == count
 
 
 CASES = {
@@ -158,6 +199,23 @@ def test_errors_are_far_below_those_of_eigenmodes(name, drop):
     modes, harmonic, chosen = energy_errors(V, a, L, bcs, s, coarse, bases)
     assert harmonic < modes / 8 and harmonic < 0.03
     assert 0.05 / 50 < chosen < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_overlapping_boxes_need_fewer_functions(name, drop):
+    """Against hats with eigenmodes: a third of the functions for the same error, or far less."""
+    msh = box(COMM, QUAD, 48)
+    V, kappa = fem.functionspace(msh, ("Lagrange", 1)), CASES[name](msh)
+    a, s, v = diffusion(V, kappa), mass(V, kappa), ufl.TestFunction(V)
+    L = fem.Constant(msh, 0.0 if drop else 1.0) * v * ufl.dx
+    bcs = [clamp(V, left, 1.0 if drop else 0.0), clamp(V, lambda x: np.isclose(x[0], 1.0))]
+    hats, boxes = CoarseGrid(msh, (4, 4)), CoarseGrid(msh, (4, 4), overlap=2)
+    (modes,) = energy_errors(V, a, L, bcs, s, hats, [SpectralBasis(8)])
+    few, many = energy_errors(V, a, L, bcs, s, boxes, [HarmonicBasis(k) for k in (5, 12)])
+    # 80 and 192 functions, and 200 modes.
+    assert few < modes and many < modes / 10
 
 
 @pytest.mark.parametrize("name", ["gravity", "corner", "robin", "P2", "3D", "own load"])
@@ -218,7 +276,8 @@ def test_ring_around_neighbourhoods(vector):
                 W.update()
             return gather_function(problem.solve())
 
-    # 0.4 coarse cells of 5 fine ones are two layers.
+    # 0.4 coarse cells of 5 fine ones are two layers, 0.6 are three.
+    assert CoarseGrid(msh, (4, 4), overlap=1).layers(HarmonicBasis.oversampling) == 3
     first, two, none = (solve(layers) for layers in (None, 2, 0))
     size = np.abs(first).max()
     assert np.abs(first - two).max() <= 1e-9 * size
