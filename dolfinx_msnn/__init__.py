@@ -11,13 +11,13 @@ import importlib.util
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-# The binary wheel of DOLFINx needs it loaded, whichever is imported first. _utils says what lacks.
+# The binary wheel of DOLFINx needs it loaded, whichever is imported first. It says what lacks.
 with suppress(ImportError, RuntimeError):
     from mpi4py import MPI as _MPI
 
     # PETSc starts on all ranks together, and what is here may be used on some of them only.
     if _MPI.COMM_WORLD.size > 1:
-        importlib.import_module("dolfinx_msnn._utils")
+        importlib.import_module("dolfinx_msnn._utils.environment")
 
 from dolfinx_msnn._version import __version__
 
@@ -79,7 +79,7 @@ def __getattr__(name: str) -> object:
             'pip install "dolfinx-msnn[nn]".',
             name="torch",
         )
-    importlib.import_module("dolfinx_msnn._utils")
+    importlib.import_module("dolfinx_msnn._utils.environment")
     return getattr(importlib.import_module(f"dolfinx_msnn.{_HOME[name]}"), name)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import sys
 from typing import Any, TypeGuard
 
@@ -81,3 +82,11 @@ def number_between(
     positive = (low, high) == (0.0, math.inf)
     require(ok, name, value, "a positive number" if positive else f"a number in {interval}")
     return number
+
+
+def default_threads(num_threads: int | None) -> int:
+    """The number asked for, or that of ``OMP_NUM_THREADS``, or one."""
+    if num_threads is not None:
+        return positive_integer("num_threads", num_threads)
+    given = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
+    return int(given) if given.isdigit() and int(given) > 0 else 1

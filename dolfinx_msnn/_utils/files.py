@@ -11,14 +11,14 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-from mpi4py import MPI
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
-from dolfinx_msnn._utils.mpi import collective_errors
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 #: The version of the HDF5 format that is written.
 LIBVER = ("v110", "v110")
@@ -101,7 +101,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF) -> Iterator[str]:
+def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm | None = None) -> Iterator[str]:
     """Write a file under another name; it gets its own when the body is through.
 
     What was there before stays until then, and if the body fails. Links are followed; what is no
@@ -110,7 +110,8 @@ def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF)
 
     Args:
         path: The file to write.
-        comm: The ranks that write it. Collective; so must be errors of the body.
+        comm: The ranks that write it; by default this process alone. Collective; so must be errors
+            of the body.
 
     Yields:
         The name to write to, in the same folder; the same on all ranks.
@@ -118,24 +119,34 @@ def replacing(path: str | os.PathLike[str], comm: MPI.Intracomm = MPI.COMM_SELF)
     Raises:
         OSError: If the file cannot be replaced.
     """
-    draft, target = comm.bcast(draft_of(path))
-    with collective_errors(comm), writing(path):
-        if comm.rank == 0:
+    first = comm is None or comm.rank == 0
+    draft, target = draft_of(path) if comm is None else comm.bcast(draft_of(path))
+    with _together(comm), writing(path):
+        if first:
             if os.path.exists(target) and not os.path.isfile(target):
                 raise OSError("it is there and no regular file")
             _remove_drafts(target)
     try:
         yield draft
-        with collective_errors(comm), writing(path):
-            if comm.rank == 0:
+        with _together(comm), writing(path):
+            if first:
                 with open(draft, "rb") as stream:
                     os.fsync(stream.fileno())
                 os.replace(draft, target)
     except BaseException:
-        if comm.rank == 0:
+        if first:
             with suppress(OSError):
                 os.unlink(draft)
         raise
+
+
+def _together(comm: MPI.Intracomm | None) -> AbstractContextManager[object]:
+    """Errors on all ranks, if there are others; without them no MPI is needed."""
+    if comm is None:
+        return nullcontext()
+    from dolfinx_msnn._utils.mpi import collective_errors
+
+    return collective_errors(comm)
 
 
 def _remove_drafts(target: str) -> None:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
+import scipy.sparse as sp
 
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.petsc import readable_errors, temporary_options, unused, warn_unused
+from dolfinx_msnn._utils.typing import FloatArray
 
 #: Relative residual above which a direct coarse solve counts as failed; and above which it does
 #: even if rounding explains it, as where a body is hardly held.
@@ -144,3 +147,38 @@ def _refine(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec, name: str) -> None:
         f"the relative residual is {left / size:.3g}; expected a coercive form, and a condition on "
         "each part of the domain that carries a load."
     )
+
+
+def solve_definite(A: sp.csr_matrix, rhs: FloatArray, name: str) -> FloatArray:
+    """Rows A⁻¹ b for rows b, by a Cholesky factorisation, MUMPS' where PETSc has it.
+
+    Not collective; ``name`` is how errors call the matrix.
+    """
+    n = A.shape[0]
+    A.sort_indices()
+    arrays = A.indptr.astype(PETSc.IntType), A.indices.astype(PETSc.IntType)
+    mat = PETSc.Mat().createAIJWithArrays(A.shape, (*arrays, A.data), comm=MPI.COMM_SELF)
+    ksp = PETSc.KSP().create(MPI.COMM_SELF)
+    B = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
+    X = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
+    try:
+        mat.assemble()
+        mat.setOption(PETSc.Mat.Option.SPD, True)
+        ksp.setOperators(mat)
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        pc = ksp.getPC()
+        pc.setType(PETSc.PC.Type.CHOLESKY)
+        if PETSc.Sys.hasExternalPackage("mumps"):
+            pc.setFactorSolverType("mumps")
+        else:
+            pc.setFactorOrdering("nd")
+        B.setUp()
+        X.setUp()
+        B.getDenseArray()[:] = rhs.T
+        B.assemble()
+        with readable_errors(f"{name} could not be factored"):
+            ksp.matSolve(B, X)
+        return np.array(X.getDenseArray().T)
+    finally:
+        for item in (ksp, mat, B, X):
+            item.destroy()

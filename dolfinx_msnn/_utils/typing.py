@@ -5,6 +5,7 @@
 import numpy as np
 import numpy.typing as npt
 
+import dolfinx_msnn._utils.environment  # noqa: F401  # says what is missing
 from dolfinx import fem, mesh
 
 type Mesh = mesh.Mesh[np.float64]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Where local bases come from."""
 
-import dolfinx_msnn._utils  # noqa: F401  # says what is missing
+import dolfinx_msnn._utils.environment  # noqa: F401  # says what is missing
 from dolfinx_msnn.bases.filtered import FilteredBasis, FilterReport
 from dolfinx_msnn.bases.guarded import GuardedBasis, GuardReport, guard_table
 from dolfinx_msnn.bases.harmonic import HarmonicBasis, HarmonicReport

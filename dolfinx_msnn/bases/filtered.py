@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import is_number, positive_integer, require
-from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for, inverse_step
+from dolfinx_msnn._utils.chebyshev import degree_for
+from dolfinx_msnn._utils.checks import default_threads, is_number, positive_integer, require
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter, inverse_step
 from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosines, num_start
 from dolfinx_msnn.bases.kernels import Block
@@ -289,14 +289,6 @@ class FilterSettings:
         rest = ritz.functions()[:, num:].astype(pencil.dtype)
         new = rayleigh_ritz(pencil, np.hstack([wanted, rest]), num, lower=lower)
         return new if len(new.values) >= num else ritz
-
-
-def default_threads(num_threads: int | None) -> int:
-    """The number asked for, or that of ``OMP_NUM_THREADS``, or one."""
-    if num_threads is not None:
-        return positive_integer("num_threads", num_threads)
-    given = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]
-    return int(given) if given.isdigit() and int(given) > 0 else 1
 
 
 def in_threads[T, R](work: Callable[[T], R], items: Iterable[T], num_threads: int) -> list[R]:

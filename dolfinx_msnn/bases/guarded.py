@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import is_number, point, positive_integer
+from dolfinx_msnn._utils.chebyshev import degree_for
+from dolfinx_msnn._utils.checks import default_threads, is_number, point, positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
-from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter
 from dolfinx_msnn.bases.checks import check_signs
 from dolfinx_msnn.bases.cosines import cosine_end
-from dolfinx_msnn.bases.filtered import MAX_JUMP, default_threads, in_threads
+from dolfinx_msnn.bases.filtered import MAX_JUMP, in_threads
 from dolfinx_msnn.bases.harmonic import HarmonicBasis
 from dolfinx_msnn.bases.inertia import can_count, count_below
 from dolfinx_msnn.bases.nullspace import piece_motions, with_exact_null_space

@@ -7,16 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mpi4py import MPI
-from petsc4py import PETSc
-
 import numpy as np
 import scipy.sparse as sp
 
 import ufl
 from dolfinx_msnn._utils.checks import is_number, positive_integer, require
 from dolfinx_msnn._utils.linalg import rigid_motions, whiten
-from dolfinx_msnn._utils.petsc import readable_errors
+from dolfinx_msnn._utils.solvers import solve_definite
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.checks import count_or_limit
 from dolfinx_msnn.bases.filtered import FilteredBasis
@@ -215,37 +212,7 @@ def _extend(problem: LocalProblem, given: FloatArray) -> tuple[FloatArray, Float
     rhs = np.vstack([-(A @ outside.T).T, problem.loads[:, inside]])
     functions = np.zeros((len(rhs), problem.num_dofs))
     functions[: len(outside)] = outside
-    functions[:, inside] = _solve_many(A[:, inside].tocsr(), rhs, problem)
+    functions[:, inside] = solve_definite(
+        A[:, inside].tocsr(), rhs, f"The matrix of {problem.name}"
+    )
     return functions[: len(given)], functions[len(given) :]
-
-
-def _solve_many(A: sp.csr_matrix, rhs: FloatArray, problem: LocalProblem) -> FloatArray:
-    """Rows A⁻¹ b for rows b, by a Cholesky factorisation, MUMPS' where PETSc has it."""
-    n = A.shape[0]
-    A.sort_indices()
-    arrays = A.indptr.astype(PETSc.IntType), A.indices.astype(PETSc.IntType)
-    mat = PETSc.Mat().createAIJWithArrays(A.shape, (*arrays, A.data), comm=MPI.COMM_SELF)
-    ksp = PETSc.KSP().create(MPI.COMM_SELF)
-    B = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
-    X = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
-    try:
-        mat.assemble()
-        mat.setOption(PETSc.Mat.Option.SPD, True)
-        ksp.setOperators(mat)
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        pc = ksp.getPC()
-        pc.setType(PETSc.PC.Type.CHOLESKY)
-        if PETSc.Sys.hasExternalPackage("mumps"):
-            pc.setFactorSolverType("mumps")
-        else:
-            pc.setFactorOrdering("nd")
-        B.setUp()
-        X.setUp()
-        B.getDenseArray()[:] = rhs.T
-        B.assemble()
-        with readable_errors(f"The matrix of {problem.name} could not be factored"):
-            ksp.matSolve(B, X)
-        return np.array(X.getDenseArray().T)
-    finally:
-        for item in (ksp, mat, B, X):
-            item.destroy()

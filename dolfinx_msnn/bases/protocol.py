@@ -64,6 +64,8 @@ class BasisNeeds(NamedTuple):
             cells, where the coarse grid leaves it open. Default: not at all.
         num_modes: How many modes it gives in each neighbourhood. Default: not known.
         threshold: It keeps all modes with λ below this, instead of a fixed number. Default: none.
+        matrices: Whether it looks at the local matrices, or only at coefficient and geometry.
+            Default: it does.
     """
 
     coefficient: object = None
@@ -71,6 +73,7 @@ class BasisNeeds(NamedTuple):
     oversampling: float | None = None
     num_modes: int | None = None
     threshold: float | None = None
+    matrices: bool | None = None
 
     @classmethod
     def of(cls, basis: LocalBasis) -> Self:

@@ -204,7 +204,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def check_environment() -> str:
     """What keeps DOLFINx and its companions from loading, or an empty string."""
     try:
-        importlib.import_module("dolfinx_msnn._utils")
+        importlib.import_module("dolfinx_msnn._utils.environment")
     except Exception as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Error control of multiscale solutions: indicators, guaranteed bounds, adaptive enrichment."""
 
-import dolfinx_msnn._utils  # noqa: F401  # says what is missing
+import dolfinx_msnn._utils.environment  # noqa: F401  # says what is missing
 from dolfinx_msnn.algebra.local_solvers import SubdomainSolvers
 from dolfinx_msnn.estimate.adaptive import AdaptiveSolution, Round, adapt
 from dolfinx_msnn.estimate.fine_bound import (

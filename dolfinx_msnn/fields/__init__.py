@@ -9,7 +9,7 @@ one field at any mesh size, cell type and number of ranks. Lengths are fractions
 :func:`channels`, :func:`inclusions`, :func:`two_phase` and :func:`log_normal` do both steps.
 """
 
-import dolfinx_msnn._utils  # noqa: F401  # says what is missing
+import dolfinx_msnn._utils.environment  # noqa: F401  # says what is missing
 from dolfinx_msnn.fields._base import Field
 from dolfinx_msnn.fields.bodies import Channels, Inclusions, channels, inclusions
 from dolfinx_msnn.fields.gaussian import LogNormal, TwoPhase, log_normal, two_phase

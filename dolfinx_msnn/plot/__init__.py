@@ -17,7 +17,7 @@ Three-dimensional problems are drawn in slices. :func:`render` makes a perspecti
 pyvista, where that works.
 """
 
-import dolfinx_msnn._utils  # noqa: F401  # says what is missing
+import dolfinx_msnn._utils.environment  # noqa: F401  # says what is missing
 from dolfinx_msnn.plot.basis import (
     basis_function,
     draw_basis_functions,

@@ -47,8 +47,9 @@ from utils import (
 
 from dolfinx import fem
 from dolfinx_msnn import LocalBasis, SpectralBasis, fields, multiscale_functionspace
+from dolfinx_msnn._utils.chebyshev import degree_for, smoothing_end
 from dolfinx_msnn.bases import compiled, kernels
-from dolfinx_msnn.bases.chebyshev import chebyshev_filter, degree_for, smoothing_end
+from dolfinx_msnn.bases.chebyshev import chebyshev_filter
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.pencil import Pencil
 from dolfinx_msnn.bases.ritz import rayleigh_ritz
