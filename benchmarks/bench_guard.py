@@ -70,7 +70,7 @@ def models(dim: int, mild: Model | None) -> dict[str, Callable[[Any], Any]]:
 
     found = {"good": learned(good), "good, raw": learned(good, **UNFILTERED)}
     for what in ("noise", "zeros", "NaN", "another class"):
-        model = Model(Replaced(good._module, what), good.card, good.device)
+        model = Model(Replaced(good.network, what), good.card, good.device)
         found[what] = learned(model)
         found[f"{what}, raw"] = learned(model, **UNFILTERED)
     if mild is not None and mild.card.dim == dim:

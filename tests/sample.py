@@ -162,6 +162,9 @@ def network(card, change=0.0):
         width=card.width,
         modes=card.modes,
         layers=card.layers,
+        samples=card.samples * card.fine,
+        constant=card.constant,
+        steps=card.steps,
     )
     if change:
         torch.nn.init.normal_(net.head.weight, std=change)

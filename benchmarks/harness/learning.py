@@ -204,6 +204,8 @@ def generate(
         num_modes=labels,
         lattice=data.lattice,
         samples=data.samples,
+        solutions=data.solutions,
+        kinds=data.kinds,
         seed=config.seed,
         comm=MPI.COMM_SELF,
         progress=progress,

@@ -73,6 +73,8 @@ def sample(
                 num_modes=data.num_modes,
                 lattice=data.lattice,
                 samples=data.samples,
+                solutions=data.solutions,
+                kinds=data.kinds,
                 degree=settings.problem.degree,
                 seed=settings.seed,
                 comm=comm,

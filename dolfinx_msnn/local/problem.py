@@ -77,7 +77,7 @@ class LocalProblem:
     @property
     def num_dofs(self) -> int:
         """n_i, the number of dofs of the neighbourhood."""
-        return int(self.A.shape[0])
+        return len(self.x)
 
     @property
     def gdim(self) -> int:

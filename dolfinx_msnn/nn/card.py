@@ -13,10 +13,13 @@ from typing import Self
 from dolfinx_msnn._utils.checks import is_finite, require
 from dolfinx_msnn._version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: What the network's input holds; see :func:`dolfinx_msnn.nn.lattice.network_input`.
-CONVENTION = "log-centred-0.25"
+CONVENTIONS = ("log-centred-0.25", "log-centred-0.25-hat-dirichlet")
+
+#: Factor of log κ - mean(log κ) in it.
+LOG_SCALE = 0.25
 
 #: Bounds of a card's integers: a wrong one must not exhaust the memory.
 BOUNDS = {
@@ -29,6 +32,7 @@ BOUNDS = {
     "width": (1, 4096),
     "modes": (1, 257),
     "layers": (1, 256),
+    "steps": (0, 64),
 }
 #: Numbers on a lattice, of all channels together.
 _LARGEST_LATTICE = 2**25
@@ -73,7 +77,11 @@ class ModelCard:
         width: Channels of the network.
         modes: Cosine modes per dimension.
         layers: Number of layers.
-        input_convention: How the input is made; :data:`CONVENTION` is the only one.
+        fine: Whether the functions are on the lattice of the sub-boxes, q times finer than p.
+        constant: Whether the first function is the constant.
+        steps: Learned steps at the end of the network.
+        loads: Kinds of the solutions that it was trained on.
+        input_convention: How the input is made, one of :data:`CONVENTIONS`.
         sha256: :func:`weights_hash`, in hexadecimal; set by :func:`save_model`, as the versions.
         package_version: Version of this package.
         torch_version: Version of torch.
@@ -97,7 +105,11 @@ class ModelCard:
     modes: int
     layers: int
     validation: Mapping[str, float] = field(default_factory=dict)
-    input_convention: str = CONVENTION
+    fine: bool = False
+    constant: bool = False
+    steps: int = 0
+    loads: tuple[str, ...] = ()
+    input_convention: str = CONVENTIONS[0]
     sha256: str = ""
     package_version: str = __version__
     torch_version: str = ""
@@ -118,22 +130,36 @@ class ModelCard:
         for name in ("log_kappa_range", "training_time_s"):
             value = getattr(self, name)
             _require(_is_number(value) and value >= 0, name, value, "a number >= 0")
-        ok = isinstance(self.classes, tuple) and all(isinstance(name, str) for name in self.classes)
-        _require(ok, "classes", self.classes, "strings")
+        for name in ("classes", "loads"):
+            value = getattr(self, name)
+            ok = isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+            _require(ok, name, value, "strings")
+        for name in ("fine", "constant"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "true or false")
         ok = isinstance(self.validation, Mapping) and all(
             isinstance(key, str) and _is_number(value) for key, value in self.validation.items()
         )
         _require(ok, "validation", self.validation, "names with finite numbers")
-        same = self.input_convention == CONVENTION
-        _require(same, "input_convention", self.input_convention, repr(CONVENTION))
+        known = self.input_convention in CONVENTIONS
+        expected = f"one of {', '.join(map(repr, CONVENTIONS))}"
+        _require(known, "input_convention", self.input_convention, expected)
         ok = re.fullmatch(r"[0-9a-f]{64}|", self.sha256) is not None
         _require(ok, "sha256", self.sha256, "64 hexadecimal digits")
-        check_lattice(self.dim, self.lattice, max(self.in_channels, self.n_out))
+        ok = not self.steps or (self.fine and self.input_convention != CONVENTIONS[0])
+        _require(ok, "steps", self.steps, "0 for this input")
+        check_lattice(self.dim, self.lattice, self.in_channels)
+        check_lattice(self.dim, self.out_nodes(self.lattice), self.n_out)
 
     @property
     def in_channels(self) -> int:
         """Channels of the network's input."""
-        return int(self.samples**self.dim + 2 * self.dim)
+        more = 2 * (self.input_convention != CONVENTIONS[0])
+        return int(self.samples**self.dim + 2 * self.dim + more)
+
+    def out_nodes(self, lattice: int) -> int:
+        """Nodes in each direction of the output for an input of so many."""
+        return self.samples * (lattice - 1) + 1 if self.fine else lattice
 
     def to_json(self) -> str:
         """The card as a JSON object, one entry for each attribute."""
@@ -153,12 +179,15 @@ class ModelCard:
         if not isinstance(data, dict):
             raise ValueError(f"The card is a {type(data).__name__}, expected a JSON object.")
         names = {entry.name for entry in fields(cls)}
-        for what, keys in (("lacks", names - data.keys()), ("has", data.keys() - names)):
+        # Cards of the first version do not have them.
+        needed = names - {"fine", "constant", "steps", "loads"}
+        for what, keys in (("lacks", needed - data.keys()), ("has", data.keys() - names)):
             if keys:
                 entry = "the entry" if what == "lacks" else "the unknown entry"
                 raise ValueError(f"The card {what} {entry} {min(keys)!r}.")
-        if isinstance(data["classes"], list):
-            data["classes"] = tuple(data["classes"])
+        for name in ("classes", "loads"):
+            if isinstance(data.get(name), list):
+                data[name] = tuple(data[name])
         return cls(**data)
 
 

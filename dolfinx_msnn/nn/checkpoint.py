@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dolfinx_msnn._utils.files import reason, write_file
+from dolfinx_msnn.nn.card import CONVENTIONS
 from dolfinx_msnn.nn.config import Config
 from dolfinx_msnn.nn.ffno import FFNO
 from dolfinx_msnn.nn.lattice import num_channels
@@ -34,7 +35,7 @@ class State:
 
     Attributes:
         network: The network.
-        optimiser: Its optimiser.
+        optimisers: AdamW and, for matrices, Muon.
         average: Moving average of its weights.
         total: Steps to do in all.
         step: Steps done.
@@ -49,7 +50,7 @@ class State:
     """
 
     network: torch.nn.Module
-    optimiser: torch.optim.Optimizer
+    optimisers: list[torch.optim.Optimizer]
     average: dict[str, Tensor]
     total: int
     step: int = 0
@@ -65,9 +66,10 @@ class State:
 
 def create_network(config: Config) -> FFNO:
     """The network of a configuration, not trained."""
-    options = asdict(config.network)
+    options, data = asdict(config.network), config.data
     dim, outputs = config.problem.dim, options.pop("outputs")
-    return FFNO(dim, num_channels(dim, config.data.samples), outputs, **options)
+    channels = num_channels(dim, data.samples, CONVENTIONS[data.solutions > 0])
+    return FFNO(dim, channels, outputs, samples=data.samples * options.pop("fine"), **options)
 
 
 def create_state(config: Config, device: torch.device) -> State:
@@ -75,10 +77,43 @@ def create_state(config: Config, device: torch.device) -> State:
     options = config.training
     torch.manual_seed(config.seed)
     network = create_network(config).to(device)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
-    return State(network, optimiser, clone(network.state_dict()), options.steps or UNKNOWN)
+    rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    muon = options.optimiser == "muon"
+    inside = [p for p in network.layers.parameters() if muon and p.dim() > 1]
+    known = set(inside)
+    rest = [p for p in network.parameters() if p not in known]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **rates)]
+    optimisers += [Muon(inside, **rates)] if muon else []
+    return State(network, optimisers, clone(network.state_dict()), options.steps or UNKNOWN)
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps along the nearest orthogonal matrix to the momentum (Jordan et al., 2024).
+
+    As ``torch.optim.Muon`` with ``match_rms_adamw``, whose rates are those of AdamW, for tensors
+    whose last two dimensions are matrices, all of one tensor at a time.
+    """
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step, by momentum 0.95 and five iterations of Newton and Schulz."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 0.05)
+                x = p.grad.lerp(momentum, 0.95)
+                tall = x.shape[-2] > x.shape[-1]
+                x = x.mT if tall else x
+                x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-12)
+                for _ in range(5):
+                    a = x @ x.mT
+                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+                rate = 0.2 * math.sqrt(max(p.shape[-2:])) * group["lr"]
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(x.mT if tall else x, alpha=-rate)
 
 
 def clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +125,7 @@ def save_checkpoint(path: str, state: State, config: Config) -> None:
     """Write a checkpoint."""
     kept = vars(state) | {
         "network": state.network.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
         "config": config.as_dict(),
         "rng": torch.get_rng_state(),
     }
@@ -113,9 +148,10 @@ def load_checkpoint(path: str, state: State, config: Config) -> None:
         different = [key for key in mine if mine[key] != theirs.get(key)]
         if not different:
             state.network.load_state_dict(found["network"])
-            state.optimiser.load_state_dict(found["optimiser"])
+            for optimiser, kept in zip(state.optimisers, found["optimisers"], strict=True):
+                optimiser.load_state_dict(kept)
             torch.set_rng_state(found["rng"].cpu())
-            mended = {"network", "optimiser"} | ({"total"} if config.training.steps else set())
+            mended = {"network", "optimisers"} | ({"total"} if config.training.steps else set())
             vars(state).update({key: found[key] for key in vars(state).keys() - mended})
     except Exception as exc:
         raise ValueError(f"{path} is not a readable checkpoint: {reason(exc)[:200]}.") from exc

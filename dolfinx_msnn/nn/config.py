@@ -4,6 +4,7 @@
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from dolfinx_msnn.nn.tables import from_table, key
 
 __all__ = ["FAMILIES", "LOSSES", "Config", "Data", "Family", "Network", "Problem", "Training"]
 
-LOSSES = ("energy", "rayleigh", "sal", "sal_pr", "basis_l2")
+LOSSES = ("energy", "rayleigh", "sal", "sal_pr", "basis_l2", "solutions")
+
+#: Kinds of fine solutions, see :mod:`dolfinx_msnn.nn.solutions`.
+KINDS = ("drop", "values", "one", "smooth", "waves", "wells", "noise")
 
 _CELLS = {2: ("triangle", "quadrilateral"), 3: ("tetrahedron", "hexahedron")}
 
@@ -71,6 +75,9 @@ class Data:
         samples: Sub-boxes q around a node in each direction; even.
         validation: Fraction of the fields that validate.
         test: Fraction of the fields that are kept away from training altogether.
+        solutions: Fine solutions of each field, for the loss ``solutions``.
+        kinds: Their kinds, of :data:`KINDS`, one after the other and from the first again; name a
+            kind twice to have twice as many.
     """
 
     path: str = key()
@@ -81,11 +88,14 @@ class Data:
     samples: int = key(2, low=2, high=BOUNDS["samples"][1])
     validation: float = key(0.1, low=0.0, high=0.9)
     test: float = key(0.1, low=0.0, high=0.9)
+    solutions: int = key(0, low=0, high=64)
+    kinds: tuple[str, ...] = key(("drop", "values", "one", "smooth"), choices=KINDS)
 
     def __post_init__(self) -> None:
         """Check what concerns several keys."""
         require(self.path, "data.path", self.path, "the name of a file")
         require(self.samples % 2 == 0, "data.samples", self.samples, "even")
+        require(self.kinds, "data.kinds", [], "one or more kinds")
         if self.validation + self.test > 0.9:
             raise ValueError(
                 "data.validation and data.test must leave at least 0.1 for training, got "
@@ -95,13 +105,34 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The network; see :class:`dolfinx_msnn.nn.ffno.FFNO`."""
+    """The network; see :class:`dolfinx_msnn.nn.ffno.FFNO`.
+
+    Attributes:
+        outputs: Functions, the constant included.
+        width: Channels inside.
+        modes: Cosine modes in each direction.
+        layers: Number of layers.
+        warp: Predict a displacement of the coordinates.
+        fine: Functions on the lattice of the sub-boxes, ``data.samples`` times finer.
+        constant: The first function is the constant.
+        steps: Learned steps at the end; they need ``fine``.
+    """
 
     outputs: int = key(16, low=1, high=BOUNDS["n_out"][1])
     width: int = key(32, low=1, high=BOUNDS["width"][1])
     modes: int = key(12, low=1, high=BOUNDS["modes"][1])
     layers: int = key(4, low=1, high=BOUNDS["layers"][1])
     warp: bool = key(True)
+    fine: bool = key(False)
+    constant: bool = key(False)
+    steps: int = key(0, low=0, high=BOUNDS["steps"][1])
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        if self.steps and not self.fine:
+            raise ValueError(f"network.steps needs network.fine = true, got {self.steps} steps.")
+        if self.constant and self.outputs < 2:
+            raise ValueError("network.outputs must be at least 2 with network.constant, got 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +140,13 @@ class Training:
     """The optimisation.
 
     Attributes:
-        loss: One of :data:`LOSSES`.
+        loss: One of :data:`LOSSES`, or a sum such as ``solutions + 0.1 energy``.
         sweeps: Degree of the filter through which the loss looks; 0 for none.
         sal_weight: Weight of the regularisation in ``sal_pr``.
         batch_size: Neighbourhoods of one shape in a step.
-        learning_rate: Largest learning rate of AdamW.
-        weight_decay: Of AdamW.
+        optimiser: ``adamw``, or ``muon``: Muon for the matrices inside of layers, AdamW for others.
+        learning_rate: Largest learning rate.
+        weight_decay: Of both.
         schedule: ``cosine`` (short linear warm-up) or ``one_cycle`` (30 % of the steps upwards).
         warmup: Steps of warm-up.
         steps: Steps in all; 0 for as many as ``max_minutes`` allows.
@@ -130,10 +162,11 @@ class Training:
         device: ``cpu`` or ``cuda``.
     """
 
-    loss: str = key("energy", choices=LOSSES)
+    loss: str = key("energy")
     sweeps: int = key(0, low=0, high=200)
     sal_weight: float = key(0.1, low=0.0)
     batch_size: int = key(16, low=1)
+    optimiser: str = key("adamw", choices=("adamw", "muon"))
     learning_rate: float = key(2e-3, low=1e-12, high=10.0)
     weight_decay: float = key(1e-4, low=0.0)
     schedule: str = key("cosine", choices=("cosine", "one_cycle"))
@@ -152,10 +185,21 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check what concerns several keys."""
+        for name in self.terms:
+            require(name in LOSSES, "training.loss", self.loss, f"one of {', '.join(LOSSES)}")
         if not self.steps and not self.max_minutes:
             raise ValueError(
                 "training.steps or training.max_minutes must be positive, got 0 for both."
             )
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Losses with their factors."""
+        found = {}
+        for term in self.loss.split("+"):
+            part = re.fullmatch(r"(?:(\d+\.?\d*)[ *]+)?(\w+)", term.strip())
+            found[part[2] if part else ""] = float(part[1] or 1.0) if part else 0.0
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +232,10 @@ class Config:
         dim, network = self.problem.dim, self.network
         channels = max(self.data.samples**dim + 2 * dim, network.outputs, 2 * network.width)
         check_lattice(dim, self.data.lattice, channels, "data.lattice")
+        if "solutions" in self.training.terms and not self.data.solutions:
+            raise ValueError("The loss solutions needs data.solutions of at least 1, got 0.")
+        if self.network.steps and not self.data.solutions:
+            raise ValueError("network.steps needs data.solutions of at least 1, got 0.")
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], *, name: str = "model") -> Self:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -16,16 +16,28 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from dolfinx_msnn._utils.checks import is_integer, require
-from dolfinx_msnn._utils.typing import FloatArray, LongArray
-from dolfinx_msnn.nn.lattice import CLASSES, num_channels
-from dolfinx_msnn.nn.sample_file import TABLES, Reader, open_samples, read_text
-from dolfinx_msnn.nn.sampling import generate
+from dolfinx_msnn.nn.card import CONVENTIONS
+from dolfinx_msnn.nn.lattice import CLASSES, interpolation_to, num_channels
+from dolfinx_msnn.nn.sample_file import SOLUTIONS, Reader, open_samples, read_text
+
+if TYPE_CHECKING:
+    from dolfinx_msnn._utils.typing import FloatArray, LongArray
+    from dolfinx_msnn.nn.sampling import generate
 
 __all__ = ["SPLITS", "Dataset", "Group", "generate", "load", "split_of"]
 
 SPLITS = ("train", "validation", "test")
 
 type Single = npt.NDArray[np.float32]
+
+
+def __getattr__(name: str) -> Any:
+    """Sampling needs DOLFINx, reading does not."""
+    if name != "generate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dolfinx_msnn.nn.sampling import generate
+
+    return generate
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Group:
         sides: Lengths of the box along the pose axes, relative to the longest.
         indptr: CSR row pointers of A and S, shape ``(n + 1,)``, int32.
         indices: CSR columns, shape ``(nnz,)``, int32.
-        lattice: Interpolation from lattice functions to dofs, shape ``(n, p**d)``, float32.
+        x: Places of the dofs in the posed unit box, shape ``(n, d)``.
         inputs: Shape ``(N, C, p, ..., p)``, float32.
         A: Entries of A_i, shape ``(N, nnz)``, float32.
         S: Entries of S_i, shape ``(N, nnz)``, float32.
@@ -46,6 +58,9 @@ class Group:
         eigenvalues: Shape ``(N, num_modes)``, float64.
         fields: Number of the field of each sample, shape ``(N,)``, int64.
         vertices: Coarse vertex of each sample, shape ``(N,)``, int64.
+        solutions: Fine solutions of the same κ, of global energy 1, shape
+            ``(N, num_solutions, n)``, float32.
+        weight: χ, zero at Dirichlet dofs; empty if there are no solutions; shape ``(N, n)``.
     """
 
     key: str
@@ -53,7 +68,7 @@ class Group:
     sides: tuple[float, ...]
     indptr: npt.NDArray[np.int32]
     indices: npt.NDArray[np.int32]
-    lattice: sp.csr_matrix
+    x: Single
     inputs: Single
     A: Single
     S: Single
@@ -61,9 +76,19 @@ class Group:
     eigenvalues: FloatArray
     fields: LongArray
     vertices: LongArray
+    solutions: Single
+    weight: Single
 
     def __len__(self) -> int:
         return len(self.fields)
+
+    def interpolation(self, nodes: int) -> sp.csr_matrix:
+        """From functions on a lattice of so many nodes in each direction to the dofs, float32."""
+        place = self.x.astype(np.float64) * (nodes - 1)
+        # The file's places are rounded: on a node means on that node.
+        near = np.rint(place)
+        place = np.where(np.abs(place - near) < 1e-4, near, place) / (nodes - 1)
+        return interpolation_to(place, nodes).astype(np.float32)
 
     def pencil(self, k: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """A and S of sample ``k``, float32."""
@@ -134,8 +159,9 @@ def load(
         reader = Reader(file)
         provenance = json.loads(read_text(file, "provenance"))
         require(provenance["dim"] in (2, 3), "dim", provenance["dim"], "2 or 3")
-        for key in ("lattice", "samples", "num_modes"):
-            require(is_integer(provenance[key], 1), key, provenance[key], "a positive integer")
+        for key, least in (("lattice", 1), ("samples", 1), ("num_modes", 1), ("solutions", 0)):
+            expected = f"an integer of at least {least}"
+            require(is_integer(provenance[key], least), key, provenance[key], expected)
         descriptions: dict[int, dict[str, Any]] = {}
         members: dict[str, dict[int, h5py.Group]] = {}
         fields = reader.group(file, "fields")
@@ -171,32 +197,36 @@ def _group(
     class_name, sides = read_text(geometry, "class"), geometry.attrs["sides"].tolist()
     if class_name not in CLASSES[dim] or len(sides) != dim or not 0 < min(sides) <= max(sides) <= 1:
         raise ValueError(f"the geometry {key} has no class or other sides")
-    indptr, indices = reader.pattern(geometry, "", None)
+    indptr, indices = reader.pattern(geometry)
     n, nnz = len(indptr) - 1, len(indices)
-    lattice = reader.pattern(geometry, "lattice_", p**dim)
-    weights = reader.table(geometry, "lattice_data", (len(lattice[1]),))
+    x = reader.table(geometry, "x", (n, dim))
+    solutions = provenance["solutions"]
+    convention = CONVENTIONS[bool(solutions)]
     shapes = {
-        "input": (num_channels(dim, provenance["samples"]), *(p,) * dim),
+        "input": (num_channels(dim, provenance["samples"], convention), *(p,) * dim),
         "A": (nnz,),
         "S": (nnz,),
         "modes": (num_modes, n),
         "eigenvalues": (num_modes,),
     }
+    if solutions:
+        shapes |= {"solutions": (solutions, n), "weight": (n,)}
     read = [
         {"vertex": (vertex := reader.table(tables, "vertex", (None,)))}
         | {name: reader.table(tables, name, (len(vertex), *s)) for name, s in shapes.items()}
         for tables in members.values()
     ]
-    arrays = {name: np.concatenate([part[name] for part in read]) for name in TABLES}
+    arrays = {name: np.concatenate([part[name] for part in read]) for name in read[0]}
     return Group(
         key=key,
         class_name=class_name,
         sides=tuple(sides),
         indptr=indptr,
         indices=indices,
-        lattice=sp.csr_matrix((weights, *lattice[::-1]), shape=(n, p**dim)),
+        x=x,
         inputs=arrays["input"],
         fields=np.repeat(list(members), [len(part["vertex"]) for part in read]),
         vertices=arrays["vertex"],
         **{name: arrays[name] for name in ("A", "S", "modes", "eigenvalues")},
+        **{name: arrays.get(name, np.empty((0, 0), np.float32)) for name in SOLUTIONS},
     )

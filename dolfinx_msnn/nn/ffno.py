@@ -11,6 +11,17 @@ maps L:
     f, g    = L_head y_end                         d and N_out channels
     out_k   = Π_j cos(π a_kj (x_j + f_j)) + g_k
 
+With ``samples`` the trunk sees a lattice that is coarser than its answer: what the head gives is
+interpolated to the lattice whose boxes are the sub-boxes of κ, and a linear map of the sub-boxes
+around a node is added. With ``steps``, out is then smoothed towards functions without forces, and
+zero at Dirichlet nodes:
+
+    out <- out - a_s(x) D⁻¹A out               s = 1, ..., steps
+
+A is the finite-difference operator of κ's sub-boxes, D its diagonal, a_s > 0 a learned step of
+Chebyshev's semi-iteration times a learned field. No matrix of the user's problem is needed. With
+``constant`` the constant is put before all, unchanged.
+
 F_j is the cosine transform of type I cut after m modes, C_j = cos(π k x_i) its inverse and W_lj one
 (width, width) matrix a mode. The frequencies a_k are the lowest of the box, and the head starts at
 zero: a network that has not been trained predicts tensor cosines, and training learns the rest.
@@ -36,6 +47,8 @@ import torch
 from torch import Tensor
 
 from dolfinx_msnn._utils.checks import require
+from dolfinx_msnn.nn.card import LOG_SCALE
+from dolfinx_msnn.nn.refinement import around, finer, first_steps, padded
 
 
 def lowest_frequencies(dim: int, count: int) -> list[list[int]]:
@@ -170,6 +183,11 @@ class FFNO(torch.nn.Module):
         layers: Number of layers.
         hidden: Channels inside the feed-forward part. Default: twice ``width``.
         warp: Predict a displacement f of the coordinates; without it f = 0.
+        samples: Sub-boxes q of a node in each direction, the first channels of the input; the
+            output is then on ``q (n - 1) + 1`` nodes. With 0 it is on those of the input.
+        constant: The first of the output channels is one everywhere.
+        steps: Number of learned steps; they need ``samples``, and an input of the convention that
+            tells where Dirichlet conditions are.
 
     Raises:
         ValueError: If ``dim`` is not 1, 2 or 3 or another size is not positive.
@@ -186,6 +204,9 @@ class FFNO(torch.nn.Module):
         layers: int = 4,
         hidden: int | None = None,
         warp: bool = True,
+        samples: int = 0,
+        constant: bool = False,
+        steps: int = 0,
     ) -> None:
         super().__init__()
         hidden = 2 * width if hidden is None else hidden
@@ -194,20 +215,35 @@ class FFNO(torch.nn.Module):
         for name, size in zip(names, sizes, strict=True):
             require(size >= 1, name, size, "at least 1")
         require(dim in (1, 2, 3), "dim", dim, "1, 2 or 3")
+        require(samples or not steps, "steps", steps, "0 without samples")
+        require(samples % 2 == 0, "samples", samples, "even")
         self.dim, self.modes, self.in_channels = dim, modes, in_channels
         # A list for each direction, not a buffer: formats differ in what they do with buffers.
-        lowest = lowest_frequencies(dim, out_channels)
+        lowest = lowest_frequencies(dim, out_channels)[int(constant) :]
         self.frequencies = [[a[j] for a in lowest] for j in range(dim)]
         self.highest = max(max(line) for line in self.frequencies)
         self.lift = torch.nn.Linear(in_channels, width)
         self.layers = torch.nn.ModuleList([Layer(dim, width, modes, hidden) for _ in range(layers)])
         self.warp = warp
-        self.head = torch.nn.Linear(width, out_channels + (dim if warp else 0))
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
+        self.samples, self.constant, self.steps = samples, constant, steps
+        self.scale = LOG_SCALE
+        self.num_out, self.num_boxes = len(lowest), samples**dim
+        self.head = torch.nn.Linear(width, len(lowest) + (dim if warp else 0) + steps)
+        heads = [self.head]
+        if samples:
+            # The sub-boxes that touch a node of the fine lattice.
+            self.local = torch.nn.Linear(2**dim, self.head.out_features, bias=False)
+            heads.append(self.local)
+        if steps:
+            self.lengths = torch.nn.Parameter(torch.tensor(first_steps(steps)))
+        for part in heads:
+            for value in part.parameters():
+                torch.nn.init.zeros_(value)
         # Lattice to the front, batch and channels to the back, and the way back again.
         self.inward = [2 + j for j in range(dim)] + [0, 1]
         self.outward = [dim, dim + 1] + [j for j in range(dim)]
+        # From (B, q, ..., q, n_1, ..., n_d) to (n_1, q, n_2, q, ..., B).
+        self.shuffle = [k for j in range(dim) for k in (1 + dim + j, 1 + j)] + [0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict lattice functions.
@@ -217,7 +253,8 @@ class FFNO(torch.nn.Module):
                 frequency of the tensor cosines, and at least 2.
 
         Returns:
-            Shape ``(B, out_channels, n_1, ..., n_d)``, contiguous.
+            Shape ``(B, out_channels, n_1, ..., n_d)``, or ``q (n_j - 1) + 1`` nodes with
+            ``samples``; contiguous.
 
         Raises:
             ValueError: If the shape of ``x`` does not fit.
@@ -243,10 +280,14 @@ class FFNO(torch.nn.Module):
         for layer in self.layers:
             y = layer(y, analysis, synthesis)
         y = self.head(y)
+        boxes = x
+        if hasattr(self, "local"):
+            boxes = self.sub_boxes(x)
+            y = finer(y, self.dim, self.samples) + self.local(around(boxes, self.dim))
         # (n_1, ..., n_d, B, out) or, without displacement, (n_1, ..., n_d, 1, out)
         basis = torch.ones(1, device=x.device, dtype=x.dtype)
         for j in range(self.dim):
-            n = x.shape[2 + j]
+            n = y.shape[j]
             chosen = torch.tensor(self.frequencies[j], device=x.device)
             if self.warp:
                 shape = [1] * (self.dim + 1)
@@ -256,11 +297,64 @@ class FFNO(torch.nn.Module):
                 basis = basis * waves.index_select(-1, chosen)
             else:
                 basis = basis.unsqueeze(-2) * cosines(n, self.highest + 1, x)[:, chosen]
-        if self.warp:
-            y = y.narrow(-1, self.dim, y.shape[-1] - self.dim) + basis
-        else:
-            y = y + basis.unsqueeze(-2)
-        return y.permute(self.outward).contiguous()
+        if not self.warp:
+            basis = basis.unsqueeze(-2)
+        out = y.narrow(-1, self.dim if self.warp else 0, self.num_out) + basis
+        if hasattr(self, "lengths"):
+            field = 1.0 + 0.5 * torch.tanh(y.narrow(-1, y.shape[-1] - self.steps, self.steps))
+            out = self.smooth(out, x, boxes, field)
+        if self.constant:
+            out = torch.cat([torch.ones_like(out.narrow(-1, 0, 1)), out], dim=-1)
+        return out.permute(self.outward).contiguous()
+
+    def sub_boxes(self, x: Tensor) -> Tensor:
+        """The sub-boxes of κ and one more layer around, ``(q (n_j - 1) + 2, ..., B)``."""
+        q, dim = self.samples, self.dim
+        split = [x.shape[0]] + [q] * dim + [x.shape[2 + j] for j in range(dim)]
+        boxes = x.narrow(1, 0, self.num_boxes).reshape(split).permute(self.shuffle)
+        boxes = boxes.reshape([q * x.shape[2 + j] for j in range(dim)] + [x.shape[0]])
+        for j in range(dim):
+            boxes = boxes.narrow(j, q // 2 - 1, q * (x.shape[2 + j] - 1) + 2)
+        return boxes
+
+    def smooth(self, v: Tensor, x: Tensor, boxes: Tensor, field: Tensor) -> Tensor:
+        """The learned steps.
+
+        Args:
+            v: Shape ``(N_1, ..., N_d, B, out)``.
+            x: The network's input.
+            boxes: From :meth:`sub_boxes`.
+            field: Factors of the steps, shape ``(N_1, ..., N_d, B, steps)``.
+        """
+        dim = self.dim
+        kappa = torch.exp(boxes / self.scale)
+        for j in range(dim):
+            kappa = kappa.narrow(j, 1, kappa.shape[j] - 2)
+        edges: list[Tensor] = []
+        diagonal = torch.zeros_like(v.select(-1, 0))
+        for j in range(dim):
+            # Half of each box beside an edge; a shorter side makes steeper functions.
+            edge = kappa
+            for k in range(dim):
+                if k != j:
+                    edge = padded(edge, k)
+                    edge = 0.5 * (
+                        edge.narrow(k, 0, edge.shape[k] - 1) + edge.narrow(k, 1, edge.shape[k] - 1)
+                    )
+            side = x.select(1, x.shape[1] - dim + j).flatten(1).select(1, 0)
+            edge = edge * torch.exp(-2.0 * math.log(2.0) * side)
+            edges.append(edge.unsqueeze(-1))
+            both = padded(edge, j)
+            diagonal = diagonal + both.narrow(j, 0, v.shape[j]) + both.narrow(j, 1, v.shape[j])
+        fixed = x.narrow(1, self.num_boxes + 1, 1).permute(self.inward)
+        free = 1.0 - (finer(fixed, dim, self.samples) > 0.999).to(v.dtype)
+        v, scale = v * free, free / diagonal.unsqueeze(-1)
+        for s in range(self.steps):
+            force = torch.zeros_like(v)
+            for j in range(dim):
+                force = force - torch.diff(padded(edges[j] * torch.diff(v, dim=j), j), dim=j)
+            v = v - force * (scale * field.narrow(-1, s, 1) * self.lengths[s])
+        return v
 
 
 def multiples(t: Tensor, count: int) -> Tensor:

@@ -1,24 +1,24 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Local pencils for training: products and filters that gradients run through.
+"""Local pencils for training: products and filters that gradients run through, on any device.
 
-A polynomial of D⁻¹A is linear, and D times it is symmetric. So the gradient of the filter is the
-same filter, between a division and a multiplication by D: no step of the recurrence is kept.
+The matrices of a batch are the blocks of one sparse matrix, so that a product with all of them is
+one call. A polynomial of D⁻¹A is linear, and D times it is symmetric. So the gradient of the filter
+is the same filter, between a division and a multiplication by D: no step of the recurrence is kept.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dolfinx_msnn.bases import kernels
-from dolfinx_msnn.bases.chebyshev import smoothing_end
-from dolfinx_msnn.bases.kernels import Matrix
+from dolfinx_msnn._utils.chebyshev import smoothing_end
 
 
 class Pencils:
@@ -29,12 +29,10 @@ class Pencils:
         indices: Columns, shape ``(nnz,)``, int32.
         A: Entries of A of each sample, shape ``(B, nnz)``, float32.
         S: Entries of S.
+        device: Where products are done.
 
     Raises:
         ValueError: If the shapes do not fit.
-
-    Note:
-        Products are done on the host, also for tensors of a device: the matrices are the user's.
     """
 
     def __init__(
@@ -43,59 +41,74 @@ class Pencils:
         indices: npt.NDArray[np.int32],
         A: npt.NDArray[np.float32],
         S: npt.NDArray[np.float32],
+        device: torch.device | str = "cpu",
     ) -> None:
         if A.shape != S.shape or A.shape[1:] != indices.shape:
             raise ValueError(
                 f"Expected entries of shape (B, {len(indices)}) for both matrices, got {A.shape} "
                 f"and {S.shape}."
             )
-        self.A = [Matrix(indptr, indices, a) for a in A]
-        self.S = [Matrix(indptr, indices, s) for s in S]
-        measures = [kernels.measure(a._replace(data=a.data.astype(np.float64))) for a in self.A]
-        self._scale = [(1 / m.diagonal).astype(np.float32) for m in measures]
-        self._upper = [m.upper for m in measures]
-        self._diagonal = torch.from_numpy(np.stack([m.diagonal for m in measures])).float()
+        count, n = len(A), len(indptr) - 1
+        shift = np.arange(count, dtype=np.int32)[:, None]
+        rows = np.append((indptr[:-1] + shift * indptr[-1]).reshape(-1), count * indptr[-1])
+        pattern = [torch.from_numpy(t) for t in (rows, (indices + shift * n).reshape(-1))]
 
-    def to(self, device: torch.device | str) -> Self:
-        """Keep what tensors are combined with on a device."""
-        self._diagonal = self._diagonal.to(device)
-        return self
+        def blocks(entries: npt.NDArray[np.float32]) -> Tensor:
+            with warnings.catch_warnings():
+                # "Sparse CSR tensor support is in beta state": products are all that it does.
+                warnings.simplefilter("ignore", UserWarning)
+                parts = (*pattern, torch.from_numpy(entries.reshape(-1)))
+                return torch.sparse_csr_tensor(*parts, (count * n,) * 2).to(device)
+
+        self._A, self._S = blocks(A), blocks(S)
+        row = np.repeat(np.arange(n), np.diff(indptr))
+        diagonal = A[:, row == indices].astype(np.float64)
+        sums = np.add.reduceat(np.abs(A), indptr[:-1], axis=1, dtype=np.float64)
+        self._upper = (sums / diagonal).max(axis=1)
+        self._diagonal = torch.from_numpy(diagonal[:, None]).float().to(device)
 
     def apply_a(self, y: Tensor) -> Tensor:
         """A y of each sample, shape ``(B, m, n)``."""
-        return self._apply(y, lambda k, block: kernels.multiply(self.A[k], block))
+        return torch.as_tensor(_Symmetric.apply(y, lambda block: _product(self._A, block)))
 
     def apply_s(self, y: Tensor) -> Tensor:
         """S y of each sample, shape ``(B, m, n)``."""
-        return self._apply(y, lambda k, block: kernels.multiply(self.S[k], block))
+        return torch.as_tensor(_Symmetric.apply(y, lambda block: _product(self._S, block)))
 
     def filter(self, y: Tensor, degree: int) -> Tensor:
         """The Chebyshev filter of that degree, shape ``(B, m, n)``; damps what it resolves.
 
-        The interval is that of :func:`dolfinx_msnn.bases.pencil.smoothing_end`.
+        The interval is that of :func:`~dolfinx_msnn._utils.chebyshev.smoothing_end`.
         """
         if degree == 0:
             return y
+        ends = np.array([(smoothing_end(degree, upper), upper) for upper in self._upper])
+        centre, half = (
+            torch.from_numpy(t).to(y)[:, None, None]
+            for t in (0.5 * ends.sum(axis=1), 0.5 * np.diff(ends)[:, 0])
+        )
 
-        def sweep(k: int, block: Any) -> Any:
-            lower = smoothing_end(degree, self._upper[k])
-            A = self.A[k]
-            return kernels.chebyshev(
-                A, A.data, self._scale[k], block, degree, lower, self._upper[k]
-            )
+        def sweep(block: Tensor) -> Tensor:
+            first = sigma = -half / centre
+            before, now = block, (self._scaled(block) - centre * block) * (sigma / half)
+            for _ in range(degree - 1):
+                following = 1.0 / (2.0 / first - sigma)
+                after = (2.0 * following / half) * (self._scaled(now) - centre * now)
+                before, now, sigma = now, after - sigma * following * before, following
+            return now * self._diagonal
 
         # p(D⁻¹A) = D⁻¹ (D p(D⁻¹A)), and D p(D⁻¹A) is symmetric.
-        diagonal = self._diagonal[:, None, :]
-        scaled = _Symmetric.apply(y, lambda block: self._each(block, sweep) * diagonal)
-        return torch.as_tensor(scaled) / diagonal
+        return torch.as_tensor(_Symmetric.apply(y, sweep)) / self._diagonal
 
-    def _apply(self, y: Tensor, work: Callable[[int, Any], Any]) -> Tensor:
-        return torch.as_tensor(_Symmetric.apply(y, lambda block: self._each(block, work)))
+    def _scaled(self, y: Tensor) -> Tensor:
+        return _product(self._A, y) / self._diagonal
 
-    def _each(self, y: Tensor, work: Callable[[int, Any], Any]) -> Tensor:
-        blocks = y.detach().transpose(1, 2).cpu().numpy()
-        done = [work(k, np.array(block, order="C")) for k, block in enumerate(blocks)]
-        return torch.from_numpy(np.stack(done)).transpose(1, 2).to(y.device).contiguous()
+
+def _product(matrix: Tensor, y: Tensor) -> Tensor:
+    """Blocks times functions, shape ``(B, m, n)``."""
+    count, m, n = y.shape
+    columns = y.transpose(1, 2).reshape(count * n, m)
+    return (matrix @ columns).reshape(count, n, m).transpose(1, 2).contiguous()
 
 
 class _Symmetric(torch.autograd.Function):
@@ -104,7 +117,7 @@ class _Symmetric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.apply_map = apply
-        return apply(y)
+        return apply(y.detach())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

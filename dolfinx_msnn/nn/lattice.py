@@ -13,24 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations, product
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from dolfinx_msnn._utils.typing import FloatArray, LongArray
-from dolfinx_msnn.local.problem import LocalProblem
+from dolfinx_msnn.nn.card import CONVENTIONS, LOG_SCALE
+
+if TYPE_CHECKING:
+    from dolfinx_msnn._utils.typing import FloatArray, LongArray
+    from dolfinx_msnn.local.problem import LocalProblem
 
 #: Names of the classes by the number of one-sided axes.
 CLASSES: dict[int, tuple[str, ...]] = {
     2: ("full", "half", "corner"),
     3: ("full", "half", "quarter", "corner"),
 }
-
-#: Factor of log κ - mean(log κ) in the network's input.
-LOG_SCALE = 0.25
 
 
 class Pose(NamedTuple):
@@ -76,9 +76,14 @@ class Pose(NamedTuple):
         return np.asarray(np.where(self.reflected, 1 - t, t))
 
 
-def num_channels(dim: int, q: int) -> int:
+def num_channels(dim: int, q: int, convention: str = CONVENTIONS[0]) -> int:
     """Channels of :func:`network_input`."""
-    return int(q**dim + 2 * dim)
+    return int(q**dim + 2 * dim + 2 * (convention != CONVENTIONS[0]))
+
+
+def fine_nodes(p: int, q: int) -> int:
+    """Nodes in each direction of the lattice whose boxes are the sub-boxes of another."""
+    return q * (p - 1) + 1
 
 
 def _averages(t: FloatArray, p: int, q: int) -> sp.csr_matrix:
@@ -107,7 +112,9 @@ def _averages(t: FloatArray, p: int, q: int) -> sp.csr_matrix:
     return sp.csr_matrix((weights, (rows, cols)), shape=(num**dim, len(t)))
 
 
-def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDArray[np.float32]:
+def network_input(
+    problem: LocalProblem, pose: Pose, p: int, q: int, convention: str = CONVENTIONS[0]
+) -> npt.NDArray[np.float32]:
     """Log κ around each lattice node, coordinates and proportions of the box.
 
     Args:
@@ -115,10 +122,13 @@ def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDAr
         pose: Its pose.
         p: Lattice nodes in each direction.
         q: Sub-boxes in each direction of the box of size 1/(p-1) around a node; even.
+        convention: One of :data:`~dolfinx_msnn.nn.card.CONVENTIONS`.
 
     Returns:
         Shape ``(q**d + 2 d, p, ..., p)``, float32: ``(log κ - mean) / 4`` in each sub-box, then
-        coordinates in [0, 1], then log2 of the sides relative to the longest.
+        coordinates in [0, 1], then log2 of the sides relative to the longest. With the second
+        convention two more channels before the coordinates: χ, and 1 where there is a Dirichlet
+        condition, both of the nearest dof.
 
     Raises:
         ValueError: If the problem has no coefficient values.
@@ -139,16 +149,30 @@ def network_input(problem: LocalProblem, pose: Pose, p: int, q: int) -> npt.NDAr
     # Sub-boxes outside repeat the outermost ones.
     boxes = np.pad(boxes, q // 2, mode="edge")
     parts = boxes.reshape((p, q) * dim).transpose(*range(1, 2 * dim, 2), *range(0, 2 * dim, 2))
-    out = np.empty((num_channels(dim, q), *(p,) * dim), dtype=np.float32)
+    out = np.empty((num_channels(dim, q, convention), *(p,) * dim), dtype=np.float32)
     out[: q**dim] = parts.reshape(q**dim, *(p,) * dim)
+    if convention != CONVENTIONS[0]:
+        nearest = problem.geometry.once(
+            ("nearest", pose.axes, pose.reflected, p),
+            lambda: _nearest_dofs(pose.positions(problem, problem.x), p),
+        )
+        for k, values in enumerate((problem.chi, problem.dirichlet)):
+            out[q**dim + k] = values[nearest].reshape((p,) * dim)
     line = np.linspace(0.0, 1.0, p)
     longest = max(pose.sides)
     for k in range(dim):
         shape = [1] * dim
         shape[k] = p
-        out[q**dim + k] = line.reshape(shape)
-        out[q**dim + dim + k] = np.log2(pose.sides[k] / longest)
+        out[k - 2 * dim] = line.reshape(shape)
+        out[k - dim] = np.log2(pose.sides[k] / longest)
     return out
+
+
+def _nearest_dofs(t: FloatArray, p: int) -> LongArray:
+    """The dof nearest to each node, that nearer to the vertex of two, shape ``(p**d,)``."""
+    dim = t.shape[1]
+    nodes = np.stack(np.unravel_index(np.arange(p**dim), (p,) * dim), axis=1) / (p - 1)
+    return np.asarray(cKDTree(t).query(nodes + 1e-7 * np.array([1.0, 0.7, 0.4])[:dim])[1])
 
 
 def interpolation(problem: LocalProblem, pose: Pose, p: int) -> sp.csr_matrix:
@@ -159,11 +183,12 @@ def interpolation(problem: LocalProblem, pose: Pose, p: int) -> sp.csr_matrix:
     """
     return problem.geometry.once(
         ("interpolation", pose.axes, pose.reflected, p),
-        lambda: _interpolation(pose.positions(problem, problem.x), p),
+        lambda: interpolation_to(pose.positions(problem, problem.x), p),
     )
 
 
-def _interpolation(t: FloatArray, p: int) -> sp.csr_matrix:
+def interpolation_to(t: FloatArray, p: int) -> sp.csr_matrix:
+    """Multilinear interpolation from a lattice to points of the unit box, shape ``(n, d)``."""
     n, dim = t.shape
     cell = np.clip(np.floor(t * (p - 1)).astype(np.int64), 0, p - 2)
     s = np.clip(t * (p - 1) - cell, 0.0, 1.0)
@@ -193,7 +218,9 @@ class Symmetries(NamedTuple):
     inverse: LongArray
 
 
-def symmetries(class_name: str, sides: Sequence[float], p: int, q: int) -> Symmetries:
+def symmetries(
+    class_name: str, sides: Sequence[float], p: int, q: int, convention: str = CONVENTIONS[0]
+) -> Symmetries:
     """All symmetries of a class: two-sided axes may be reflected, alike axes permuted.
 
     The network's input of the mirrored problem is the input with its nodes and sub-boxes moved;
@@ -204,8 +231,9 @@ def symmetries(class_name: str, sides: Sequence[float], p: int, q: int) -> Symme
         sides: Lengths of the box along the pose axes.
         p: Lattice nodes in each direction.
         q: Sub-boxes of a node in each direction.
+        convention: Of the channels.
     """
-    dim = len(sides)
+    dim, count = len(sides), num_channels(len(sides), q, convention)
     one_sided = CLASSES[dim].index(class_name)
     kind = [(k < one_sided, round(side / max(sides), 6)) for k, side in enumerate(sides)]
     nodes = np.arange(p**dim).reshape((p,) * dim)
@@ -220,5 +248,5 @@ def symmetries(class_name: str, sides: Sequence[float], p: int, q: int) -> Symme
             box = np.flip(boxes.transpose(axes), flipped).reshape(-1)
             moved.append(move)
             inverse.append(np.argsort(move))
-            channels.append(np.concatenate([box, np.arange(q**dim, q**dim + 2 * dim)]))
+            channels.append(np.concatenate([box, np.arange(q**dim, count)]))
     return Symmetries(*(np.array(t, dtype=np.int64) for t in (channels, moved, inverse)))

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Modes predicted by a network, then filtered and compressed."""
+"""Functions predicted by a network: as they are, or filtered and compressed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from dolfinx_msnn._utils.checks import is_integer, positive_integer, require
+from dolfinx_msnn._utils.chebyshev import smoothing_end
+from dolfinx_msnn._utils.checks import default_threads, is_integer, positive_integer, require
 from dolfinx_msnn._utils.linalg import RANK_TOLERANCE
 from dolfinx_msnn.bases import kernels
-from dolfinx_msnn.bases.chebyshev import smoothing_end
 from dolfinx_msnn.bases.cosines import HIGH_JUMP, cosine_end, cosines, num_start
 from dolfinx_msnn.bases.filtered import (
     MAX_SWEEPS,
@@ -25,7 +25,6 @@ from dolfinx_msnn.bases.filtered import (
     FilterReport,
     FilterSettings,
     Unfit,
-    default_threads,
     in_threads,
 )
 from dolfinx_msnn.bases.kernels import Block, Matrix
@@ -52,7 +51,7 @@ class LearnedReport:
         source: ``"model"`` or ``"fallback"``.
         reason: Why the model was not used; empty if it was.
         in_range: Whether the contrast of κ is within that of the model's training.
-        filtered: How the filter ended, if the model was used.
+        filtered: How the filter ended, if there was one.
     """
 
     vertex: int
@@ -63,21 +62,26 @@ class LearnedReport:
 
 
 class LearnedBasis:
-    """Modes from a network's prediction, filtered and compressed.
+    """Functions from a network's prediction, as they are or filtered and compressed.
 
     κ is sampled on a lattice in each neighbourhood; the network predicts lattice functions, which
-    are interpolated to the fine dofs, filtered (a Chebyshev polynomial of D⁻¹A_i) and compressed by
-    Rayleigh-Ritz in the true pencil. So the mesh, the element degree and the shape of the
+    are interpolated to the fine dofs. With ``refine=None`` they are used as they are, and nobody
+    looks at the local matrices; this is what models are for that were trained on solutions.
+    Otherwise they are filtered (a Chebyshev polynomial of D⁻¹A_i) and compressed by Rayleigh-Ritz
+    in the true pencil. So the mesh, the element degree and the shape of the
     neighbourhood may differ from those of training. Where the model has no answer (a class it was
     not trained for, a prediction that is not finite), another basis steps in.
 
     Source: Rudikov et al., "Locally subspace-informed neural operators for efficient multiscale
-    PDE solving", ICLR 2026, who use the prediction as it is (``sweeps=0`` here).
+    PDE solving", ICLR 2026, who use the prediction as it is.
 
     Args:
         model: Model file, or a model that has been loaded.
         kappa: The coefficient, positive: ``Function``, ``Constant``, UFL expression or number.
-        num_modes: Number of modes in each neighbourhood, at most the model's outputs.
+        num_modes: Number of modes in each neighbourhood, at most the model's outputs. Default: 8,
+            or with ``refine=None`` all outputs, which then are no fewer.
+        refine: ``"filter"``, or ``None`` to use the prediction as it is. Default: what the model
+            was trained for, ``None`` for solutions.
         lattice: Lattice nodes in each direction, if more than the model was trained on.
         sweeps: Degree of the first filter. Default: what takes the gain of the filter from zero to
             α to 10 times the square root of the largest jump of κ between cells, at least to 50;
@@ -109,8 +113,9 @@ class LearnedBasis:
         self,
         model: Model | str | os.PathLike[str],
         kappa: object,
-        num_modes: int = _NUM_MODES,
+        num_modes: int | None = None,
         *,
+        refine: str | None = "trained for",
         lattice: int | None = None,
         sweeps: int | None = None,
         cosines: int | None = None,
@@ -123,7 +128,6 @@ class LearnedBasis:
         trust: bool = False,
     ) -> None:
         self.num_threads = default_threads(num_threads)
-        self.num_modes = positive_integer("num_modes", num_modes)
         self.model = (
             model if isinstance(model, Model) else load_model(model, device=device, trust=trust)
         )
@@ -132,8 +136,18 @@ class LearnedBasis:
         known = "a Function, a Constant, a UFL expression or a number"
         require(kappa is not None, "kappa", kappa, known)
         require(card.samples % 2 == 0, "The model's samples of kappa", card.samples, "even")
-        most = f"at most {card.n_out}, the functions that the model predicts"
-        require(num_modes <= card.n_out, "num_modes", num_modes, most)
+        if refine == "trained for":
+            refine = None if card.loads else "filter"
+        require(refine in (None, "filter"), "refine", refine, "'filter' or None")
+        self.refine = refine
+        #: What a raw basis does without, see :class:`~dolfinx_msnn.bases.BasisNeeds`.
+        self.matrices = refine is not None or fallback is not None
+        if num_modes is None:
+            num_modes = _NUM_MODES if refine else card.n_out
+        self.num_modes = positive_integer("num_modes", num_modes)
+        most = f"{'at most ' * bool(refine)}{card.n_out}, the functions that the model predicts"
+        fits = num_modes <= card.n_out if refine else num_modes == card.n_out
+        require(fits, "num_modes", num_modes, most)
         for name, value in (("sweeps", sweeps), ("cosines", cosines)):
             ok = value is None or (is_integer(value) and value <= MAX_SWEEPS)
             require(ok, name, value, f"an integer from 0 to {MAX_SWEEPS}")
@@ -152,12 +166,12 @@ class LearnedBasis:
 
     @classmethod
     def pretrained(
-        cls, name: str, kappa: object, num_modes: int = _NUM_MODES, **options: object
+        cls, name: str, kappa: object, num_modes: int | None = None, **options: object
     ) -> Self:
         """With a model that comes with the package.
 
         Args:
-            name: ``"diffusion-2d"`` or ``"diffusion-3d"``.
+            name: One of those that :func:`~dolfinx_msnn.pretrained.pretrained_models` lists.
             kappa: The coefficient.
             num_modes: Number of modes in each neighbourhood.
             options: Further arguments of the class.
@@ -170,7 +184,7 @@ class LearnedBasis:
         return cls(known[name], kappa, num_modes, **options)  # type: ignore[arg-type]  # checked there
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
-        """Predicted, filtered and compressed modes of each problem.
+        """Predicted, maybe filtered and compressed, functions of each problem.
 
         Not collective.
 
@@ -195,7 +209,7 @@ class LearnedBasis:
                     good.append((problems[k], poses[k], prediction))
                 else:
                     reasons[k] = "the prediction is not finite"
-            done = in_threads(self._refine, good, self.num_threads)
+            done = in_threads(self._refine if self.refine else self._raw, good, self.num_threads)
             at = [k for k in part if k not in reasons]
             for k, (modes, report) in zip(at, done, strict=True):
                 if modes is None:
@@ -228,12 +242,28 @@ class LearnedBasis:
         card = self.model.card
         inputs = np.stack(
             [
-                network_input(problem, pose, self.lattice, card.samples)
+                network_input(problem, pose, self.lattice, card.samples, card.input_convention)
                 for problem, pose in zip(problems, poses, strict=True)
             ]
         )
         with torch_threads(self.num_threads):
             return self.model(inputs).reshape(len(inputs), card.n_out, -1)
+
+    def _raw(
+        self, item: tuple[LocalProblem, Pose, Block]
+    ) -> tuple[LocalModes, FilterReport | None]:
+        """The prediction at the dofs; nothing is known of its functions' energies."""
+        vectors = self._at_dofs(*item[:2], np.ascontiguousarray(item[2].T)).T.astype(np.float64)
+        return LocalModes(np.zeros(len(vectors)), vectors), None
+
+    def _at_dofs(self, problem: LocalProblem, pose: Pose, functions: Block) -> Block:
+        """Lattice functions at the dofs, one a column."""
+        nodes = self.model.card.out_nodes(self.lattice)
+        weights = problem.geometry.once(
+            ("single interpolation", pose.axes, pose.reflected, nodes),
+            lambda: _single(interpolation(problem, pose, nodes)),
+        )
+        return kernels.multiply(weights, functions)
 
     def _refine(
         self, item: tuple[LocalProblem, Pose, Block]
@@ -246,11 +276,7 @@ class LearnedBasis:
         predicted = functions.shape[1]
         if predicted < min(self.num_modes, problem.num_dofs) or _rank(functions) < 0.5 * predicted:
             return None, None
-        weights = problem.geometry.once(
-            ("single interpolation", pose.axes, pose.reflected, self.lattice),
-            lambda: _single(interpolation(problem, pose, self.lattice)),
-        )
-        start = kernels.multiply(weights, functions)
+        start = self._at_dofs(problem, pose, functions)
         usual = num_start(self.num_modes, pencil.jump)
         num = self.cosines
         if num is None:

@@ -10,6 +10,8 @@ With P the predicted functions R̃ (rows), T the modes R (rows), (·,·) = xᵀM
     energy     ‖Q_R - P_R̃ Q_R‖_M² / N         = mean sin²θ_k, the angles those of M = A + S
     rayleigh   Σ θ_k / Σ λ_k                 θ_k the N smallest Ritz values, λ_k the eigenvalues
 
+    solutions  Σ w_s E_s min_v ‖χ(u_s - v)‖²_M   v in the span of R̃, M = A, E_s = 1/‖χ u_s‖²_M
+
 Q is an orthonormal basis and P_R a projector in the inner product named. The first three are from
 A. Rudikov et al., Locally subspace-informed neural operators for efficient multiscale PDE solving,
 ICLR 2026 (arXiv:2505.16030), there called RBFL2, SAL and SAL-PR; the energy norm is ours, because
@@ -136,6 +138,27 @@ def energy(prediction: Tensor, target: Tensor, *, inner: Apply | None) -> Tensor
     """
     residual, gram, shift = _residual(prediction, target, inner)
     return _trace(residual, gram, shift).mean().to(prediction.dtype) / target.shape[1]
+
+
+def solutions(prediction: Tensor, target: Tensor, weight: Tensor, *, inner: Apply) -> Tensor:
+    """What the predicted span misses of each solution, squared and relative, after χ.
+
+    Args:
+        prediction: Shape ``(B, N_out, n)``.
+        target: Solutions, shape ``(B, num_solutions, n)``.
+        weight: χ, zero at Dirichlet dofs, shape ``(B, n)``: functions and solutions are multiplied
+            by it.
+        inner: Applies A.
+
+    Returns:
+        ‖χ(u - v)‖²_A / ‖χ u‖²_A for the best v, shape ``(B, num_solutions)``.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    chi = weight.unsqueeze(1)
+    residual, _, _ = _residual(prediction * chi, target * chi, inner)
+    return residual.diagonal(dim1=1, dim2=2).to(prediction.dtype)
 
 
 def rayleigh(

@@ -43,6 +43,7 @@ __all__ = [
     "weights_hash",
 ]
 
+_SIZES = ("width", "modes", "layers", "constant", "steps")
 _SUFFIXES = (".safetensors", ".pt", ".pt2")
 
 
@@ -52,10 +53,11 @@ class Model:
     Attributes:
         card: The card.
         device: Where the network is.
+        network: The module.
     """
 
     def __init__(self, module: torch.nn.Module, card: ModelCard, device: torch.device) -> None:
-        self.card, self.device, self._module = card, device, module
+        self.card, self.device, self.network = card, device, module
 
     def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Predict lattice functions.
@@ -86,11 +88,11 @@ class Model:
                 f"The input has shape {shape} and dtype {dtype}, expected "
                 f"{('B', self.card.in_channels, *least)} (or a finer lattice) and float32."
             )
-        expected = (shape[0], self.card.n_out, *lattice)
+        expected = (shape[0], self.card.n_out, *map(self.card.out_nodes, lattice))
         if not shape[0]:
             return np.zeros(expected, dtype=np.float32)
         with torch.inference_mode():
-            out = self._module(torch.tensor(inputs, device=self.device))
+            out = self.network(torch.tensor(inputs, device=self.device))
         if not isinstance(out, torch.Tensor) or out.dtype != torch.float32:
             raise RuntimeError("The network does not give a float32 tensor, as it should.")
         if tuple(out.shape) != expected:
@@ -273,8 +275,8 @@ def _ffno(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> torc
     try:
         # Two sizes are not on the card.
         hidden = len(state["layers.0.expand.bias"])
-        warp = len(state["head.bias"]) != card.n_out
-        sizes = {key: getattr(card, key) for key in ("width", "modes", "layers")}
+        warp = len(state["head.bias"]) != card.n_out - card.constant + card.steps
+        sizes = {key: getattr(card, key) for key in _SIZES}
         check_lattice(card.dim, card.lattice, max(hidden, card.width))
         layer = card.dim * card.modes * card.width**2 + 2 * card.width * hidden
         size = card.layers * layer + card.width * (card.in_channels + card.n_out)
@@ -283,7 +285,13 @@ def _ffno(state: Mapping[str, torch.Tensor], card: ModelCard, name: str) -> torc
             raise ValueError
         with torch.random.fork_rng(devices=[]):
             network = FFNO(
-                card.dim, card.in_channels, card.n_out, **sizes, hidden=hidden, warp=warp
+                card.dim,
+                card.in_channels,
+                card.n_out,
+                hidden=hidden,
+                warp=warp,
+                samples=card.samples * card.fine,
+                **sizes,
             )
         network.load_state_dict(dict(state), assign=True)
     except Exception:

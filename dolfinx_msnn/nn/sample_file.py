@@ -2,19 +2,20 @@
 # SPDX-License-Identifier: MIT
 """The HDF5 file of a set of samples.
 
-Layout (format 2), k samples of one shape in a field, p lattice nodes, n dofs, nnz entries:
+Layout (format 3), k samples of one shape in a field, p lattice nodes, n dofs, nnz entries:
 
 =============================================  ============================================
 name                                           content
 =============================================  ============================================
 geometry/<key>/indptr, indices                 sparsity pattern of A and S, int32
-geometry/<key>/lattice_{indptr,indices,data}   interpolation from the lattice to the dofs
 geometry/<key>/x                               dofs in the posed unit box, float32, (n, d)
 fields/<number>/<key>/input                    float32, (k, C, p, ..., p)
 fields/<number>/<key>/A, S                     float32, (k, nnz)
 fields/<number>/<key>/modes                    float32, (k, num_modes, n)
 fields/<number>/<key>/eigenvalues              float64, (k, num_modes)
 fields/<number>/<key>/vertex                   int64, (k,)
+fields/<number>/<key>/solutions                float32, (k, num_solutions, n), if there are any
+fields/<number>/<key>/weight                   χ, zero at Dirichlet dofs, float32, (k, n), with them
 =============================================  ============================================
 
 Every table has HDF5's checksums. What a set takes in memory is bounded by the size of its file, see
@@ -38,7 +39,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-import dolfinx
 from dolfinx_msnn._utils.files import (
     LIBVER,
     find_group,
@@ -51,16 +51,15 @@ from dolfinx_msnn._utils.files import (
 from dolfinx_msnn._version import __version__
 
 FORMAT = "dolfinx_msnn neighbourhood samples"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: The tables of a field; the first index is that of the sample.
 TABLES = ("input", "A", "S", "modes", "eigenvalues", "vertex")
+SOLUTIONS = ("solutions", "weight")
 
 _DTYPES = {
     "indptr": "i4",
     "indices": "i4",
-    "lattice_indptr": "i4",
-    "lattice_indices": "i4",
     "eigenvalues": "f8",
     "vertex": "i8",
 }
@@ -105,17 +104,15 @@ class Reader:
             raise ValueError(f"the table {name} has a value not finite")
         return values
 
-    def pattern(
-        self, parent: h5py.Group, prefix: str, num_cols: int | None
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Row pointers and columns of a matrix, square without ``num_cols``."""
-        indptr = self.table(parent, f"{prefix}indptr", (None,))
-        indices = self.table(parent, f"{prefix}indices", (None,))
+    def pattern(self, parent: h5py.Group) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Row pointers and columns of a square matrix."""
+        indptr = self.table(parent, "indptr", (None,))
+        indices = self.table(parent, "indices", (None,))
         ends = indptr[:1].tolist() + indptr[-1:].tolist()
-        top = len(indptr) - 1 if num_cols is None else num_cols
+        top = len(indptr) - 1
         inside = ((indices >= 0) & (indices < top)).all()
         if ends != [0, len(indices)] or (np.diff(indptr) < 0).any() or not inside or top < 1:
-            raise ValueError(f"the table {prefix}indices has entries out of range")
+            raise ValueError("the table indices has entries out of range")
         return indptr, indices
 
 
@@ -131,6 +128,8 @@ def new_samples(path: str, settings: dict[str, Any], size: int = 0) -> Iterator[
     Raises:
         OSError: If there is no room for it.
     """
+    import dolfinx
+
     versions = {"package": __version__, "dolfinx": dolfinx.__version__, "numpy": np.__version__}
     memory: dict[str, Any] = {} if size else {"driver": "core", "backing_store": False}
     with replacing(path) as draft:
@@ -179,7 +178,7 @@ def read_text(item: h5py.Group, name: str) -> str:
 
 def put(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> None:
     """Write a table, one chunk a sample, compressed, with checksums."""
-    sampled = name in TABLES and array.ndim > 1
+    sampled = name in TABLES + SOLUTIONS and array.ndim > 1
     group.create_dataset(
         name,
         data=array,

@@ -3,7 +3,8 @@
 """Sets of neighbourhoods for training, computed from the user's own mesh and coefficients.
 
 A sample is one neighbourhood of one coefficient field for a(u, v) = κ ∇u·∇v dx and
-s(u, v) = κ u v dx: the network's input, the local pencil and its lowest modes.
+s(u, v) = κ u v dx: the network's input, the local pencil, its lowest modes and, if asked for, fine
+solutions.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from dolfinx import fem
 from dolfinx_msnn import fields as generators
 from dolfinx_msnn._utils.checks import is_integer, require
 from dolfinx_msnn._utils.mpi import collective_errors
-from dolfinx_msnn._utils.typing import FloatArray, Function, FunctionSpace
+from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Function, FunctionSpace
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.problem import LocalProblem
+from dolfinx_msnn.nn.card import CONVENTIONS
+from dolfinx_msnn.nn.config import KINDS
 from dolfinx_msnn.nn.family import Family
-from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
+from dolfinx_msnn.nn.lattice import Pose, network_input
 from dolfinx_msnn.nn.sample_file import finished_fields, merge_parts, new_samples, put
+from dolfinx_msnn.nn.solutions import draw_solutions
 
 
 class DrawnField(NamedTuple):
@@ -70,6 +74,8 @@ def generate(
     num_modes: int = 8,
     lattice: int,
     samples: int = 2,
+    solutions: int = 0,
+    kinds: Sequence[str] = KINDS[:4],
     degree: int = 1,
     seed: int = 0,
     comm: MPI.Comm = MPI.COMM_WORLD,
@@ -92,6 +98,9 @@ def generate(
         num_modes: Modes of each neighbourhood.
         lattice: Lattice nodes p in each direction.
         samples: Sub-boxes q of a node in each direction, even.
+        solutions: Fine solutions of each field; Dirichlet conditions are drawn with them, see
+            :mod:`~dolfinx_msnn.nn.solutions`, and the network's input tells χ and their places.
+        kinds: Kinds of the solutions, see there.
         degree: Degree of the Lagrange elements.
         seed: Seed of the fields and of the choice of neighbourhoods.
         comm: The ranks that share the work.
@@ -124,11 +133,15 @@ def generate(
             ("num_modes", num_modes, 1),
             ("lattice", lattice, 3),
             ("samples", samples, 2),
+            ("solutions", solutions, 0),
             ("seed", seed, 0),
         ):
             require(is_integer(value, least), key, value, f"an integer of at least {least}")
             settings[key] = int(value)
         require(samples % 2 == 0, "samples", samples, "even")
+        known = kinds and not set(kinds) - set(KINDS)
+        require(known, "kinds", kinds, f"one or more of {', '.join(KINDS)}")
+        settings["kinds"] = list(kinds) if solutions else []
         if comm.rank == 0:
             todo = sorted(set(range(num_fields)) - finished_fields(name, settings))
         checks.agree(path=name, num_fields=num_fields, settings=settings)
@@ -142,9 +155,14 @@ def generate(
                 drawn = DrawnField(fields(number), {"family": "callable"})
             else:
                 drawn = draw_field(coarse, fields, seed, number)
-            problems = _choose(V, coarse, drawn.kappa, settings, number)
-            _write_field(name, number, problems, settings, drawn.description)
-            del problems, drawn
+            bcs: list[DirichletBC] = []
+            found = None
+            if solutions:
+                rng = np.random.default_rng([seed, number, 2])
+                bcs, found = draw_solutions(V, drawn.kappa, tuple(kinds), solutions, rng)
+            problems = _choose(V, coarse, drawn.kappa, bcs, settings, number)
+            _write_field(name, number, problems, found, settings, drawn.description)
+            del problems, drawn, bcs
             # Function spaces sit in reference cycles, and each holds an MPI communicator.
             gc.collect()
             if progress is not None:
@@ -174,13 +192,18 @@ def _describe(
 
 
 def _choose(
-    V: FunctionSpace, coarse: CoarseGrid, kappa: Function, settings: dict[str, Any], number: int
+    V: FunctionSpace,
+    coarse: CoarseGrid,
+    kappa: Function,
+    bcs: list[DirichletBC],
+    settings: dict[str, Any],
+    number: int,
 ) -> list[LocalProblem]:
     """The local problems of the neighbourhoods drawn from a field, by their vertex."""
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
     a = kappa * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
     s = kappa * ufl.inner(u, v) * ufl.dx
-    local = LocalProblems(V, coarse, a, s, [], coefficient=kappa)
+    local = LocalProblems(V, coarse, a, s, bcs, coefficient=kappa)
     chosen = np.arange(len(local))
     if 0 < settings["per_field"] < len(local):
         rng = np.random.default_rng([settings["seed"], number, 1])
@@ -193,11 +216,13 @@ def _write_field(
     path: str,
     number: int,
     problems: list[LocalProblem],
+    solutions: FloatArray | None,
     settings: dict[str, Any],
     description: dict[str, Any],
 ) -> None:
     """Compute the samples of a field and write them as a part of the set."""
     p, q = settings["lattice"], settings["samples"]
+    convention = CONVENTIONS[solutions is not None]
     modes = SpectralBasis(settings["num_modes"]).modes(problems)
     shapes: dict[str, list[int]] = {}
     for k, problem in enumerate(problems):
@@ -208,14 +233,20 @@ def _write_field(
         field.attrs["description"] = np.bytes_(json.dumps(description))
         for key, members in sorted(shapes.items()):
             mine = [problems[k] for k in members]
-            _write_geometry(file.create_group(f"geometry/{key}"), mine[0], p)
+            _write_geometry(file.create_group(f"geometry/{key}"), mine[0])
             group = field.create_group(key)
-            put(group, "input", np.stack([network_input(m, Pose.of(m), p, q) for m in mine]))
+            inputs = [network_input(m, Pose.of(m), p, q, convention) for m in mine]
+            put(group, "input", np.stack(inputs))
             put(group, "A", np.stack([m.A.data for m in mine]).astype(np.float32))
             put(group, "S", np.stack([m.S.data for m in mine]).astype(np.float32))
             put(group, "modes", np.stack([modes[k].vectors for k in members]).astype(np.float32))
             put(group, "eigenvalues", np.stack([modes[k].values for k in members]))
             put(group, "vertex", np.array([m.vertex for m in mine], dtype=np.int64))
+            if solutions is not None:
+                parts = [solutions[:, m.dofs] for m in mine]
+                put(group, "solutions", np.stack(parts).astype(np.float32))
+                weights = [np.where(m.dirichlet, 0.0, m.chi) for m in mine]
+                put(group, "weight", np.stack(weights).astype(np.float32))
 
 
 def _geometry_key(problem: LocalProblem, p: int) -> str:
@@ -227,20 +258,14 @@ def _geometry_key(problem: LocalProblem, p: int) -> str:
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
-def _write_geometry(group: h5py.Group, problem: LocalProblem, p: int) -> None:
+def _write_geometry(group: h5py.Group, problem: LocalProblem) -> None:
     """Write what the samples of a shape have in common, as told by one of them."""
     pose = Pose.of(problem)
     # Rounded: the rounding errors of a neighbourhood's place are no part of its shape.
-    weights = interpolation(problem, pose, p).copy()
-    weights.data = _rounded(weights.data)
-    weights.eliminate_zeros()
     group.attrs["class"] = np.bytes_(pose.name)
     group.attrs["sides"] = _rounded(np.array(pose.sides) / max(pose.sides))
     put(group, "indptr", problem.A.indptr.astype(np.int32))
     put(group, "indices", problem.A.indices.astype(np.int32))
-    put(group, "lattice_indptr", weights.indptr.astype(np.int32))
-    put(group, "lattice_indices", weights.indices.astype(np.int32))
-    put(group, "lattice_data", weights.data.astype(np.float32))
     put(group, "x", _rounded(pose.positions(problem, problem.x)).astype(np.float32))
 
 

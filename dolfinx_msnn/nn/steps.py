@@ -16,18 +16,23 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dolfinx_msnn._utils.typing import LongArray
 from dolfinx_msnn.nn import losses
+from dolfinx_msnn.nn.card import CONVENTIONS
 from dolfinx_msnn.nn.checkpoint import State
-from dolfinx_msnn.nn.config import Config, Training
+from dolfinx_msnn.nn.config import Config, Data, Training
 from dolfinx_msnn.nn.dataset import Group
 from dolfinx_msnn.nn.filter import Pencils
-from dolfinx_msnn.nn.lattice import symmetries
+from dolfinx_msnn.nn.lattice import fine_nodes, symmetries
+
+if TYPE_CHECKING:
+    from dolfinx_msnn._utils.typing import LongArray
 
 #: Steps on end with a loss that is not finite before training gives up.
 _MAX_BAD = 20
@@ -36,20 +41,57 @@ _MAX_BAD = 20
 class Shape:
     """Samples of one shape, and what they share on the training device."""
 
-    def __init__(self, group: Group, device: torch.device) -> None:
+    def __init__(self, group: Group, device: torch.device, data: Data, fine: bool) -> None:
         self.group, self.device = group, device
         dim, p = group.inputs.ndim - 2, group.inputs.shape[-1]
-        #: Channels with values of κ; after them come coordinates and proportions.
-        self.num_boxes = group.inputs.shape[1] - 2 * dim
-        tables = symmetries(group.class_name, group.sides, p, round(self.num_boxes ** (1 / dim)))
-        self.channels, self.nodes, self.inverse = (torch.from_numpy(t).to(device) for t in tables)
-        parts = (group.lattice.indptr, group.lattice.indices, group.lattice.data)
+        #: Channels that lie on the lattice; after them come coordinates and proportions.
+        self.num_moved = group.inputs.shape[1] - 2 * dim
+        shown = (group.class_name, group.sides)
+        convention = CONVENTIONS[group.solutions.size > 0]
+        tables = symmetries(*shown, p, data.samples, convention)
+        self.channels, self.nodes = (torch.from_numpy(t).to(device) for t in tables[:2])
+        nodes = fine_nodes(p, data.samples) if fine else p
+        self.inverse = torch.from_numpy(symmetries(*shown, nodes, 2).inverse).to(device)
+        #: By how much a solution counts; the functions of the data's modes miss one on average.
+        self.scale = torch.empty(0)
+        if group.solutions.size:
+            self.scale = torch.from_numpy(self._scale(len(data.kinds)))
+        matrix = group.interpolation(nodes)
+        parts = (matrix.indptr, matrix.indices, matrix.data)
         with warnings.catch_warnings():
             # "Sparse CSR tensor support is in beta state": a product is all that is asked of it.
             warnings.simplefilter("ignore", UserWarning)
             self._lattice = torch.sparse_csr_tensor(
-                *map(torch.from_numpy, parts), group.lattice.shape, check_invariants=True
+                *map(torch.from_numpy, parts), matrix.shape, check_invariants=True
             ).to(device)
+
+    def _scale(self, num_kinds: int) -> npt.NDArray[np.float32]:
+        """Factors of ``losses.solutions``, shape ``(N, num_solutions)``.
+
+        They turn errors relative to the energy of χu into those relative to u's own on the
+        neighbourhood and its mean there, and balance the kinds: each divided by what the labels'
+        modes and the constant miss of it.
+        """
+        group, size = self.group, 64
+        shape = group.solutions.shape[:2]
+        own, cut = (np.empty(shape, np.float32) for _ in range(2))
+        missed: list[npt.NDArray[np.float32]] = []
+        for first in range(0, len(group), size):
+            rows = np.arange(first, min(first + size, len(group)))
+            pencils = self.pencils(rows)
+            u, chi = (torch.from_numpy(t[rows]) for t in (group.solutions, group.weight))
+            for out, v in ((own, u), (cut, u * chi.unsqueeze(1))):
+                out[rows] = (v * pencils.apply_a(v)).sum(dim=2)
+            if len(missed) * size < 256:
+                modes = torch.from_numpy(group.modes[rows])
+                missed.append(losses.solutions(modes, u, chi, inner=pencils.apply_a).numpy())
+        kind = np.arange(shape[1]) % num_kinds
+        scale = cut / (own + own.mean())
+        left = np.concatenate(missed)
+        left *= scale[: len(left)]
+        for k in range(num_kinds):
+            scale[:, kind == k] /= left[:, kind == k].mean()
+        return scale
 
     def inputs(self, rows: LongArray, symmetry: Tensor) -> Tensor:
         """The network's input of some samples, each moved by a symmetry.
@@ -63,9 +105,9 @@ class Shape:
         """
         x = torch.from_numpy(self.group.inputs[rows]).to(self.device).flatten(2)
         channels = self.channels[symmetry][:, :, None].expand_as(x)
-        kappa = move(x.gather(1, channels)[:, : self.num_boxes], self.nodes[symmetry])
+        moved = move(x.gather(1, channels)[:, : self.num_moved], self.nodes[symmetry])
         # Coordinates and proportions belong to the lattice, not to what lies on it.
-        return torch.cat([kappa, x[:, self.num_boxes :]], dim=1)
+        return torch.cat([moved, x[:, self.num_moved :]], dim=1)
 
     def interpolate(self, functions: Tensor) -> Tensor:
         """Lattice functions, shape ``(B, N, p**d)``, at the dofs, shape ``(B, N, n)``."""
@@ -75,7 +117,7 @@ class Shape:
     def pencils(self, rows: LongArray) -> Pencils:
         """The local matrices of some samples."""
         group = self.group
-        return Pencils(group.indptr, group.indices, group.A[rows], group.S[rows]).to(self.device)
+        return Pencils(group.indptr, group.indices, group.A[rows], group.S[rows], self.device)
 
 
 def move(fields: Tensor, index: Tensor) -> Tensor:
@@ -154,6 +196,8 @@ def loss(
         options: Degree of the filter and weight of the regularisation.
         generator: Random numbers for ``sal_pr``.
     """
+    if name == "solutions":
+        return missed(shape, rows, functions).mean()
     modes = torch.from_numpy(shape.group.modes[rows]).to(shape.device)
     values = torch.from_numpy(shape.group.eigenvalues[rows].astype(np.float32)).to(shape.device)
     pencils = shape.pencils(rows)
@@ -173,6 +217,16 @@ def loss(
     return losses.energy(
         y, modes, inner=lambda z: pencils.apply_a(z) + largest * pencils.apply_s(z)
     )
+
+
+def missed(shape: Shape, rows: LongArray, functions: Tensor) -> Tensor:
+    """What predictions miss of solutions, squared, shape ``(B, num_solutions)``; modes miss 1."""
+    u, chi, scale = (
+        torch.as_tensor(t[rows]).to(shape.device)
+        for t in (shape.group.solutions, shape.group.weight, shape.scale)
+    )
+    inner = shape.pencils(rows).apply_a
+    return scale * losses.solutions(functions, u, chi, inner=inner)
 
 
 def learning_rate(training: Training, step: int, total: int) -> float:
@@ -201,16 +255,18 @@ def step(state: State, config: Config, shapes: Sequence[Shape], batch: LongArray
         ValueError: If the loss has not been finite for many steps.
     """
     options, network = config.training, state.network
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(options, state.step, state.total)
+    for optimiser in state.optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(options, state.step, state.total)
     network.train()
-    state.optimiser.zero_grad(set_to_none=True)
+    network.zero_grad(set_to_none=True)
     rng = np.random.default_rng([config.seed, 3, state.step])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     total = torch.zeros((), device=next(network.parameters()).device)
     for shape, rows, y in predict(network, shapes, batch, rng if options.augment else None):
-        part = loss(options.loss, shape, rows, y, options, generator=generator)
-        total = total + len(rows) / len(batch) * part
+        for name, factor in options.terms.items():
+            part = loss(name, shape, rows, y, options, generator=generator)
+            total = total + factor * len(rows) / len(batch) * part
     value = float(total.detach())
     if not math.isfinite(value):
         # Rounding may spoil a sample; what is wrong for good shows in every step.
@@ -225,7 +281,8 @@ def step(state: State, config: Config, shapes: Sequence[Shape], batch: LongArray
     torch.autograd.backward(total)
     if options.clip:
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
-    state.optimiser.step()
+    for optimiser in state.optimisers:
+        optimiser.step()
     if options.ema:
         # Short memory at first, or the average would remember the start.
         decay = min(options.ema, (1 + state.step) / (10 + state.step))
@@ -236,10 +293,15 @@ def step(state: State, config: Config, shapes: Sequence[Shape], batch: LongArray
     return value
 
 
-def energy_defects(
+def validate(
     network: torch.nn.Module, shapes: Sequence[Shape], options: Training
 ) -> dict[str, float]:
-    """Mean energy defect of the modes over the validation's samples, and by class."""
+    """Mean energy defect of the modes over the validation's samples, and by class.
+
+    With the loss ``solutions``, the square root of what is missed of them, relative to what the
+    modes miss.
+    """
+    name, power = ("solutions", 0.5) if "solutions" in options.terms else ("energy", 1.0)
     every = sum(len(shape.group) for shape in shapes)
     share = min(1.0, (options.validation_samples or every) / every)
     sums: dict[str, float] = {}
@@ -252,8 +314,8 @@ def energy_defects(
             for first in range(0, size, options.batch_size):
                 batch = samples[first : first + options.batch_size]
                 for _, rows, y in predict(network, shapes, batch):
-                    value = float(loss("energy", shape, rows, y, options))
-                    for name in ("all", shape.group.class_name):
-                        sums[name] = sums.get(name, 0.0) + value * len(rows)
-                        counts[name] += len(rows)
-    return {name: value / counts[name] for name, value in sums.items()}
+                    value = float(loss(name, shape, rows, y, options))
+                    for part in ("all", shape.group.class_name):
+                        sums[part] = sums.get(part, 0.0) + value * len(rows)
+                        counts[part] += len(rows)
+    return {part: (value / counts[part]) ** power for part, value in sums.items()}

@@ -4,11 +4,13 @@
 
 All that is random follows from the configuration's seed and the number of the step, so training
 that was interrupted ends with the very weights it would have had. What a step does is in
-:mod:`~dolfinx_msnn.nn.steps`.
+:mod:`~dolfinx_msnn.nn.steps`. Nothing here needs DOLFINx, MPI or PETSc: a set of samples that was
+made elsewhere is trained on by ``python -m dolfinx_msnn.nn.train config.toml``.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import platform
@@ -24,8 +26,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dolfinx_msnn.bases.filtered import default_threads
+from dolfinx_msnn._utils.checks import default_threads
 from dolfinx_msnn.nn import dataset
+from dolfinx_msnn.nn.card import CONVENTIONS, LOG_SCALE
 from dolfinx_msnn.nn.checkpoint import (
     State,
     clone,
@@ -36,13 +39,14 @@ from dolfinx_msnn.nn.checkpoint import (
 )
 from dolfinx_msnn.nn.config import Config
 from dolfinx_msnn.nn.dataset import Dataset
-from dolfinx_msnn.nn.lattice import LOG_SCALE
 from dolfinx_msnn.nn.model import ModelCard, save_model
 from dolfinx_msnn.nn.record import show, write_curves
-from dolfinx_msnn.nn.steps import Shape, batches, energy_defects, step
+from dolfinx_msnn.nn.steps import Shape, batches, step, validate
 
 #: Name of the file in the output folder that training goes on from.
 CHECKPOINT = "checkpoint.pt"
+
+_ON_CARD = ("width", "modes", "layers", "fine", "constant", "steps")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Result:
     Attributes:
         model: Path of the model file, or ``None`` if there was no validation yet.
         steps: Steps done, those before a resumption included.
-        validation: Mean energy defect of the best weights, over all and by class.
+        validation: Figures of the best weights, over all and by class, see
+            :func:`~dolfinx_msnn.nn.steps.validate`.
         interrupted: Whether a signal or ``stop`` ended it.
         reason: Why it ended, in words.
     """
@@ -103,8 +108,10 @@ def train(
             f"{checkpoint} is there already; resume it or choose another output folder."
         )
     samples = load_samples(config, "train")
-    shapes = [Shape(group, device) for group in samples.groups]
-    unseen = [Shape(group, device) for group in load_samples(config, "validation").groups]
+    shapes, unseen = (
+        [Shape(group, device, config.data, config.network.fine) for group in part.groups]
+        for part in (samples, load_samples(config, "validation"))
+    )
     os.makedirs(folder, exist_ok=True)
     state = create_state(config, device)
     if resume:
@@ -163,6 +170,8 @@ def load_samples(config: Config, split: str) -> Dataset:
         "lattice": data.lattice,
         "samples": data.samples,
         "seed": config.seed,
+        "solutions": data.solutions,
+        "kinds": list(data.kinds) if data.solutions else [],
     }
     for key, value in wanted.items():
         if found.provenance[key] != value:
@@ -183,14 +192,14 @@ def _validate(state: State, config: Config, unseen: Sequence[Shape], epoch: int)
     current = clone(state.network.state_dict())
     weights = state.average if config.training.ema else current
     state.network.load_state_dict(weights)
-    found = energy_defects(state.network, unseen, config.training)
+    found = validate(state.network, unseen, config.training)
     state.network.load_state_dict(current)
     finite = [loss for loss in state.recent if math.isfinite(loss)]
     row = {
         "step": state.step,
         "epoch": epoch,
         "elapsed_s": round(state.elapsed, 1),
-        "learning_rate": state.optimiser.param_groups[0]["lr"],
+        "learning_rate": state.optimisers[0].param_groups[0]["lr"],
         "loss": math.fsum(finite) / len(finite) if finite else math.nan,
         **found,
     }
@@ -222,7 +231,9 @@ def _export(state: State, config: Config, samples: Dataset, folder: str) -> str:
         training_time_s=round(state.elapsed, 1),
         hardware=_hardware(training.device),
         licence="MIT",
-        **{key: getattr(network, key) for key in ("width", "modes", "layers")},
+        loads=data.kinds if data.solutions else (),
+        input_convention=CONVENTIONS[data.solutions > 0],
+        **{key: getattr(network, key) for key in _ON_CARD},
     )
     best = create_network(config)
     assert state.best_state is not None
@@ -258,3 +269,19 @@ def _hardware(device: str) -> str:
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Train on a machine without DOLFINx, from a set of samples made elsewhere."""
+    parser = argparse.ArgumentParser(prog="python -m dolfinx_msnn.nn.train", description=__doc__)
+    parser.add_argument("config", help="configuration, a TOML file")
+    parser.add_argument("-o", "--output", help="folder for the results; default runs/NAME")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    options = parser.parse_args()
+    config = Config.read(options.config)
+    folder = options.output or os.path.join("runs", config.name)
+    print(train(config, output=folder, resume=options.resume))
+
+
+if __name__ == "__main__":
+    main()

@@ -136,9 +136,48 @@ def test_interpolation_is_exact_for_linear_functions_of_the_pose(tmp_path, cell)
             x = file[f"geometry/{group.key}/x"][()]
         line = np.linspace(0, 1, 5)
         nodes = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
-        np.testing.assert_allclose(group.lattice @ nodes, x, atol=1e-6)
+        np.testing.assert_allclose(group.interpolation(5) @ nodes, x, atol=1e-6)
         assert group.inputs.shape[1:] == (8, 5, 5)
         assert group.inputs.dtype == np.float32
+
+
+@serial
+@pytest.mark.parametrize("dim", [2, 3])
+def test_solutions_solve_their_problems(tmp_path, dim):
+    """Neighbourhood by neighbourhood, where χ is not zero: there A_i u is the load."""
+    kinds, n = ("drop", "one", "waves", "drop"), {2: 12, 3: 6}[dim]
+    generate(tmp_path / "a.h5", grid(n, dim=dim), solutions=5, kinds=kinds, num_fields=4)
+    found = dataset.load(tmp_path / "a.h5")
+    assert found.provenance["kinds"] == list(kinds)
+    fixed = 0
+    for group in found.groups:
+        hats = group.inputs[:, 2**dim].reshape(len(group), -1)
+        held = group.inputs[:, 2**dim + 1].reshape(len(group), -1)
+        back = group.interpolation(5).T.toarray() > 0.999
+        for k, (A, u, weight) in enumerate(
+            zip(group.A, group.solutions, group.weight, strict=True)
+        ):
+            size = len(group.indptr) - 1
+            A = scipy.sparse.csr_matrix((A, group.indices, group.indptr), (size, size))
+            force = (A @ u.T.astype(float)).T
+            scale = abs(A) @ np.abs(u.T.astype(float))
+            inside = weight > 0
+            for drop in (0, 3):
+                assert np.all(np.abs(force[drop, inside]) <= 1e-5 * scale[inside, drop] + 1e-7)
+            # The load one: as much at each dof with cells all around.
+            middle = inside & (np.abs(group.x - 0.5) < 0.499).all(axis=1)
+            if group.class_name == "full":
+                np.testing.assert_allclose(force[1, middle], force[1, middle].mean(), rtol=1e-3)
+            # The kinds begin again: the fourth is another drop, the fifth a drop as well.
+            assert abs(force[2, inside]).max() > 1e-4 * scale[inside, 2].max()
+            node = back.any(axis=1)
+            dofs = back[node].argmax(axis=1)
+            np.testing.assert_array_equal(
+                weight[dofs], np.where(held[k][node] > 0, 0.0, hats[k][node])
+            )
+            assert np.all(u[1, dofs[held[k][node] > 0]] == 0)
+            fixed += np.count_nonzero(held[k])
+    assert fixed
 
 
 @serial
@@ -204,7 +243,9 @@ def test_symmetries_are_those_of_the_mirrored_problem(tmp_path, dim, num):
     order = np.argsort(group.fields)
     inputs = group.inputs[order].reshape(len(images), 2**dim + 2 * dim, -1)
     # Back from dofs to lattice nodes, one to one here.
-    modes = np.stack([group.lattice.T @ m.T for m in group.modes[order]]).transpose(0, 2, 1)
+    modes = np.stack([group.interpolation(n + 1).T @ m.T for m in group.modes[order]]).transpose(
+        0, 2, 1
+    )
     used = set()
     for k in range(len(images)):
         hits = [
@@ -542,14 +583,13 @@ def _at(index, value):
         (_table("indices", _at(3, -1)), "the table indices has entries out of range"),
         (_table("indptr", _at(1, 2**30)), "the table indices has entries out of range"),
         (_table("indptr", _at(-1, 3)), "the table indices has entries out of range"),
-        (_table("lattice_indices", _at(0, 25)), "the table lattice_indices has entries out of"),
-        (_table("lattice_data", _at(0, np.inf)), "the table lattice_data has a value not finite"),
+        (_table("x", _at((0, 0), np.inf)), "the table x has a value not finite"),
         (_table("input", _at(0, np.nan)), "the table input has a value not finite"),
         (_table("vertex", data=np.zeros(3, "i8"), chunks=(3,)), "has the wrong shape"),
         (_provenance(lattice=7), "out of range|wrong shape"),
         (_provenance(samples=4), "the table input has the wrong shape"),
         (_provenance(num_modes=2), "the table modes has the wrong shape"),
-        (_provenance(num_modes="2"), "num_modes must be a positive integer, got '2'"),
+        (_provenance(num_modes="2"), "num_modes must be an integer of at least 1, got '2'"),
         (_provenance(dim=4), "dim must be 2 or 3, got 4"),
         (_class, "has no class"),
         (_text_of_any_length, "its provenance is not kept as text of fixed length"),

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import warnings
 
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.interpolate
 
 torch = pytest.importorskip("torch")
 
@@ -213,3 +216,84 @@ def test_refuses_inputs():
         net(torch.zeros(1, 3, 6, dtype=torch.float64))
     with pytest.raises(ValueError, match="4 nodes in direction 1, expected at least 5"):
         net(torch.zeros(1, 3, 6, 4, dtype=torch.float64))
+
+
+def packed(boxes, p, q):
+    """Channels of the sub-boxes around the nodes of a lattice, outermost ones repeated."""
+    dim = boxes.ndim
+    padded_boxes = np.pad(boxes, q // 2, mode="edge")
+    out = np.empty((q,) * dim + (p,) * dim)
+    for node in np.ndindex(*(p,) * dim):
+        cut = tuple(slice(q * i, q * i + q) for i in node)
+        out[(..., *node)] = padded_boxes[cut]
+    return out.reshape(q**dim, *(p,) * dim)
+
+
+@pytest.mark.parametrize(("dim", "q"), [(2, 2), (2, 4), (3, 2)])
+def test_learned_steps_are_those_of_the_finite_difference_matrix(dim, q):
+    p, rng = 4, np.random.default_rng(dim)
+    num = q * (p - 1)
+    log_kappa = rng.standard_normal((num,) * dim)
+    sides = np.array([0.5, 1.0, 0.25])[:dim]
+    # Edges along axis j: half of each box beside, over the square of the axis' length.
+    n = num + 1
+    A = np.zeros((n**dim,) * 2)
+    for j in range(dim):
+        for box in np.ndindex(*(num,) * dim):
+            across = itertools.product(*[(0,) if k == j else (0, 1) for k in range(dim)])
+            for corner in across:
+                ends = [np.array(box) + corner + step for step in (0, np.eye(dim, dtype=int)[j])]
+                a, b = (np.ravel_multi_index(tuple(e), (n,) * dim) for e in ends)
+                weight = np.exp(log_kappa[box]) / 2 ** (dim - 1) / (sides[j] / sides.max()) ** 2
+                A[[a, b], [a, b]] += weight
+                A[[a, b], [b, a]] -= weight
+    fixed = np.zeros((p,) * dim)
+    fixed[0] = 1
+    x = np.concatenate(
+        [
+            packed(0.25 * log_kappa, p, q),
+            rng.standard_normal((1, *(p,) * dim)),
+            fixed[None],
+            rng.standard_normal((dim, *(p,) * dim)),
+            np.broadcast_to(
+                np.log2(sides / sides.max()).reshape(dim, *[1] * dim), (dim, *(p,) * dim)
+            ),
+        ]
+    )
+    network = FFNO(dim, len(x), 4, width=4, modes=3, samples=q, constant=True, steps=3).double()
+    with torch.no_grad():
+        out = network(torch.from_numpy(x)[None])[0].numpy().reshape(4, -1)
+    np.testing.assert_array_equal(out[0], 1.0)
+    line = np.linspace(0, 1, n)
+    free = np.ones((n,) * dim)
+    free[0] = 0
+    steps = network.lengths.detach().numpy()
+    for found, a in zip(out[1:], lowest_frequencies(dim, 4)[1:], strict=True):
+        v = functools.reduce(np.multiply.outer, [np.cos(np.pi * k * line) for k in a])
+        v = (v * free).reshape(-1)
+        for step in steps:
+            v = v - step * free.reshape(-1) * (A @ v) / A.diagonal()
+        np.testing.assert_allclose(found, v, atol=1e-12)
+
+
+def test_what_the_head_gives_is_interpolated_and_sub_boxes_are_added():
+    p, q, rng = 5, 2, np.random.default_rng(0)
+    boxes = rng.standard_normal((8, 8))
+    x = np.concatenate([packed(boxes, p, q), rng.standard_normal((6, p, p))])[None]
+    network = FFNO(2, 10, 3, width=4, modes=3, layers=1, warp=False, samples=q).double()
+    coarse = FFNO(2, 10, 3, width=4, modes=3, layers=1, warp=False).double()
+    for part in network.parameters():
+        torch.nn.init.normal_(part, std=0.3)
+    coarse.load_state_dict({k: v for k, v in network.state_dict().items() if "local" not in k})
+    with torch.no_grad():
+        found, rough = (net(torch.from_numpy(x))[0].numpy() for net in (network, coarse))
+    nodes, fine = np.linspace(0, 1, p), np.linspace(0, 1, 9)
+    around = np.stack(
+        [np.pad(boxes, 1, mode="edge")[i : i + 9, j : j + 9] for i in (0, 1) for j in (0, 1)]
+    )
+    for k, a in enumerate(lowest_frequencies(2, 3)):
+        wave = [np.multiply.outer(*[np.cos(np.pi * b * t) for b in a]) for t in (nodes, fine)]
+        g = scipy.interpolate.RegularGridInterpolator((nodes, nodes), rough[k] - wave[0])
+        wanted = g(np.stack(np.meshgrid(fine, fine, indexing="ij"), axis=-1)) + wave[1]
+        wanted += np.tensordot(network.local.weight[k].detach().numpy(), around, 1)
+        np.testing.assert_allclose(found[k], wanted, atol=1e-12)

@@ -58,9 +58,10 @@ from dolfinx_msnn import (  # noqa: E402
 )
 from dolfinx_msnn.bases.filtered import FilteredBasis  # noqa: E402
 from dolfinx_msnn.nn import learned  # noqa: E402
+from dolfinx_msnn.nn.card import CONVENTIONS  # noqa: E402
 from dolfinx_msnn.nn.ffno import FFNO  # noqa: E402
 from dolfinx_msnn.nn.filter import Pencils  # noqa: E402
-from dolfinx_msnn.nn.lattice import Pose  # noqa: E402
+from dolfinx_msnn.nn.lattice import Pose, network_input  # noqa: E402
 from dolfinx_msnn.nn.learned import LearnedBasis  # noqa: E402
 from dolfinx_msnn.nn.model import load_model, save_model  # noqa: E402
 from dolfinx_msnn.petsc import LinearProblem  # noqa: E402
@@ -183,6 +184,48 @@ def test_modes(files, name):
     basis.modes(chosen[:2])
     assert len(basis.reports) == len(chosen) + 2
     assert basis.modes([]) == []
+
+
+@serial
+@pytest.mark.parametrize("steps", [0, 2])
+def test_raw_functions_are_the_networks_and_no_matrix_is_looked_at(tmp_path, steps):
+    card = replace(
+        CARD,
+        n_out=6,
+        lattice=9,
+        fine=True,
+        constant=True,
+        steps=steps,
+        loads=("drop",),
+        input_convention=CONVENTIONS[1],
+    )
+    save_model(tmp_path / "a.safetensors", network(card, 0.1), card)
+    basis = LearnedBasis(tmp_path / "a.safetensors", 1.0)
+    assert (basis.refine, basis.num_modes, basis.matrices) == (None, 6, False)
+    chosen = [p for p in square(1e3, 2, 32) if len(p.x) == 33**2 or p.chi.argmax() == 0]
+    assert len(chosen) >= 2
+    bare = [replace(p, A=None, s=None) for p in chosen]
+    for p, modes, report in zip(chosen, basis.modes(bare), basis.reports, strict=False):
+        assert modes.vectors.shape == (6, p.num_dofs) and not modes.values.any()
+        np.testing.assert_allclose(modes.vectors[0], 1.0, atol=1e-6)
+        assert (report.source, report.filtered) == ("model", None)
+        if len(p.x) < 33**2:
+            continue
+        # 17² nodes on 33² dofs: every second dof is a node.
+        inputs = network_input(p, Pose.of(p), 9, 2, CONVENTIONS[1])
+        out = basis.model(inputs[None])[0]
+        grid = modes.vectors.reshape(6, 33, 33)[:, ::2, ::2]
+        order = [1 + axis for axis in np.argsort(Pose.of(p).axes)]
+        # Dofs run along x first.
+        np.testing.assert_allclose(grid, out.transpose(0, *order).swapaxes(1, 2), atol=1e-5)
+    for arguments, told in (
+        ({"num_modes": 5}, "num_modes must be 6, the functions that the model predicts, got 5"),
+        ({"refine": "polish"}, "refine must be 'filter' or None, got 'polish'"),
+    ):
+        with expect_error(ValueError, told):
+            LearnedBasis(tmp_path / "a.safetensors", 1.0, **arguments)
+    refined = LearnedBasis(tmp_path / "a.safetensors", 1.0, 5, refine="filter")
+    assert refined.modes(chosen[:1])[0].vectors.shape[0] == 5
 
 
 @serial

@@ -475,7 +475,7 @@ def test_weights_that_are_not_finite(tmp_path, written, name):
         ({"training_time_s": 10**400}, "training_time_s"),
         ({"dim": True}, "dim must be an integer from 2 to 3, got 'True'"),
         ({"dim": 4}, "dim must be an integer from 2 to 3, got '4'"),
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 3}, "format_version"),
         ({"classes": "full"}, "classes must be strings, got 'full'"),
         ({"classes": [1]}, "classes"),
         ({"validation": {"a": "b"}}, "validation"),
