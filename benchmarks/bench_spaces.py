@@ -42,6 +42,7 @@ from harness.timing import Clock
 from mpi4py import MPI
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import dolfinx_msnn as msnn
 import ufl
@@ -269,6 +270,46 @@ def shown(case: str, records: Records) -> Iterator[Shown]:
     yield tabulate(title, [r for r in rows if r[0]["space"][:5] != "SLEPc"], head | gains)
 
 
+def draw_dofs(figure: Figure, records: Records) -> None:
+    """Errors over coarse dofs, for three loads."""
+    figure.set_size_inches(9.5, 3.6)
+    for axes, load in zip(figure.subplots(1, 3, sharey=True), LOADS[:3], strict=True):
+        for kind in SPACES:
+            mine = [r for r in records if r["space"].rpartition(" ")[0] == kind]
+            points = {
+                part.values("dofs").mean(): 100 * np.exp(np.log(part.values(load)).mean())
+                for part in Records(mine).by("number").values()
+            }
+            if len(points) > 1:
+                axes.semilogy(*zip(*points.items(), strict=True), "o-", markersize=3, label=kind)
+        axes.set(title=load, xlabel="coarse dofs")
+        axes.grid(visible=True, color="0.9")
+    figure.axes[0].set_ylabel("energy error, %")
+    figure.axes[0].legend(fontsize="x-small")
+
+
+def draw_contrast(figure: Figure, records: Records) -> None:
+    """Errors over the contrast, of spaces as large as that of eight modes."""
+    figure.set_size_inches(9.5, 3.6)
+    names = list(dict.fromkeys(r["family"].partition(",")[0] for r in records))
+    pairs = [(name, load) for name in names for load in ("f = 1", "drop")]
+    for axes, (name, load) in zip(
+        figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0], pairs, strict=True
+    ):
+        for kind in SPACES:
+            mine = [
+                (float(r["family"].rpartition(" ")[2]), 100 * r[load])
+                for r in records.select(number=8)
+                if r["space"].rpartition(" ")[0] == kind and r["family"].startswith(name)
+            ]
+            axes.loglog(*zip(*mine, strict=True), "o-", markersize=3, label=kind)
+        axes.set_title(f"{name}, {load}", fontsize="medium")
+        axes.set_xlabel("contrast")
+        axes.grid(visible=True, color="0.9")
+    figure.axes[0].set_ylabel("energy error, %")
+    figure.axes[-1].legend(fontsize="x-small")
+
+
 def main() -> None:
     """Run the cases and write the tables."""
     parser = Parser(__doc__, CASES, QUICK)
@@ -280,7 +321,13 @@ def main() -> None:
     if not options.show:
         run(results, options)
     groups = results.records.by("case")
-    results.finish([table for case, group in groups.items() for table in shown(case, group)])
+    figures = {}
+    if "2d-100" in groups:
+        figures["dofs"] = partial(draw_dofs, records=groups["2d-100"])
+    if "contrast" in groups:
+        figures["contrast"] = partial(draw_contrast, records=groups["contrast"])
+    tables = [table for case, group in groups.items() for table in shown(case, group)]
+    results.finish(tables, figures)
 
 
 if __name__ == "__main__":

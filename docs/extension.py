@@ -110,6 +110,7 @@ TITLES = {
     "richards": "Richards problems",
     "rock": "SPE10",
     "solvers": "Coarse spaces and fine solvers",
+    "spaces": "Eigenmodes and harmonic functions at equal size",
     "space": "Time and memory of a space",
     "time": "Time of the basis, and of training",
     "transient": "Many time steps in one space",
@@ -138,6 +139,7 @@ def demos(env: Any) -> list[Path]:
 GALLERY = {
     "your_mesh": "A mesh of Gmsh, a coefficient from its tags, files for ParaView. Begin here.",
     "spe10": "Each step explained: forms, coarse grid, modes, errors and spectra.",
+    "accuracy": "Eigenmodes, harmonic functions, boxes that overlap: errors over size.",
     "unstructured": "Triangles and holes under coarse boxes, or under a coarse mesh.",
     "elasticity": "Displacements: vector spaces and rigid motions.",
     "learned_basis": "Computed, filtered and predicted bases on the same problem.",

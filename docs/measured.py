@@ -86,10 +86,32 @@ def space_table() -> Iterator[list[str]]:
         ]
 
 
+def spaces_table() -> Iterator[list[str]]:
+    """Energy errors of spaces of equal size, and time, with eight functions around each vertex."""
+    kinds = ("SLEPc", "harmonic", "harmonic, overlap", "harmonic, overlap, local solutions")
+    meshes = {"2d-100": "100²", "2d-250": "250²", "rock": "SPE10, 60 x 220", "3d-40": "40³"}
+    loads = ("f = 1", "smooth", "drop", "well", "rough")
+    yield ["mesh", "load", "eigenmodes", *kinds[1:]]
+    records = [record for record in load("spaces")["records"] if record["number"] == 8]
+    for (case,), runs in groups(records, "case").items():
+        if case not in meshes:
+            continue
+        # The name of a space ends with its number of functions.
+        mine = [[run for run in runs if run["space"].rpartition(" ")[0] == kind] for kind in kinds]
+        dofs = [f"{run[0]['dofs']:.0f} dofs" for run in mine]
+        yield [meshes[case], "", *dofs]
+        for name in loads:
+            errors = (statistics.geometric_mean(run[name] for run in part) for part in mine)
+            yield ["", name, *(f"{100 * error:.2g} %" for error in errors)]
+        times = (statistics.median(run["time"] for run in part) for part in mine)
+        yield ["", "time of the basis", *(f"{time:.2g}" for time in times)]
+
+
 TABLES: dict[str, Callable[[], Iterator[list[str]]]] = {
     "bases": bases_table,
     "map": map_table,
     "space": space_table,
+    "spaces": spaces_table,
 }
 
 

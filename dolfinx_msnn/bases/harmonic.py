@@ -63,7 +63,7 @@ class HarmonicBasis:
 
     Args:
         num_modes: Functions in each neighbourhood, all counted; fewer where there are not as many.
-            Default 10, unless ``tolerance`` is given.
+            Default 11, unless ``tolerance`` is given.
         tolerance: Choose the number in each neighbourhood instead: a function with energy one on ω*
             that is left out has at most this energy norm on the neighbourhood.
         max_modes: With ``tolerance``: at most this many. Default 40.
@@ -97,7 +97,7 @@ class HarmonicBasis:
         sources: Sequence[ufl.Form] | None = None,
         num_traces: int | None = None,
     ) -> None:
-        self.num_modes = count_or_limit(num_modes, "tolerance", tolerance, max_modes, (10, 40))
+        self.num_modes = count_or_limit(num_modes, "tolerance", tolerance, max_modes, (11, 40))
         small = tolerance is None or (is_number(tolerance) and 0 < tolerance < 1)
         require(small, "tolerance", tolerance, "a number between 0 and 1")
         self.tolerance = tolerance

@@ -111,12 +111,13 @@ def solve(
         ),
     ] = None,
     basis: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="computed, filtered, harmonic (accurate by itself), learned, or learned:MODEL "
-            "with a file or a shipped model."
+            help="harmonic (accurate by itself), computed, filtered, learned, or learned:MODEL "
+            "with a file or a shipped model; default harmonic, or computed with --guard or "
+            "--threshold."
         ),
-    ] = "computed",
+    ] = None,
     modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,
     threshold: Annotated[
         float | None, typer.Option(help="Computed: all modes below this eigenvalue instead.")
@@ -160,6 +161,8 @@ def solve(
             raise WrongCommandLine("--mesh was given; expected no --cells, --size and --cell then.")
         if generator is not None:
             family_name(generator)
+        if basis is None:
+            basis = "harmonic" if threshold is None and not guard else "computed"
         check_basis(basis, threshold, guard)
         outputs = list(output or [])
         check_outputs(outputs)

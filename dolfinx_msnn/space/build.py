@@ -15,7 +15,7 @@ from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import check_mat_type, sweep
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FunctionSpace
-from dolfinx_msnn.bases.filtered import FilteredBasis
+from dolfinx_msnn.bases.harmonic import HarmonicBasis
 from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis, is_local_basis
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.local.coefficient import check_coefficient
@@ -45,12 +45,13 @@ def multiscale_functionspace(
         V: Fine space: continuous Lagrange, scalar or vector, any degree.
         coarse: Coarse grid on the mesh of ``V``.
         basis: Where the local modes come from, e.g. :class:`SpectralBasis`. With ``None`` it is
-            ``FilteredBasis()``.
+            ``HarmonicBasis()``, for accurate solutions; take another for a preconditioner.
         a: Symmetric coercive bilinear form of the problem, by cell (``dx``) and exterior-facet
             (``ds``) integrals, with coefficients of any kind.
         s: Bilinear form of the right-hand matrix of the local eigenproblems, e.g.
             ``kappa*u*v*dx``. Without it D_i A_i D_i with D_i = diag(χ_i) is used.
-        bcs: Dirichlet conditions (their dofs matter here, their values do not).
+        bcs: Dirichlet conditions (their dofs matter here; their values only to
+            :class:`HarmonicBasis`).
         updatable: Keep what :meth:`MultiscaleFunctionSpace.update` needs: the element matrices and
             a second copy of the basis functions.
         mat_type: PETSc matrix type of P, e.g. ``aijcusparse``. Default ``aij``.
@@ -85,7 +86,7 @@ def multiscale_functionspace(
             raise ValueError(
                 "The coarse grid was made for another mesh than that of V; expected the same mesh."
             )
-        basis = FilteredBasis() if basis is None else basis
+        basis = HarmonicBasis() if basis is None else basis
         if not is_local_basis(basis):
             raise ValueError(
                 f"Expected a local basis such as SpectralBasis(num_modes=8), got {basis!r}."

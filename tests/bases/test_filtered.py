@@ -30,7 +30,7 @@ from pencils import (
     problem,
     solve,
 )
-from sample import Sample, expect_error, is_sentence, local_problems
+from sample import expect_error, is_sentence, local_problems
 from utils import (
     COMM,
     HEX,
@@ -803,12 +803,3 @@ def test_reports_of_all_ranks():
         values = {k: v for part in COMM.allgather(W.eigenvalues) for k, v in part.items()}
         assert sorted(values) == list(range(16))
         assert all(len(v) == 4 and np.all(np.diff(v) >= 0) for v in values.values())
-
-
-def test_default_basis_of_a_space():
-    """No basis is filtered cosines."""
-    p = Sample(n=12)
-    with p.space(basis=None) as W, p.space(basis=FilteredBasis()) as other:
-        assert W.num_dofs == other.num_dofs
-        for vertex, values in W.eigenvalues.items():
-            np.testing.assert_allclose(values, other.eigenvalues[vertex], atol=1e-12)

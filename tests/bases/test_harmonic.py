@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.linalg
-from sample import expect_error
+from sample import Sample, expect_error
 from utils import (
     COMM,
     HEX,
@@ -284,6 +284,14 @@ def test_ring_around_neighbourhoods(vector):
     assert np.abs(first - none).max() > 1e-5 * size
     updated, new = solve(None, update=True), solve(None)
     assert np.abs(updated - new).max() <= 1e-7 * size
+
+
+def test_default_basis_of_a_space():
+    p = Sample(n=12)
+    with p.space(basis=None) as W, p.space(basis=HarmonicBasis()) as other:
+        assert W.num_dofs == other.num_dofs > 9 * 8
+        for vertex, values in W.eigenvalues.items():
+            np.testing.assert_allclose(values, other.eigenvalues[vertex], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

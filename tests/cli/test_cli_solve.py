@@ -176,9 +176,11 @@ def test_it_does_what_a_program_does():
     assert found["basis"]["filter"]["mean_sweeps"] > 0
 
 
-def test_a_harmonic_basis():
+def test_a_harmonic_basis_is_the_default():
     options = ("--generator", "two-phase", "--cells", 40, "--boxes", 4, "--compare", "--source", 1)
-    harmonic, computed = solve(*options, "--basis", "harmonic"), solve(*options)
+    harmonic, computed = solve(*options), solve(*options, "--basis", "computed")
+    assert [found["basis"]["name"] for found in (harmonic, computed)] == ["harmonic", "computed"]
+    assert solve(*options, "--guard")["basis"]["name"] == "computed"
     assert harmonic["coarse"]["dofs"] <= computed["coarse"]["dofs"]
     assert harmonic["errors"]["energy"] < computed["errors"]["energy"] / 8
 
@@ -201,7 +203,7 @@ def test_bounds_hold():
 def test_a_learned_basis():
     pytest.importorskip("torch")
     options = ("--generator", "inclusions", "--cells", 24, "--boxes", 2, "--modes", 4, "--compare")
-    learned, computed = solve(*options, "--basis", "learned"), solve(*options)
+    learned, computed = (solve(*options, "--basis", name) for name in ("learned", "computed"))
     assert learned["basis"]["source"] == {"model": 9}
     assert learned["errors"]["energy"] < 1.1 * computed["errors"]["energy"]
     named = solve(*options, "--basis", "learned:diffusion-2d")
@@ -360,6 +362,7 @@ def test_without_gmsh_it_says_what_to_install(folder, monkeypatch):
 
 def test_a_solution_that_leaves_the_range_of_its_boundary_values():
     channels = ("--generator", "channels", "--cells", 40, "--boxes", 4, "--modes", 2)
+    channels += ("--basis", "computed")
     found = solve(*channels)
     beyond = max(-found["solution"]["min"], found["solution"]["max"] - 1)
     assert beyond > 1e-3
