@@ -238,7 +238,7 @@ def plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value))
+        return ", ".join(map(plain, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -110,8 +110,11 @@ def train(
         folder = output or os.path.join("runs", settings.name)
         result = run(settings, output=folder, resume=resume, progress=not quiet)
         typer.echo(f"{result.steps} steps, {result.reason}.")
+        figure = "energy defect"
+        if "solutions" in settings.training.terms:
+            figure = "error of solutions over that of the modes"
         for name, value in result.validation.items():
-            typer.echo(f"energy defect, {name}: {value:.4g}")
+            typer.echo(f"{figure}, {name}: {value:.4g}")
         typer.echo(f"model: {result.model or 'none yet, there was no validation'}")
     if result.interrupted:
         raise typer.Exit(130)
