@@ -149,36 +149,69 @@ def _refine(solver: PETSc.KSP, b0: PETSc.Vec, x0: PETSc.Vec, name: str) -> None:
     )
 
 
-def solve_definite(A: sp.csr_matrix, rhs: FloatArray, name: str) -> FloatArray:
-    """Rows A⁻¹ b for rows b, by a Cholesky factorisation, MUMPS' where PETSc has it.
+class DefiniteSolver:
+    """Cholesky factors, MUMPS' where PETSc has it, of matrices of one pattern, on this rank only.
 
-    Not collective; ``name`` is how errors call the matrix.
+    Args:
+        A: A matrix of the pattern, SciPy.
+        ordering: MUMPS' number of an ordering; default its own choice.
     """
-    n = A.shape[0]
-    A.sort_indices()
-    arrays = A.indptr.astype(PETSc.IntType), A.indices.astype(PETSc.IntType)
-    mat = PETSc.Mat().createAIJWithArrays(A.shape, (*arrays, A.data), comm=MPI.COMM_SELF)
-    ksp = PETSc.KSP().create(MPI.COMM_SELF)
-    B = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
-    X = PETSc.Mat().createDense((n, len(rhs)), comm=MPI.COMM_SELF)
-    try:
-        mat.assemble()
-        mat.setOption(PETSc.Mat.Option.SPD, True)
-        ksp.setOperators(mat)
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        pc = ksp.getPC()
+
+    def __init__(self, A: sp.csr_matrix, ordering: int | None = None) -> None:
+        self._values = np.zeros(len(A.data))
+        arrays = A.indptr.astype(PETSc.IntType), A.indices.astype(PETSc.IntType), self._values
+        self._mat = PETSc.Mat().createAIJWithArrays(A.shape, arrays, comm=MPI.COMM_SELF)
+        self._mat.setOption(PETSc.Mat.Option.SPD, True)
+        self._ksp = PETSc.KSP().create(MPI.COMM_SELF)
+        self._ksp.setOperators(self._mat)
+        self._ksp.setType(PETSc.KSP.Type.PREONLY)
+        pc = self._ksp.getPC()
         pc.setType(PETSc.PC.Type.CHOLESKY)
         if PETSc.Sys.hasExternalPackage("mumps"):
             pc.setFactorSolverType("mumps")
+            if ordering is not None:
+                pc.setFactorSetUpSolverType()
+                pc.getFactorMatrix().setMumpsIcntl(7, ordering)
         else:
             pc.setFactorOrdering("nd")
-        B.setUp()
-        X.setUp()
-        B.getDenseArray()[:] = rhs.T
-        B.assemble()
-        with readable_errors(f"{name} could not be factored"):
-            ksp.matSolve(B, X)
-        return np.array(X.getDenseArray().T)
+
+    def solve(self, data: FloatArray, rhs: FloatArray, name: str) -> FloatArray:
+        """Factor the matrix of these entries and give rows A⁻¹ b for rows b.
+
+        Args:
+            data: Entries, shape ``(nnz,)``.
+            rhs: Shape ``(num, n)``.
+            name: How errors call the matrix.
+
+        Raises:
+            RuntimeError: If it cannot be factored.
+        """
+        self._values[:] = data
+        self._mat.assemble()
+        B, X = (
+            PETSc.Mat().createDense(rhs.shape[::-1], comm=MPI.COMM_SELF).setUp() for _ in range(2)
+        )
+        try:
+            B.getDenseArray()[:] = rhs.T
+            B.assemble()
+            with readable_errors(f"{name} could not be factored"):
+                self._ksp.matSolve(B, X)
+            return np.array(X.getDenseArray().T)
+        finally:
+            B.destroy()
+            X.destroy()
+
+    def destroy(self) -> None:
+        """Free the PETSc objects."""
+        self._ksp.destroy()
+        self._mat.destroy()
+
+
+def solve_definite(A: sp.csr_matrix, rhs: FloatArray, name: str) -> FloatArray:
+    """Rows A⁻¹ b for rows b; see :class:`DefiniteSolver`. Not collective."""
+    A.sort_indices()
+    solver = DefiniteSolver(A)
+    try:
+        return solver.solve(A.data, rhs, name)
     finally:
-        for item in (ksp, mat, B, X):
-            item.destroy()
+        solver.destroy()

@@ -172,13 +172,19 @@ class FilteredBasis:
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """How to filter and compress, whatever the start; see :class:`FilteredBasis`."""
+    """How to filter and compress, whatever the start; see :class:`FilteredBasis`.
+
+    Without ``exact`` functions without energy are as good as the filter makes them; ``round_gain``
+    is the largest gain of one round.
+    """
 
     num_modes: int
     tol: float
     degree: int | None
     max_rounds: int
     precision: Precision
+    exact: bool = True
+    round_gain: float = ROUND_GAIN
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -234,7 +240,7 @@ class FilterSettings:
         degree = first_degree
         while True:
             if degree is None:
-                degree = self.degree or degree_for(min(gain, ROUND_GAIN), lower, upper)
+                degree = self.degree or degree_for(min(gain, self.round_gain), lower, upper)
             if sweeps + degree > MAX_SWEEPS:
                 raise Unfit(
                     f"Filtering {pencil.problem.name} takes more than {MAX_SWEEPS} products."
@@ -277,7 +283,7 @@ class FilterSettings:
         converged = error <= self.tol
         report = FilterReport(pencil.problem.vertex, sweeps, rounds, change, error, converged)
         modes = LocalModes(ritz.values[:num], vectors)
-        return with_exact_null_space(pencil.problem, modes), report
+        return with_exact_null_space(pencil.problem, modes) if self.exact else modes, report
 
     def _sharpen(self, pencil: Pencil, ritz: Ritz, num: int, degree: int, lower: float) -> Ritz:
         """Ritz pairs after a step of inverse iteration on the wanted ones, which costs little.

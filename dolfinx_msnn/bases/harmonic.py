@@ -13,19 +13,25 @@ import scipy.sparse as sp
 import ufl
 from dolfinx_msnn._utils.checks import is_number, positive_integer, require
 from dolfinx_msnn._utils.linalg import rigid_motions, whiten
-from dolfinx_msnn._utils.solvers import solve_definite
 from dolfinx_msnn._utils.typing import FloatArray
+from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.checks import count_or_limit
+from dolfinx_msnn.bases.direct import DirectSolvers
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.nullspace import null_motions, piece_motions
 from dolfinx_msnn.bases.protocol import LocalModes, remember
 from dolfinx_msnn.local.problem import LocalProblem
 
-#: A function that is a motion without energy up to this fraction of it is one.
-INDEPENDENT = 1e-9
+#: Boundary values that are those of a motion without energy up to this fraction of them are a
+#: filter's in single precision; functions up to the other are rounding errors, of whatever energy.
+FILTERED, ROUNDED = 1e-6, 1e-9
 
 #: Candidates beyond the A-harmonic functions that there is room for.
 MORE_TRACES = 8
+
+#: Gain of the filter that boundary values come from. With 1e9 errors of solutions are less than a
+#: fifth smaller, at jumps of the coefficient up to 1e8.
+TRACE_GAIN = 1e4
 
 
 @dataclass(frozen=True)
@@ -125,20 +131,28 @@ class HarmonicBasis:
             motions = len(rigid_motions(first.x[:1], first.block_size))
             num = MORE_TRACES + max(self.num_modes - motions - len(first.loads), 0)
         # Only what the modes look like on the boundary matters.
-        traces = FilteredBasis(num, max_rounds=1).modes([_lumped(problem) for problem in problems])
-        return [self._solve(*pair) for pair in zip(problems, traces, strict=True)]
+        filtered = FilteredBasis(num, max_rounds=1)
+        filtered.settings = replace(filtered.settings, exact=False, round_gain=TRACE_GAIN)
+        traces = filtered.modes([_lumped(problem) for problem in problems])
+        with DirectSolvers() as solvers:
+            return [
+                self._solve(problem, found.vectors, solvers)
+                for problem, found in zip(problems, traces, strict=True)
+            ]
 
-    def _solve(self, problem: LocalProblem, traces: LocalModes) -> LocalModes:
+    def _solve(
+        self, problem: LocalProblem, traces: FloatArray, solvers: DirectSolvers
+    ) -> LocalModes:
         boundary = problem.interface & ~problem.dirichlet
-        harmonic, responses = _extend(problem, traces.vectors * boundary)
+        null = null_motions(problem, problem.A, np.arange(problem.num_dofs))
+        null = null[~null[:, problem.dirichlet].any(axis=1)]
+        given = _without(problem, traces * boundary, null * boundary, FILTERED)
+        harmonic, responses = _extend(problem, given, solvers)
         if not boundary.any():
             # ω* is all of the domain, and nothing is A-harmonic but motions without energy.
-            harmonic = traces.vectors * ~problem.dirichlet
-        # Motions without energy are exact among the modes, if they are there.
-        null = traces.vectors[traces.values == 0.0]
-        if len(null) in (0, len(traces.values)):
-            null = null_motions(problem, problem.A, np.arange(problem.num_dofs))
-        harmonic = _orthonormal_in_energy(problem, harmonic, null)
+            harmonic = traces * ~problem.dirichlet
+        harmonic = _without(problem, harmonic, null, ROUNDED)
+        harmonic = np.asarray(whiten(harmonic @ _product(problem, harmonic)).T @ harmonic)
         return self._compress(problem, np.vstack([piece_motions(problem), responses]), harmonic)
 
     def _compress(
@@ -152,11 +166,10 @@ class HarmonicBasis:
             harmonic: A-harmonic functions, orthonormal in energy, shape ``(num, n_i)``.
         """
         weight = problem.chi * ~problem.dirichlet
-        inner = (kept * weight) @ (problem.A @ (kept * weight).T)
-        basis = whiten(inner).T @ (kept * weight)
-        local = harmonic * weight
-        share = local @ (problem.A @ basis.T)
-        width, turn = np.linalg.eigh(local @ (problem.A @ local.T) - share @ share.T)
+        local = np.vstack([kept, harmonic]) * weight
+        energy, num = local @ _product(problem, local), len(kept)
+        share = energy[num:, :num] @ whiten(energy[:num, :num])
+        width, turn = np.linalg.eigh(energy[num:, num:] - share @ share.T)
         width, turn = np.sqrt(np.maximum(width[::-1], 0.0)), turn[:, ::-1]
         most = max(self.num_modes - len(kept), 0)
         num = min(most, len(width))
@@ -171,19 +184,25 @@ class HarmonicBasis:
         return LocalModes(values, np.vstack([kept, chosen]))
 
 
-def _orthonormal_in_energy(
-    problem: LocalProblem, functions: FloatArray, null: FloatArray
+def _without(
+    problem: LocalProblem, rows: FloatArray, motions: FloatArray, fraction: float
 ) -> FloatArray:
-    """The same span without the motions ``null`` that have no energy, shape ``(num, n_i)``."""
+    """Functions without their share in motions; those of which only a fraction is left are gone.
+
+    Both of shape ``(num, n_i)``, as is the result.
+    """
     weight = np.sqrt(problem.A.diagonal())
-    null = null[~null[:, problem.dirichlet].any(axis=1)] * weight
-    basis = np.linalg.qr(null.T)[0]
-    rows = functions * weight
+    rows, motions = rows * weight, motions * weight
+    basis = (whiten(motions @ motions.T).T @ motions).T
     whole = np.linalg.norm(rows, axis=1)
     rows = rows - (rows @ basis) @ basis.T
-    # What is left of a motion itself is rounding errors, of whatever energy.
-    rows = rows[np.linalg.norm(rows, axis=1) > INDEPENDENT * whole] / weight
-    return np.asarray(whiten(rows @ (problem.A @ rows.T)).T @ rows)
+    return np.asarray(rows[np.linalg.norm(rows, axis=1) > fraction * whole] / weight)
+
+
+def _product(problem: LocalProblem, rows: FloatArray) -> FloatArray:
+    """A times functions, one a row; one a column, shape ``(n_i, num)``."""
+    columns = kernels.padded(np.ascontiguousarray(rows.T))
+    return kernels.multiply(problem.A, columns)[:, : len(rows)]
 
 
 def _lumped(problem: LocalProblem) -> LocalProblem:
@@ -194,12 +213,15 @@ def _lumped(problem: LocalProblem) -> LocalProblem:
     return replace(problem, s=sp.csr_matrix((data, A.indices, A.indptr), shape=A.shape))
 
 
-def _extend(problem: LocalProblem, given: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _extend(
+    problem: LocalProblem, given: FloatArray, solvers: DirectSolvers
+) -> tuple[FloatArray, FloatArray]:
     """A-harmonic extensions of boundary values, and responses to Dirichlet values and loads.
 
     Args:
         problem: The local problem.
         given: Boundary values, zero at other dofs, shape ``(num, n_i)``.
+        solvers: Solve on the inside.
 
     Returns:
         Shapes ``(num, n_i)`` and ``(num_responses, n_i)``.
@@ -208,11 +230,7 @@ def _extend(problem: LocalProblem, given: FloatArray) -> tuple[FloatArray, Float
     # What solutions do at Dirichlet values that are not zero, no other function does.
     lift = problem.lift[None, :] if problem.lift.any() else given[:0]
     outside = np.vstack([given, lift])
-    A = problem.A[inside].tocsc()
-    rhs = np.vstack([-(A @ outside.T).T, problem.loads[:, inside]])
-    functions = np.zeros((len(rhs), problem.num_dofs))
-    functions[: len(outside)] = outside
-    functions[:, inside] = solve_definite(
-        A[:, inside].tocsr(), rhs, f"The matrix of {problem.name}"
-    )
+    rhs = np.vstack([-_product(problem, outside).T, problem.loads])
+    functions = solvers.solve(problem, inside, rhs)
+    functions[: len(outside)] += outside
     return functions[: len(given)], functions[len(given) :]

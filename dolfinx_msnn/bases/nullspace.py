@@ -58,8 +58,14 @@ def null_motions(problem: LocalProblem, A: sp.csr_matrix, dofs: LongArray) -> Fl
     motions = piece_motions(problem)[:, dofs]
     box = np.array([problem.x.min(axis=0), problem.x.max(axis=0)])
     once = motion_tolerances(box, problem.block_size)
+    images, diagonal = (A @ motions.T).T, A.diagonal()
+    if problem.block_size == 1:
+        # Constants on different pieces have nothing to do with each other.
+        defects = np.linalg.norm(images / diagonal, axis=1)
+        null: FloatArray = motions[defects <= once[0] * np.linalg.norm(motions, axis=1)]
+        return null
     tolerances = np.tile(once, len(motions) // len(once))
-    return null_combinations(motions, (A @ motions.T).T, A.diagonal(), tolerances) @ motions
+    return null_combinations(motions, images, diagonal, tolerances) @ motions
 
 
 def null_space(problem: LocalProblem) -> FloatArray:

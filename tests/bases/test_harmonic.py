@@ -38,6 +38,7 @@ from dolfinx_msnn import (
     fields,
     multiscale_functionspace,
 )
+from dolfinx_msnn.bases.direct import DirectSolvers
 from dolfinx_msnn.local.assembly import LocalProblems, _polynomials
 from dolfinx_msnn.petsc import LinearProblem
 
@@ -320,3 +321,21 @@ def test_sources_on_another_space():
     basis = HarmonicBasis(8, sources=[ufl.TestFunction(Q) * ufl.dx])
     with expect_error(ValueError, r"sources\[0\]"):
         multiscale_functionspace(V, CoarseGrid(msh, (2, 2)), basis, diffusion(V, 1.0))
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("vector", [False, True])
+def test_solvers_of_shapes_that_come_back(vector):
+    """More shapes than factors are kept, other dofs inside, other values: against dense solves."""
+    rng = np.random.default_rng(0)
+    problems = [*local_problems(vector=vector, n=9), *local_problems(n=6, vector=vector)]
+    with DirectSolvers() as solvers:
+        for p in [*problems, *problems[::-1]]:
+            inside = ~p.interface & ~p.dirichlet & (rng.random(p.num_dofs) < 0.9)
+            rhs, A = rng.standard_normal((3, p.num_dofs)), p.A.toarray()
+            exact = np.linalg.solve(A[np.ix_(inside, inside)], rhs[:, inside].T).T
+            found = solvers.solve(p, inside, rhs)
+            np.testing.assert_allclose(
+                found[:, inside], exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max()
+            )
+            assert not found[:, ~inside].any()
