@@ -177,6 +177,11 @@ class LocalProblems:
                 cell_values(self._coefficient, self._mesh, self._samples[:num])
                 self._ghosts.extend_cells(self._samples)
 
+    @property
+    def loads(self) -> FloatArray:
+        """Vectors of the sources at the dof blocks, shape ``(num_dofs, block_size, num_loads)``."""
+        return self._loads
+
     def reassemble(self) -> dict[int, FloatArray]:
         """Compute the element matrices anew, and how much energies have grown since the last time.
 

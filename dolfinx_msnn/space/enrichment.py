@@ -96,4 +96,4 @@ def enrich(
         dict(W.eigenvalues),
         0,
     )
-    return MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet)
+    return MultiscaleFunctionSpace(W.V, P, coarse_dofs, W.dirichlet, coarse=W.coarse)

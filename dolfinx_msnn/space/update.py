@@ -61,8 +61,14 @@ class Source:
         return self._changes()
 
     def _changes(self) -> dict[int, float]:
-        for vertex, bounds in self._problems.reassemble().items():
+        before = self._problems.loads
+        grown = self._problems.reassemble()
+        others = self._V.mesh.comm.allreduce(_differ(before, self._problems.loads), op=MPI.LOR)
+        for vertex, bounds in grown.items():
             self._growth[vertex] = bounds * self._growth.get(vertex, 1.0)
+            if others:
+                # Responses to other loads are no multiples of what they were.
+                self._growth[vertex][:, 1] = np.inf
         return {vertex: change(bounds) for vertex, bounds in self._growth.items()}
 
     def update(
@@ -116,6 +122,16 @@ class Source:
         for vertex in chosen:
             del self._growth[vertex]
         return rebuilt, result, dofs
+
+
+def _differ(before: FloatArray, now: FloatArray) -> bool:
+    """Whether a load is no multiple of what it was; shapes ``(num_dofs, block_size, num)``."""
+    if before.size == 0:
+        return False
+    old, new = (part.reshape(-1, part.shape[2]) for part in (before, now))
+    largest = np.abs(old).argmax(axis=0), np.arange(old.shape[1])
+    gap = np.abs(new * old[largest] - old * new[largest]).max(axis=0)
+    return bool((gap > 1e-12 * np.abs(old[largest]) * np.abs(new).max(axis=0)).any())
 
 
 def change(bounds: FloatArray) -> float:

@@ -17,7 +17,7 @@ from utils import gather_function, gather_matrix
 
 import ufl
 from dolfinx import fem
-from dolfinx_msnn import FilteredBasis, SpectralBasis
+from dolfinx_msnn import FilteredBasis, HarmonicBasis, SpectralBasis
 from dolfinx_msnn.estimate import adapt, enrich, local_indicators
 from dolfinx_msnn.estimate.marking import colour, mark, position_in_vertex
 from dolfinx_msnn.petsc import LinearProblem
@@ -204,3 +204,18 @@ def test_same_on_any_number_of_ranks():
 def test_refuses(options, match):
     with Case() as case, expect_error(ValueError, match):
         start(case, **options)
+
+
+@pytest.mark.parametrize("kind", ["online", "modes", "both"])
+def test_harmonic_functions(kind):
+    """From constants and responses on: the bound holds in each round, and the last is small."""
+    with Case(n=20, basis=HarmonicBasis(11)) as case, start(case, tol=0.05, kind=kind) as found:
+        truth = Truth(case)
+        error = truth.error(found.u)
+        last = found.rounds[-1]
+        assert (
+            found.converged
+            and error <= last.upper * (1 + 1e-9)
+            and error >= last.lower * (1 - 1e-9)
+        )
+        assert error < 0.05 * truth.size and found.W.coarse is case.coarse

@@ -152,6 +152,24 @@ def test_only_what_changed_is_computed():
         assert W.revision == 1
 
 
+def test_sources_follow_their_coefficients():
+    """New loads are new everywhere; multiples of the old ones are none."""
+    case = Case(None)
+    f, size = cell_field(case.mesh, rough(10.0)), fem.Constant(case.mesh, 1.0)
+    case.L = size * f * ufl.TestFunction(case.V) * ufl.dx
+    case.basis = HarmonicBasis(6, sources=[case.L])
+    with case.space() as W, case.problem(W) as problem:
+        before = gather_function(problem.solve())
+        size.value = -3.0
+        assert everywhere(W.update()) == []
+        size.value, f.x.array[:] = 1.0, cell_field(case.mesh, two_phase(-5.0)).x.array
+        assert np.isinf(list(W.changes().values())).all()
+        assert everywhere(W.update(0.5)) == list(range(16)) and everywhere(W.update()) == []
+        after, expected = gather_function(problem.solve()), case.fresh()
+        assert np.linalg.norm(after - expected) <= 1e-8 * np.linalg.norm(expected)
+        assert np.linalg.norm(after - before) > 1e-2 * np.linalg.norm(before)
+
+
 def test_changes_below_the_tolerance_add_up():
     case = Case(SpectralBasis(4))
     with case.space() as W, case.problem(W) as problem:
