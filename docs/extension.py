@@ -102,6 +102,7 @@ TITLES = {
     "data": "Fields of training",
     "growth": "Growth",
     "guard": "Guard",
+    "learned": "Functions learned from solutions",
     "losses": "Losses",
     "map": "Sweeps and time at equal error, over the width of a neighbourhood",
     "operators": "Networks in place of a solver",
