@@ -26,6 +26,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from harness.problems import (
@@ -76,8 +77,8 @@ SWEEP: dict[str, Callable[[Any, int], Any]] = {
 LAYERS = (5, 25, 40, 50)
 CASES = {
     "2d-100": Case(2, 100, 5, 3, (4, 8, 12, 16)),
-    "2d-250": Case(2, 250, 10, 1, (8, 12), ("log-normal", "two-phase 1e6", "channels 1e3")),
-    "3d-40": Case(3, 40, 4, 1, (8, 16), ("two-phase 1e3",)),
+    "2d-250": Case(2, 250, 10, 1, (8,), ("log-normal", "two-phase 1e6", "channels 1e3")),
+    "3d-40": Case(3, 40, 4, 1, (8,), ("two-phase 1e3",)),
     "contrast": Case(2, 60, 4, 1, (8, 12), tuple(SWEEP)),
     "rock": Case(2, 0, 0, 1, (8, 12), tuple(f"layer {k}" for k in LAYERS)),
 }
@@ -169,11 +170,18 @@ def run(results: Results, options: Namespace) -> None:
             forms = loads(drop.V, seed)
             exact = fine_solutions(zero, drop, forms)
             seconds = 1.0
-            for title, n, space, basis in chosen:
-                found = measure(zero, drop, forms, exact, space, basis)
-                seconds = basis.seconds if title.startswith("SLEPc") else seconds
-                found["time"] = basis.seconds / seconds
-                results.add(key | {"space": title, "number": n} | found)
+            for _, mine in groupby(chosen, key=lambda row: row[1]):
+                some = [(row, results.missing(**key, space=row[0])) for row in mine]
+                # The first row is SLEPc's: always for its time.
+                for (title, n, space, basis), missing in some if any(m for _, m in some) else ():
+                    first = title.startswith("SLEPc")
+                    if not missing and not first:
+                        continue
+                    found = measure(zero, drop, forms, exact, space, basis)
+                    seconds = basis.seconds if first else seconds
+                    found["time"] = basis.seconds / seconds
+                    if missing:
+                        results.add(key | {"space": title, "number": n} | found)
 
 
 def rows(case: Case, boxes: tuple[int, ...]) -> Iterator[tuple[str, int, Space, Clock]]:
@@ -263,7 +271,11 @@ def shown(case: str, records: Records) -> Iterator[Shown]:
         "space": lambda r: str(r[0]["space"]),
         "coarse dofs": lambda r: f"{r.values('dofs').mean():.0f}",
     }
-    time = {"time / SLEPc's": lambda r: f"{np.median(r.values('time')):.2f}"}
+    time = {
+        "time / SLEPc's": lambda r: (
+            f"{np.median(r.values('time')):.2f}" if len(r.values("time")) else "–"
+        )
+    }
     rows = list(records.by("space", "number").values())
     count = len(records.by("family", "seed"))
     errors = {load: partial(error, load) for load in LOADS}

@@ -75,7 +75,8 @@ class HarmonicBasis:
         max_modes: With ``tolerance``: at most this many. Default 40.
         sources: Linear forms (UFL, with a test function on the fine space) whose responses are
             held. Default: polynomials of degree zero, one or two in each component; the degree is
-            as high as leaves room for 2^d A-harmonic functions for each component.
+            as high as leaves room for 2^d A-harmonic functions for each component, and for degree
+            two for twice as many.
         num_traces: Modes of ω* whose boundary values are extended; default eight more than there
             is room for.
 

@@ -58,8 +58,8 @@ class BasisNeeds(NamedTuple):
             matrices only.
         sources: Linear forms (UFL) whose vectors it wants to see in ``LocalProblem.loads``; or a
             number of functions in a neighbourhood: polynomial loads in each component, of degree
-            zero, or one or two if 2^d functions for each component have a place beside their
-            responses. Default: it wants to see none.
+            zero, or one or two if enough other functions have a place beside their responses.
+            Default: it wants to see none.
         oversampling: How far it wants local problems to reach beyond neighbourhoods, in coarse
             cells, where the coarse grid leaves it open. Default: not at all.
         num_modes: How many modes it gives in each neighbourhood. Default: not known.

@@ -313,14 +313,18 @@ class LocalProblems:
 def _polynomials(V: FunctionSpace, num: int) -> list[ufl.Form]:
     """Loads by polynomials in each component, of a degree that suits ``num`` functions.
 
-    It is the highest one up to two at which beside them and the rigid motions 2^d functions for
-    each component have a place.
+    It is the highest one up to two at which others have a place beside them and the rigid motions:
+    2^d functions for each component, for degree two twice as many, as channels need them.
     """
     msh, bs = V.mesh, V.dofmap.index_map_bs
     low, high = bounding_box(msh)
     d = len(low)
-    others = bs * (1 + 2**d) + (d * (d - 1) // 2 if bs == d else 0)
-    degree = max(k for k in range(3) if k == 0 or bs * comb(d + k, k) + others <= num)
+    motions = bs + (d * (d - 1) // 2 if bs == d else 0)
+
+    def needed(k: int) -> int:
+        return int(motions + bs * (comb(d + k, k) + 2 ** (d + k - 1)))
+
+    degree = max(k for k in range(3) if k == 0 or needed(k) <= num)
     # Products of two of 1, x, y, ... between -1/2 and 1/2. Constants, lest forms are compiled anew
     # for each of them and each mesh.
     slopes = np.vstack([np.zeros(d), np.diag(1 / (high - low))])

@@ -124,13 +124,13 @@ def test_chosen_functions_are_the_best(name):
 @pytest.mark.parametrize(
     ("vector", "d", "counts"),
     [
-        (False, 2, {1: 1, 7: 1, 8: 3, 10: 3, 11: 6, 40: 6}),
-        (False, 3, {12: 1, 13: 4, 18: 4, 19: 10}),
-        (True, 2, {16: 2, 17: 6, 22: 6, 23: 12}),
+        (False, 2, {1: 1, 7: 1, 8: 3, 14: 3, 15: 6, 40: 6}),
+        (False, 3, {12: 1, 13: 4, 26: 4, 27: 10}),
+        (True, 2, {16: 2, 17: 6, 30: 6, 31: 12}),
     ],
 )
 def test_loads_by_the_number_of_functions(vector, d, counts):
-    """Polynomials with as high a degree as leaves 2^d places a component to A-harmonic functions.
+    """Polynomials with as high a degree as leaves 2^d places a component, or twice as many.
 
     Their vectors are those of the interpolated polynomials.
     """
