@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from mpi4py import MPI
@@ -18,6 +17,7 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils.checks import require
+from dolfinx_msnn._utils.compiled import form_options
 from dolfinx_msnn._utils.typing import (
     CompilerOptions,
     DirichletBC,
@@ -84,17 +84,26 @@ def compiler(
 ) -> Callable[[ufl.Form], Form]:
     """What turns UFL forms into DOLFINx forms. Not collective.
 
+    Unless the user has compiler arguments, kernels are compiled for this processor.
+
     Raises:
         ValueError: If ``entity_maps`` is no sequence of entity maps.
     """
     ok = isinstance(entity_maps, Sequence) and all(isinstance(m, EntityMap) for m in entity_maps)
     require(ok, "entity_maps", entity_maps, "a sequence of entity maps (from create_submesh)")
-    return partial(
-        fem.form,
-        form_compiler_options=form_compiler_options,
-        jit_options=jit_options,
-        entity_maps=list(entity_maps),
-    )
+    fast = form_options(jit_options)
+
+    def compile_form(form: ufl.Form) -> Form:
+        options = {"form_compiler_options": form_compiler_options, "entity_maps": list(entity_maps)}
+        try:
+            return fem.form(form, jit_options=fast, **options)
+        except RuntimeError:
+            if fast is jit_options:
+                raise
+            # A compiler that does not know the flags.
+            return fem.form(form, jit_options=jit_options, **options)
+
+    return compile_form
 
 
 def check_form(

@@ -9,14 +9,40 @@ single.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from dolfinx_msnn._utils.compiled import Library
 from dolfinx_msnn._utils.typing import FloatArray
-from dolfinx_msnn.bases import compiled
+
+_PATTERN = "int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices"
+_PENCIL = f"{_PATTERN}, const double *A, const double *S"
+
+#: Functions for each precision T, with the suffix X.
+_EACH = f"""
+void multiply_X({_PATTERN}, const T *data, const T *y, T *out);
+int chebyshev_X({_PATTERN}, const T *data, const T *scale, int degree, double lower, double upper,
+                const T *rhs, T *a, T *b);
+void project_X({_PENCIL}, const T *y, double *a, double *s, double *work);
+void combine_X(int64_t n, int64_t m, int64_t width, const T *y, const double *c, double *out);
+"""
+_DECLARATIONS = f"""
+void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const double *data,
+             double *diagonal, double *row_sum, double *jump);
+void residuals({_PENCIL}, const double *y, const double *values, const double *diagonal,
+               double *errors);
+void energies({_PENCIL}, const double *z, double *energy, double *size, double *mass);
+""" + "".join(
+    _EACH.replace("_X", f"_{suffix}").replace(" T ", f" {name} ")
+    for suffix, name in (("f", "float"), ("d", "double"))
+).replace("(T *", "(double *")
+
+#: The kernels of ``sweeps.c``.
+SWEEPS = Library(Path(__file__).with_name("sweeps.c"), _DECLARATIONS)
 
 #: Columns that the kernel takes at a time; what is left over goes one by one.
 COLUMNS = 8
@@ -36,7 +62,7 @@ def _suffix(y: Block) -> str:
 def _usable(matrix: sp.csr_matrix | Matrix, data: Block, y: Block) -> bool:
     """Whether the kernel is there and can multiply a matrix with these entries by ``y``."""
     return (
-        compiled.library() is not None
+        SWEEPS.module is not None
         and matrix.indices.dtype == matrix.indptr.dtype == np.int32
         and data.dtype == y.dtype
         and y.flags.c_contiguous
@@ -95,10 +121,10 @@ class Measures(NamedTuple):
 def measure(matrix: sp.csr_matrix | Matrix) -> Measures:
     """Diagonal, bound of the spectrum and jumps of a matrix with positive diagonal."""
     indptr, indices, data = matrix.indptr, matrix.indices, matrix.data
-    if compiled.library() is not None and indices.dtype == np.int32 and data.dtype == np.float64:
+    if SWEEPS.module is not None and indices.dtype == np.int32 and data.dtype == np.float64:
         diagonal, found = np.empty(len(indptr) - 1), np.empty(2)
         size = len(diagonal)
-        compiled.call("measure", size, indptr, indices, data, diagonal, found[:1], found[1:])
+        SWEEPS.call("measure", size, indptr, indices, data, diagonal, found[:1], found[1:])
         return Measures(diagonal, float(found[0]), float(found[1]))
     diagonal = matrix.diagonal()
     rows = np.add.reduceat(np.abs(data), indptr[:-1]) / diagonal
@@ -117,9 +143,7 @@ def multiply(matrix: sp.csr_matrix | Matrix, y: Block) -> Block:
         return np.ascontiguousarray(matrix @ y)
     n, m = len(matrix.indptr) - 1, y.shape[1]
     out = np.empty((n, m), dtype=y.dtype)
-    compiled.call(
-        f"multiply_{_suffix(y)}", n, m, matrix.indptr, matrix.indices, matrix.data, y, out
-    )
+    SWEEPS.call(f"multiply_{_suffix(y)}", n, m, matrix.indptr, matrix.indices, matrix.data, y, out)
     return out
 
 
@@ -153,7 +177,7 @@ def chebyshev(
     """
     if _usable(matrix, data, y):
         work = np.empty_like(y)
-        which = compiled.call(
+        which = SWEEPS.call(
             f"chebyshev_{_suffix(y)}",
             *y.shape,
             matrix.indptr,
@@ -205,7 +229,7 @@ def project(A: sp.csr_matrix, S: sp.csr_matrix, y: Block) -> tuple[FloatArray, F
     y = padded(y)
     width = y.shape[1]
     a, s, work = np.empty((width, width)), np.empty((width, width)), np.empty((3, _TILE, width))
-    compiled.call(f"project_{_suffix(y)}", len(y), width, *_arrays(A, S), y, a, s, work)
+    SWEEPS.call(f"project_{_suffix(y)}", len(y), width, *_arrays(A, S), y, a, s, work)
     return a[:m, :m], s[:m, :m]
 
 
@@ -216,12 +240,12 @@ def combine(y: Block, c: FloatArray) -> FloatArray:
         y: Shape ``(n, m)``, either precision, C order.
         c: Shape ``(m, k)``.
     """
-    if compiled.library() is None or c.shape[1] > 2 * COLUMNS:
+    if SWEEPS.module is None or c.shape[1] > 2 * COLUMNS:
         # Wide products are what BLAS is good at.
         return np.asarray(np.asarray(y, dtype=np.float64) @ c)
     factor = padded(np.ascontiguousarray(c))
     out = np.empty((len(y), factor.shape[1]))
-    compiled.call(f"combine_{_suffix(y)}", *y.shape, factor.shape[1], y, factor, out)
+    SWEEPS.call(f"combine_{_suffix(y)}", *y.shape, factor.shape[1], y, factor, out)
     return out[:, : c.shape[1]]
 
 
@@ -251,9 +275,7 @@ def residuals(
     k, m = len(values), functions.shape[1]
     shifts, found = np.zeros(m), np.empty(m)
     shifts[:k] = values
-    compiled.call(
-        "residuals", len(functions), m, *_arrays(A, S), functions, shifts, diagonal, found
-    )
+    SWEEPS.call("residuals", len(functions), m, *_arrays(A, S), functions, shifts, diagonal, found)
     return found[:k]
 
 
@@ -275,14 +297,14 @@ def energies(
         energy = np.einsum("ik,ik->k", z, A @ z)
         return energy, A.diagonal() @ square, S.diagonal() @ square
     found = np.empty((3, z.shape[1]))
-    compiled.call("energies", *z.shape, *_arrays(A, S), z, *found)
+    SWEEPS.call("energies", *z.shape, *_arrays(A, S), z, *found)
     return found[0], found[1], found[2]
 
 
 def _is_pencil(A: sp.csr_matrix, S: sp.csr_matrix) -> bool:
     """Whether the kernel is there and the matrices are of one pattern and of its types."""
     return (
-        compiled.library() is not None
+        SWEEPS.module is not None
         and A.indices.dtype == A.indptr.dtype == np.int32
         and A.data.dtype == S.data.dtype == np.float64
         and _same(A.indptr, S.indptr)

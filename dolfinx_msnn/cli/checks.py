@@ -140,7 +140,7 @@ def check_pyvista() -> Iterator[Finding]:
 def check_kernel() -> Iterator[Finding]:
     """C compiler, and the compiled kernel of the filter."""
     from dolfinx.jit import get_options
-    from dolfinx_msnn.bases import compiled
+    from dolfinx_msnn.bases.kernels import SWEEPS
 
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
@@ -149,7 +149,7 @@ def check_kernel() -> Iterator[Finding]:
         return
     folder = os.path.expanduser(str(get_options()["cache_dir"]))
     yield Finding("C compiler", f"{compiler}; compiled forms are kept in {folder}")
-    if compiled.library() is not None:
+    if SWEEPS.module is not None:
         yield Finding("kernel", "compiled")
         return
     text = "does not compile: filters are several times slower"

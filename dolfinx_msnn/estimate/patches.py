@@ -94,9 +94,7 @@ class Patches:
         num = len(self.cells.det)
         self.dofs: IntArray = V.dofmap.list[:num]
         self.u = u.x.array.copy()
-        sample = np.empty((num, 1 + msh.geometry.dim))
-        cell_values(kappa, msh, sample)
-        self.kappa = sample[:, 0]
+        self.kappa = cell_values(kappa, msh)[:, 0]
         X, weights = _quadrature(self.cells.cell_type, 2 * element.degree + 2)
         table = np.asarray(element.tabulate(1, X), dtype=np.float64)[..., 0]
         self.values: FloatArray = table[0]

@@ -1,18 +1,16 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""All local problems of a rank, assembled from element matrices."""
+"""All local problems of a rank, assembled from the matrices of cell groups."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import comb
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 import ufl
 from dolfinx import fem
@@ -25,51 +23,21 @@ from dolfinx_msnn._utils.typing import (
     FloatArray,
     Form,
     FunctionSpace,
-    IntArray,
     LongArray,
 )
 from dolfinx_msnn.local.coefficient import cell_values
-from dolfinx_msnn.local.element_matrices import (
-    ElementMatrices,
-    broken_space,
-    check_element_matrices,
-)
-from dolfinx_msnn.local.ghosts import GhostCells
+from dolfinx_msnn.local.element_matrices import ElementMatrices, Findings, Values
+from dolfinx_msnn.local.ghosts import GhostGroups
 from dolfinx_msnn.local.grid import CoarseGrid
+from dolfinx_msnn.local.groups import sum_over_groups
 from dolfinx_msnn.local.growth import growth
 from dolfinx_msnn.local.hats import Hats
 from dolfinx_msnn.local.neighbourhoods import find_neighbourhoods
+from dolfinx_msnn.local.pattern import Pattern
 from dolfinx_msnn.local.problem import CellSample, LocalProblem
 
-
-@dataclass(frozen=True)
-class _Pattern:
-    """Where the entries of a neighbourhood's element matrices go in its CSR matrix.
-
-    Attributes:
-        indptr: Of the CSR matrix, shape ``(n_i + 1,)``.
-        indices: Of the CSR matrix, shape ``(num_entries,)``.
-        slot: Position in ``indices`` of each entry of the element matrices, one after the other.
-    """
-
-    indptr: IntArray
-    indices: IntArray
-    slot: LongArray
-
-    @classmethod
-    def create(cls, cell_dofs: IntArray, n: int) -> _Pattern:
-        """The pattern of cells with these dofs, shape ``(num_cells, n_e)``, among ``n``."""
-        pairs = n * cell_dofs.astype(np.int64)[:, :, None] + cell_dofs[:, None, :]
-        entries, slot = np.unique(pairs.reshape(-1), return_inverse=True)
-        rows, cols = np.divmod(entries, n)
-        indptr = np.searchsorted(rows, np.arange(n + 1))
-        return cls(indptr.astype(np.int32), cols.astype(np.int32), slot)
-
-    def sum(self, blocks: FloatArray) -> sp.csr_matrix:
-        """Sum element matrices, shape ``(num_cells, n_e, n_e)``, to a neighbourhood's matrix."""
-        data = np.bincount(self.slot, weights=blocks.reshape(-1), minlength=len(self.indices))
-        n = len(self.indptr) - 1
-        return sp.csr_matrix((data, self.indices, self.indptr), shape=(n, n))
+#: Patterns of neighbourhoods that are kept for others of the same shape.
+MOST_PATTERNS = 32
 
 
 class LocalProblems:
@@ -117,42 +85,41 @@ class LocalProblems:
             hats = coarse.hats(x)
             self._neighbourhoods = find_neighbourhoods(V, coarse, hats, coarse.layers(oversampling))
         with self.timings.stage("exchange"):
-            self._ghosts = ghosts = GhostCells(V, self._neighbourhoods)
-            self._x = ghosts.extend_dofs(np.ascontiguousarray(x[:, : V.mesh.geometry.dim]))
+            self._ghosts = ghosts = GhostGroups(V, self._neighbourhoods)
             self._hats = Hats(*(ghosts.extend_dofs(part) for part in hats))
             self._dirichlet = ghosts.extend_dofs(dirichlet_mask(V, bcs))
-            self._dofs, self._cell_dofs = ghosts.dofs, ghosts.cell_dofs
             counts = np.bincount(
-                V.dofmap.list[: ghosts.num_own_cells].reshape(-1),
-                minlength=V.dofmap.index_map.size_local + V.dofmap.index_map.num_ghosts,
+                V.dofmap.list[: len(self._neighbourhoods.group_of)].reshape(-1),
+                minlength=len(x),
             )
-            self._num_cells = ghosts.extend_dofs(
-                sum_over_ranks(V.dofmap.index_map, counts[:, None])[:, 0]
-            )
+            counts = sum_over_ranks(V.dofmap.index_map, counts[:, None])[:, 0]
+            self._num_cells = ghosts.extend_dofs(counts)
             if isinstance(sources, int):
                 sources = _polynomials(V, sources)
             self._sources: list[Form] = [compile_form(form) for form in sources]
-            self._sort(V, ghosts.cells)
 
         with self.timings.stage("element matrices"):
-            broken = broken_space(V)
-            self._forms = [
-                ElementMatrices(form, broken, compile_form)
-                for form in ([a] if s is None else [a, s])
-            ]
+            self._names = ["a"] if s is None else ["a", "s"]
+            given = [a] if s is None else [a, s]
+            self._forms = [ElementMatrices(compile_form(form), V) for form in given]
         with collective_errors(V.mesh.comm):
-            num_cells, width = ghosts.num_cells, self._cell_dofs.shape[1] * self._bs
-            self._blocks = [np.empty((num_cells, width, width)) for _ in self._forms]
-            self._samples = np.empty((num_cells, 1 + self._x.shape[1]))
             # Large neighbourhoods first: equal shapes follow each other, caches of patterns hit.
-            self._order = np.argsort(-np.diff(self._neighbourhoods.offsets), kind="stable")
-            self._lookup = np.empty(len(self._dofs), dtype=np.int32)
-        self._patterns: dict[bytes, _Pattern] = {}
+            groups, offsets = ghosts.groups, self._neighbourhoods.offsets
+            first, num = ghosts.dof_start[groups], np.diff(ghosts.dof_start)[groups]
+            sizes = np.add.reduceat(np.append(num, 0), offsets[:-1])[: len(offsets) - 1]
+            self._order = np.argsort(-sizes, kind="stable")
+            # Groups by their place, so that neighbourhoods of one shape have them in one order.
+            neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+            last = ghosts.group_dofs[first + num - 1]
+            self._groups = groups[np.lexsort((num, last, ghosts.group_dofs[first], neighbourhood))]
+            self._lookup = np.empty(len(ghosts.dofs), dtype=np.int32)
+        self._patterns: dict[bytes, Pattern] = {}
         self._places = coarse.vertex_coordinates(self._neighbourhoods.vertices)
+        self._values: list[Values] = []
         self.assemble()
 
     def assemble(self) -> None:
-        """Compute the element matrices, for the first time or after a coefficient has changed.
+        """Compute the matrices of groups, for the first time or after a coefficient has changed.
 
         Raises:
             ValueError: If they cannot come from a coercive symmetric form; the same on every rank.
@@ -160,22 +127,48 @@ class LocalProblems:
         Note:
             Collective.
         """
-        num = self._ghosts.num_own_cells
+        self._assemble(None)
+
+    def _assemble(self, old: list[Values] | None) -> FloatArray:
+        """See :meth:`assemble`; with ``old`` values of coefficients, the growth of energies since.
+
+        Returns:
+            Shape ``(num_forms, 2, num_cells)``, in the order of the groups' cells.
+        """
+        ghosts, comm = self._ghosts, self._mesh.comm
+        own, bs = ghosts.own, self._bs
+        bounds = np.empty((len(self._forms), 2, len(own.cells)))
         with self.timings.stage("element matrices"):
-            own = [blocks[:num] for blocks in self._blocks]
-            for form, blocks in zip(self._forms, own, strict=True):
-                form.assemble(blocks, keep=self._keep)
-            check_element_matrices(self._mesh, *own)
+            now = [form.values() for form in self._forms]
+            with collective_errors(comm):
+                matrices = np.empty((len(self._forms), ghosts.num_blocks * bs * bs))
+                found = [Findings(self._mesh, n, strict=n == "a") for n in self._names]
+
+                def look(first: int, last: int, elements: Sequence[FloatArray]) -> None:
+                    cells = own.cells[first:last]
+                    for k, part in enumerate(elements):
+                        found[k].look(cells, part)
+                        if old is not None:
+                            before = self._forms[k].tabulate(old[k], cells)
+                            bounds[k, :, first:last] = growth(part, before)
+
+                sum_over_groups(own, self._forms, now, look, matrices)
+                for finding in found:
+                    finding.tell()
         with self.timings.stage("exchange"):
-            for blocks in self._blocks:
-                self._ghosts.extend_cells(blocks)
-            self._loads = self._ghosts.extend_dofs(_load_vectors(self._V, self._sources))
-            self._loads = self._loads[self._by_position]
-            lift = dirichlet_lift(self._V, self._bcs).x.array.reshape(-1, self._bs)
-            self._lift = self._ghosts.extend_dofs(lift)[self._by_position]
+            for row in matrices:
+                ghosts.extend_blocks(row.reshape(-1, bs * bs))
+            loads = ghosts.extend_dofs(_load_vectors(self._V, self._sources))
+            lift = dirichlet_lift(self._V, self._bcs).x.array.reshape(-1, bs)
+            lift = ghosts.extend_dofs(lift)
             if self._coefficient is not None:
-                cell_values(self._coefficient, self._mesh, self._samples[:num])
-                self._ghosts.extend_cells(self._samples)
+                sample = cell_values(self._coefficient, self._mesh)
+                self._samples = ghosts.extend_cells(sample[own.cells])
+                self._cell_order = np.argsort(ghosts.by_position(self._samples[:, 1:]))
+        self._matrices, self._loads, self._lift = matrices, loads, lift
+        if self._keep:
+            self._values = now
+        return bounds
 
     @property
     def loads(self) -> FloatArray:
@@ -192,18 +185,22 @@ class LocalProblems:
         Note:
             Collective.
         """
-        old, self._blocks = self._blocks, [np.empty_like(blocks) for blocks in self._blocks]
-        try:
-            self.assemble()
-        except BaseException:
-            self._blocks = old
-            raise
-        bounds = np.array([growth(*pair) for pair in zip(self._blocks, old, strict=True)])
-        offsets = self._neighbourhoods.offsets
+        bounds = self._assemble(self._values).transpose(2, 0, 1)
+        bounds = self._ghosts.extend_cells(np.ascontiguousarray(bounds)).transpose(1, 2, 0)
         return {
-            int(vertex): bounds[:, :, self._cells[offsets[k] : offsets[k + 1]]]
+            int(vertex): bounds[:, :, self._cells_of(k)]
             for k, vertex in enumerate(self._neighbourhoods.vertices)
         }
+
+    def _groups_of(self, k: int) -> LongArray:
+        """Groups of a neighbourhood."""
+        offsets = self._neighbourhoods.offsets
+        return self._groups[offsets[k] : offsets[k + 1]]
+
+    def _cells_of(self, k: int) -> LongArray:
+        """Cells of a neighbourhood, as rows of data extended by ``GhostGroups.extend_cells``."""
+        start, groups = self._ghosts.cell_start, self._groups_of(k)
+        return np.concatenate([np.arange(start[g], start[g + 1]) for g in groups])
 
     def __len__(self) -> int:
         return len(self._neighbourhoods.vertices)
@@ -235,79 +232,53 @@ class LocalProblems:
             yield batch
 
     def _create(self, k: int) -> LocalProblem:
-        vertex = int(self._neighbourhoods.vertices[k])
-        cells = self._cells[self._neighbourhoods.offsets[k] : self._neighbourhoods.offsets[k + 1]]
-        flat = self._cell_dofs.take(cells, axis=0).reshape(-1)
-        # Distinct dofs: the last cell to write its position keeps the dof.
+        vertex, groups = int(self._neighbourhoods.vertices[k]), self._groups_of(k)
+        ghosts, bs = self._ghosts, self._bs
+        rows = [slice(*ghosts.dof_start[g : g + 2].tolist()) for g in groups.tolist()]
+        flat = np.concatenate([ghosts.group_dofs[part] for part in rows])
+        # Distinct dofs: the last entry to write its position keeps the dof.
         count = np.arange(len(flat), dtype=np.int32)
         self._lookup[flat] = count
         dofs = np.sort(flat[self._lookup[flat] == count])
         self._lookup[dofs] = np.arange(len(dofs), dtype=np.int32)
-        local = self._lookup[flat].reshape(len(cells), -1)
+        local = self._lookup[flat]
 
-        bs = self._bs
         n = bs * len(dofs)
-        key = hashlib.blake2b(local.tobytes(), digest_size=16).digest() + bytes([bs])
-        pattern = self._patterns.get(key)
+        shape = hashlib.blake2b(local, digest_size=16)
+        shape.update(ghosts.shapes[groups])
+        pattern = self._patterns.get(shape.digest())
         if pattern is None:
-            unrolled = (bs * local[:, :, None] + np.arange(bs, dtype=np.int32)).reshape(
-                len(cells), -1
-            )
-            pattern = _Pattern.create(unrolled, n)
-            if len(self._patterns) >= 16:
+            pattern = Pattern.create(ghosts, groups, local, len(dofs), bs)
+            if len(self._patterns) >= MOST_PATTERNS:
                 self._patterns.pop(next(iter(self._patterns)))
-            self._patterns[key] = pattern
-        matrices = [pattern.sum(blocks.take(cells, axis=0)) for blocks in self._blocks]
+            self._patterns[shape.digest()] = pattern
+        ranges = ghosts.block_ranges(groups)
+        matrices = [pattern.sum(*ranges, values) for values in self._matrices]
         mine = self._hats.vertices.take(dofs, axis=0) == vertex
         chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
-        interface = np.bincount(local.reshape(-1)) < self._num_cells[dofs]
+        counts = np.concatenate([ghosts.counts[part] for part in rows])
+        interface = np.bincount(local, weights=counts) < self._num_cells[dofs]
         sample = None
         if self._coefficient is not None:
-            rows = self._samples.take(cells, axis=0)
-            sample = CellSample(rows[:, 0], rows[:, 1:])
+            cells = self._cells_of(k)
+            cells = self._samples[cells[np.argsort(self._cell_order[cells])]]
+            sample = CellSample(cells[:, 0], cells[:, 1:])
         return LocalProblem(
             vertex=vertex,
             A=matrices[0],
             s=matrices[1] if len(matrices) > 1 else None,
             chi=np.repeat(chi, bs),
-            x=np.repeat(self._x[dofs], bs, axis=0),
-            dofs=(bs * self._dofs[dofs][:, None] + np.arange(bs)).reshape(-1),
+            x=np.repeat(ghosts.x[dofs], bs, axis=0),
+            dofs=(bs * ghosts.dofs[dofs][:, None] + np.arange(bs)).reshape(-1),
             dirichlet=self._dirichlet[dofs].reshape(-1),
             block_size=bs,
-            pattern=key,
+            pattern=pattern.key,
             place=self._places[k],
             lift=self._lift[dofs].reshape(-1),
             interface=np.repeat(interface, bs),
             loads=np.ascontiguousarray(self._loads[dofs].reshape(n, -1).T),
             sample=sample,
         )
-
-    def _sort(self, V: FunctionSpace, cells: IntArray) -> None:
-        """Number dofs by position (x fastest), order each neighbourhood's cells by their dofs.
-
-        Sorting all dofs and cells once leaves nothing to sort in any neighbourhood. Collective.
-        """
-        low, high = bounding_box(V.mesh)
-        with collective_errors(V.mesh.comm):
-            # Integer coordinates, blind to rounding errors: times a power of two, no fraction of
-            # the box such as 1/2 or 1/3 lies halfway between two integers.
-            bits = 63 // len(low)
-            grid = np.rint((self._x - low) / (high - low) * 2 ** (bits - 1)).astype(np.int64)
-            order = np.argsort((grid << (bits * np.arange(len(low)))).sum(axis=1), kind="stable")
-            self._x, self._dofs = self._x[order], self._dofs[order]
-            self._hats = Hats(self._hats.vertices[order], self._hats.values[order])
-            self._dirichlet = self._dirichlet[order]
-            self._num_cells, self._by_position = self._num_cells[order], order
-            number = np.empty(len(order), dtype=np.int32)
-            number[order] = np.arange(len(order), dtype=np.int32)
-            self._cell_dofs = number[self._cell_dofs]
-
-            first = np.lexsort(self._cell_dofs[:, 2::-1].T)
-            position = np.empty(len(first), dtype=np.int32)
-            position[first] = np.arange(len(first), dtype=np.int32)
-            offsets = self._neighbourhoods.offsets
-            neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-            self._cells = cells[np.lexsort((position[cells], neighbourhood))]
 
 
 def _polynomials(V: FunctionSpace, num: int) -> list[ufl.Form]:

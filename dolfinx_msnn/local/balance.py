@@ -11,18 +11,20 @@ import numpy as np
 from dolfinx_msnn._utils.typing import IntArray, LongArray
 
 
-def balance(comm: MPI.Comm, vertex: LongArray, dim: int) -> IntArray:
+def balance(comm: MPI.Comm, vertex: LongArray, cells: LongArray, dim: int) -> IntArray:
     """Choose an owner for each neighbourhood. Collective; the same answer on every rank.
 
     Args:
         comm: Communicator.
-        vertex: Coarse vertex of each pair of a neighbourhood and one of this rank's cells in it.
+        vertex: Coarse vertex of each pair of a neighbourhood and one of this rank's groups in it.
+        cells: Cells of that group.
         dim: Dimension of the mesh.
 
     Returns:
         The owner of each neighbourhood by coarse vertex, -1 where there is none.
     """
-    ids, counts = np.unique(vertex, return_counts=True)
+    ids, inverse = np.unique(vertex, return_inverse=True)
+    counts = np.bincount(inverse, weights=cells, minlength=len(ids))
     sizes = np.array(comm.allgather(len(ids)))
     total = int(sizes.sum())
     all_ids = np.empty(total, np.int64)

@@ -45,7 +45,7 @@ def check_coefficient(kappa: object, msh: Mesh) -> None:
     _sample_points(kappa, msh)
 
 
-def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
+def cell_values(kappa: object, msh: Mesh) -> FloatArray:
     """Evaluate a positive coefficient at the midpoints of the cells that this rank owns.
 
     Functions in quadrature spaces have no value there: the mean over their points is taken.
@@ -53,7 +53,9 @@ def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
     Args:
         kappa: ``Function``, ``Constant``, UFL expression or number; scalar.
         msh: Mesh.
-        out: Filled with the value and the midpoint of each cell, shape ``(num_cells, 1 + gdim)``.
+
+    Returns:
+        The value and the midpoint of each cell, shape ``(num_cells, 1 + gdim)``.
 
     Raises:
         ValueError: If a value is not positive and finite; the same on every rank.
@@ -62,7 +64,8 @@ def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
         Collective (an expression may have to be compiled).
     """
     tdim, gdim = msh.topology.dim, msh.geometry.dim
-    cells = np.arange(len(out), dtype=np.int32)
+    cells = np.arange(msh.topology.index_map(tdim).size_local, dtype=np.int32)
+    out = np.empty((len(cells), 1 + gdim))
     out[:, 1:] = mesh.compute_midpoints(msh, tdim, cells)[:, :gdim]
     if is_number(kappa):
         out[:, 0] = float(kappa)
@@ -81,6 +84,7 @@ def cell_values(kappa: object, msh: Mesh, out: FloatArray) -> None:
                 f"kappa is {out[k, 0]:.4g} in the cell at {point(out[k, 1:])}; expected positive "
                 "and finite values."
             )
+    return out
 
 
 def _is_dg0(kappa: Function) -> bool:

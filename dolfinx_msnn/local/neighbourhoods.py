@@ -21,21 +21,24 @@ class Neighbourhoods(NamedTuple):
 
     Attributes:
         vertices: Their coarse vertices, ascending, shape ``(num,)``.
-        offsets: Where each one's cells start, shape ``(num + 1,)``.
-        cell_rank: Rank that owns each cell.
-        cell: Local index of the cell on that rank.
+        offsets: Where each one's groups of cells start, shape ``(num + 1,)``.
+        rank: Rank that owns each group.
+        group: Number of the group on that rank.
+        group_of: Group of each cell that this rank owns, -1 for cells in no neighbourhood, shape
+            ``(num_cells,)``: cells that the same neighbourhoods hold.
     """
 
     vertices: LongArray
     offsets: LongArray
-    cell_rank: IntArray
-    cell: IntArray
+    rank: IntArray
+    group: LongArray
+    group_of: LongArray
 
 
 def find_neighbourhoods(
     V: FunctionSpace, coarse: CoarseGrid, hats: Hats, layers: int = 0
 ) -> Neighbourhoods:
-    """Distribute the neighbourhoods over the ranks and tell each owner its cells.
+    """Distribute the neighbourhoods over the ranks and tell each owner its groups of cells.
 
     A cell belongs to ω_i if χ_i is positive at one of its degrees of freedom (plus
     ``layers`` layers of cells that share a degree of freedom). A rank needs O(1)
@@ -55,14 +58,41 @@ def find_neighbourhoods(
     for _ in range(layers):
         touches = _touches(V)
         member = touches @ _share_rows(V, (touches.T @ member).tocsr())
-    member = member.tocoo()
-    cell, vertex = member.row.astype(np.int32), member.col.astype(np.int64)
+    group_of, first = same_rows(member)
+    held = member[first].tocoo()
+    group, vertex = held.row.astype(np.int64), held.col.astype(np.int64)
+    sizes = np.bincount(group_of[group_of >= 0], minlength=len(first))
 
-    owner = balance(comm, vertex, V.mesh.topology.dim)
-    source, (vertex, cell) = route(comm, owner[vertex], vertex, cell)
+    owner = balance(comm, vertex, sizes[group], V.mesh.topology.dim)
+    source, (vertex, group) = route(comm, owner[vertex], vertex, group)
     order = np.argsort(vertex, kind="stable")
     vertices, start = np.unique(vertex[order], return_index=True)
-    return Neighbourhoods(vertices, np.append(start, len(order)), source[order], cell[order])
+    offsets = np.append(start, len(order))
+    return Neighbourhoods(vertices, offsets, source[order], group[order], group_of)
+
+
+def same_rows(member: sp.csr_matrix) -> tuple[LongArray, LongArray]:
+    """Number the distinct sets of columns that rows of a matrix have entries in.
+
+    Args:
+        member: Shape ``(num_rows, num_columns)``.
+
+    Returns:
+        The number of each row's set, -1 for an empty one, and a row with each set.
+    """
+    # Sets are told apart by the sum of random numbers of their members, modulo 2^64.
+    numbers = np.random.default_rng(0).integers(1, 2**63, member.shape[1], dtype=np.int64)
+    held = sp.csr_matrix(
+        (np.ones(len(member.indices), np.int64), member.indices, member.indptr), member.shape
+    )
+    _, first, number = np.unique(held @ numbers, return_index=True, return_inverse=True)
+    # In the order of their first rows, the empty set left out.
+    full = np.diff(member.indptr)[first] > 0
+    order = np.argsort(np.where(full, first, member.shape[0]), kind="stable")
+    place = np.empty(len(first), dtype=np.int64)
+    place[order] = np.arange(len(first))
+    place[~full] = -1
+    return place[number.reshape(-1)], first[order[: np.count_nonzero(full)]]
 
 
 def cell_membership(V: FunctionSpace, coarse: CoarseGrid, hats: Hats) -> sp.csr_matrix:

@@ -65,9 +65,7 @@ def draw_coefficient(
         )
     with collective_errors(msh.comm):
         check_coefficient(kappa, msh)
-    tdim = msh.topology.dim
-    values = np.empty((msh.topology.index_map(tdim).size_local, 1 + msh.geometry.dim))
-    cell_values(kappa, msh, values)
+    values = cell_values(kappa, msh)
     return draw_cells(axes, msh, values[:, 0], log=log, plane=plane, cmap=cmap, bar=bar)
 
 

@@ -47,8 +47,9 @@ from utils import (
 
 from dolfinx import fem
 from dolfinx_msnn import LocalBasis, SpectralBasis, fields, multiscale_functionspace
+from dolfinx_msnn._utils import compiled
 from dolfinx_msnn._utils.chebyshev import degree_for, smoothing_end
-from dolfinx_msnn.bases import compiled, kernels
+from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.pencil import Pencil
@@ -61,8 +62,8 @@ serial = pytest.mark.serial
 def how(request, monkeypatch):
     """The compiled kernel, and what stands in for it."""
     if request.param == "scipy":
-        monkeypatch.setattr(compiled, "library", lambda: None)
-    elif compiled.library() is None:
+        monkeypatch.setattr(kernels.SWEEPS, "module", None)
+    elif kernels.SWEEPS.module is None:
         pytest.skip("no C compiler")
     return request.param
 
@@ -214,9 +215,9 @@ def fresh(monkeypatch, tmp_path):
     folder = tmp_path / "cache"
     monkeypatch.setattr(compiled, "get_options", lambda: {"cache_dir": folder})
     monkeypatch.delenv("MSNN_NO_KERNEL", raising=False)
-    compiled.library.cache_clear()
+    kernels.SWEEPS.__dict__.pop("module", None)
     yield folder
-    compiled.library.cache_clear()
+    kernels.SWEEPS.__dict__.pop("module", None)
 
 
 def still_right():
@@ -233,13 +234,13 @@ def compiler(path, script):
 
 @serial
 def test_compiled_once(fresh, monkeypatch):
-    if compiled.library() is None:
+    if kernels.SWEEPS.module is None:
         pytest.skip("no C compiler")
     made = list(fresh.iterdir())
     assert len(made) == 1 and made[0].suffix == ".so"
     before = made[0].stat()
-    compiled.library.cache_clear()
-    assert compiled.library() is not None
+    kernels.SWEEPS.__dict__.pop("module", None)
+    assert kernels.SWEEPS.module is not None
     after = made[0].stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
     still_right()
@@ -248,7 +249,7 @@ def test_compiled_once(fresh, monkeypatch):
 @serial
 def test_switched_off(fresh, monkeypatch):
     monkeypatch.setenv("MSNN_NO_KERNEL", "1")
-    assert compiled.library() is None and not fresh.exists()
+    assert kernels.SWEEPS.module is None and not fresh.exists()
     still_right()
 
 
@@ -259,7 +260,7 @@ def test_compiler_that_fails(fresh, monkeypatch, tmp_path, capfd, script):
     if script == "GARBAGE":
         script = 'while [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n'
     monkeypatch.setenv("CC", compiler(tmp_path / "bad-cc", script))
-    assert compiled.library() is None
+    assert kernels.SWEEPS.module is None
     still_right()
     assert capfd.readouterr() == ("", "")
 
@@ -268,7 +269,7 @@ def test_compiler_that_fails(fresh, monkeypatch, tmp_path, capfd, script):
 def test_compiler_that_is_missing(fresh, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert compiled.library() is None
+    assert kernels.SWEEPS.module is None
     still_right()
     assert capfd.readouterr() == ("", "")
 
@@ -276,14 +277,14 @@ def test_compiler_that_is_missing(fresh, monkeypatch, tmp_path, capfd):
 @serial
 def test_cache_folder_that_cannot_be_written(fresh):
     fresh.write_text("a file, no folder")
-    assert compiled.library() is None
+    assert kernels.SWEEPS.module is None
     still_right()
 
 
 @serial
 def test_two_processes_compile_at_once(fresh, tmp_path):
     """The compiler waits until two of it run: nobody reads what is half written."""
-    if compiled.library() is None:
+    if kernels.SWEEPS.module is None:
         pytest.skip("no C compiler")
     real = os.environ.get("CC", "cc")
     wait = (
@@ -299,9 +300,9 @@ def test_two_processes_compile_at_once(fresh, tmp_path):
     code = (
         "import sys\n"
         "import numpy as np, scipy.sparse as sp\n"
-        "from dolfinx_msnn.bases import compiled, kernels\n"
+        "from dolfinx_msnn.bases import kernels\n"
         f"compiled.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
-        "assert compiled.library() is not None\n"
+        "assert kernels.SWEEPS.module is not None\n"
         "y = np.arange(30.0).reshape(3, 10)\n"
         "assert np.array_equal(kernels.multiply(sp.csr_matrix(2 * np.eye(3)), y), 2 * y)\n"
     )
@@ -622,7 +623,7 @@ def test_more_rounds_are_better():
 @pytest.mark.parametrize("name", ["two phases", "triangles", "elasticity"])
 def test_without_kernel(name, monkeypatch):
     with_kernel = FilteredBasis(6, precision="double").modes([problem(name)])[0]
-    monkeypatch.setattr(compiled, "library", lambda: None)
+    monkeypatch.setattr(kernels.SWEEPS, "module", None)
     without = FilteredBasis(6, precision="double").modes([problem(name)])[0]
     np.testing.assert_allclose(
         with_kernel.values, without.values, rtol=1e-8, atol=1e-9 * without.values[-1]

@@ -13,16 +13,13 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import CellType
-from dolfinx_msnn.local import element_matrices
+from dolfinx_msnn.local.element_matrices import ElementMatrices
 
 
 def element_blocks(V, form):
-    broken = element_matrices.broken_space(V)
-    width = V.dofmap.index_map_bs * V.dofmap.list.shape[1]
     num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
-    blocks = np.full((num_cells, width, width), np.nan)
-    element_matrices.ElementMatrices(form, broken).assemble(blocks)
-    return blocks
+    matrices = ElementMatrices(fem.form(form), V)
+    return matrices.tabulate(matrices.values(), np.arange(num_cells, dtype=np.int32))
 
 
 def unrolled(V):
@@ -146,35 +143,3 @@ def test_blocks_are_in_the_order_of_the_dof_map():
     blocks = element_blocks(V, ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx)
     known = np.array([[4, -1, -1, -2], [-1, 4, -2, -1], [-1, -2, 4, -1], [-2, -1, -1, 4]]) / 6
     np.testing.assert_allclose(blocks, np.broadcast_to(known, blocks.shape), atol=1e-14)
-
-
-def test_extraction_from_any_numbering():
-    """Broken dofs that are not numbered cell after cell take the slow way, with equal blocks."""
-
-    class Scrambled:
-        index_map_bs = 2
-
-        def __init__(self, dofs):
-            self.list = dofs
-
-    rng = np.random.default_rng(0)
-    num_cells, width, bs = 5, 3, 2
-    dofs = rng.permutation(num_cells * width).reshape(num_cells, width).astype(np.int32)
-    wanted = rng.standard_normal((num_cells, width * bs, width * bs))
-    # A block CSR matrix with ascending columns, built entry by entry.
-    indptr = np.arange(0, width * num_cells * width + 1, width)
-    data = np.zeros((num_cells * width, width, bs, bs))
-    for cell in range(num_cells):
-        columns = np.sort(dofs[cell])
-        for i in range(width):
-            for j in range(width):
-                k = int(np.flatnonzero(columns == dofs[cell, j])[0])
-                data[dofs[cell, i], k] = wanted[cell, bs * i : bs * (i + 1), bs * j : bs * (j + 1)]
-
-    class Matrix:
-        pass
-
-    matrix, space, out = Matrix(), Matrix(), np.empty_like(wanted)
-    matrix.data, matrix.indptr, space.dofmap = data.reshape(-1), indptr, Scrambled(dofs)
-    element_matrices._extract_blocks(matrix, space, out)
-    np.testing.assert_array_equal(out, wanted)

@@ -310,12 +310,14 @@ def found_neighbourhoods(V, coarse):
     found = find_neighbourhoods(V, coarse, hats, coarse.layers())
     num_cells = V.mesh.topology.index_map(V.mesh.topology.dim).size_local
     x = COMM.allgather(midpoints(V.mesh, np.arange(num_cells)))
+    groups = COMM.allgather(found.group_of)
     mine = {}
     for k, vertex in enumerate(found.vertices):
         part = slice(found.offsets[k], found.offsets[k + 1])
         where = [
             tuple(np.rint(1e7 * x[r][c]).astype(int).tolist())
-            for r, c in zip(found.cell_rank[part], found.cell[part], strict=True)
+            for r, g in zip(found.rank[part], found.group[part], strict=True)
+            for c in np.flatnonzero(groups[r] == g)
         ]
         assert len(set(where)) == len(where)
         mine[int(vertex)] = set(where)

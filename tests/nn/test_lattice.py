@@ -503,8 +503,7 @@ def test_quadrature_spaces(sample):
     kappa, other = (fem.Function(V) for V in spaces)
     x = ufl.SpatialCoordinate(msh)
     kappa.interpolate(fem.Expression(1 + x[0], spaces[0].element.interpolation_points))
-    out = np.empty((msh.topology.index_map(2).size_local, 3))
-    cell_values(2 * kappa, msh, out)
+    out = cell_values(2 * kappa, msh)
     # The points of the rule have the midpoint of the cell for their mean.
     np.testing.assert_allclose(out[:, 0], 2 + 2 * out[:, 1], rtol=1e-14)
     with expect_error(ValueError, "kappa has functions in quadrature spaces of several rules"):
