@@ -78,9 +78,9 @@ def check_space(V: FunctionSpace) -> None:
 
 
 def compiler(
-    form_compiler_options: CompilerOptions | None,
-    jit_options: CompilerOptions | None,
-    entity_maps: Sequence[EntityMap],
+    form_compiler_options: CompilerOptions | None = None,
+    jit_options: CompilerOptions | None = None,
+    entity_maps: Sequence[EntityMap] = (),
 ) -> Callable[[ufl.Form], Form]:
     """What turns UFL forms into DOLFINx forms. Not collective.
 

@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations_with_replacement
 from math import comb
-from typing import Any
 
 import numpy as np
 
 import ufl
 from dolfinx import fem
+from dolfinx_msnn._utils import forms
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import bounding_box, dirichlet_mask, sum_over_ranks
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -56,7 +56,8 @@ class LocalProblems:
             coarse grid does not tell how many layers.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
         keep: Keep what :meth:`assemble` needs to be called again.
-        compile_form: Turns UFL forms into DOLFINx forms.
+        compile_form: Turns UFL forms into DOLFINx forms; default that of
+            :func:`dolfinx_msnn._utils.forms.compiler`.
 
     Note:
         Creation is collective; iterating is not.
@@ -75,17 +76,18 @@ class LocalProblems:
         sources: Sequence[ufl.Form] | int = (),
         oversampling: float = 0.0,
         keep: bool = False,
-        compile_form: Callable[[Any], Form] = fem.form,
+        compile_form: Callable[[ufl.Form], Form] | None = None,
     ) -> None:
         self.timings = Timings("Local problems") if timings is None else timings
         self._V, self._mesh, self._bs = V, V.mesh, V.dofmap.index_map_bs
+        compile_form = compile_form or forms.compiler()
         self._keep, self._coefficient, self._bcs = keep, coefficient, bcs
         with self.timings.stage("neighbourhoods"):
             x = V.tabulate_dof_coordinates()
             hats = coarse.hats(x)
             self._neighbourhoods = find_neighbourhoods(V, coarse, hats, coarse.layers(oversampling))
         with self.timings.stage("exchange"):
-            self._ghosts = ghosts = GhostGroups(V, self._neighbourhoods)
+            self._ghosts = ghosts = GhostGroups(V, x, self._neighbourhoods)
             self._hats = Hats(*(ghosts.extend_dofs(part) for part in hats))
             self._dirichlet = ghosts.extend_dofs(dirichlet_mask(V, bcs))
             counts = np.bincount(

@@ -109,6 +109,8 @@ class ElementMatrices:
         topology = self._mesh.topology
         self._num_cells = topology.index_map(topology.dim).size_local
         self.width = int(V.dofmap.index_map_bs * V.dofmap.list.shape[1])
+        # Asked for again, DOLFINx makes a copy.
+        self._nodes: IntArray = self._mesh.geometry.dofmaps[0]
         self._permutations = None
         if form._cpp_object.needs_facet_permutations:
             topology.create_entity_permutations()
@@ -153,7 +155,7 @@ class ElementMatrices:
             collective.
         """
         out = np.empty((len(cells), self.width, self.width))
-        nodes = self._mesh.geometry.dofmaps[0]
+        nodes = self._nodes
         num_facets = 0 if self._permutations is None else self._permutations.size // len(nodes)
 
         def addresses(parts: list[Any]) -> LongArray:
@@ -189,7 +191,7 @@ class ElementMatrices:
 
     def _tabulate_slowly(self, values: Values, cells: IntArray, out: FloatArray) -> FloatArray:
         """As :meth:`tabulate`, without the compiled loop."""
-        ffi, nodes = self._form.module.ffi, self._mesh.geometry.dofmaps[0]
+        ffi, nodes = self._form.module.ffi, self._nodes
         kind = "void(*)(double *, const double *, const double *, const double *, const int *, "
         out[:] = 0.0
         for part, coefficients in zip(self._integrals, values.coefficients, strict=True):

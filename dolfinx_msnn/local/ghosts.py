@@ -27,6 +27,11 @@ class GhostGroups:
     Dof blocks are numbered by their position in space (x fastest), cells are ordered by their dofs,
     so that neighbourhoods of one shape are alike on any number of ranks.
 
+    Args:
+        V: Fine space.
+        x: Coordinates of its dof blocks on this rank, shape ``(num_local_dofs, 3)``.
+        neighbourhoods: Those of this rank.
+
     Attributes:
         own: Groups of the cells that this rank owns.
         groups: For each entry of ``neighbourhoods.group``, the number of that group here.
@@ -44,10 +49,10 @@ class GhostGroups:
         Creation is collective.
     """
 
-    def __init__(self, V: FunctionSpace, neighbourhoods: Neighbourhoods) -> None:
+    def __init__(self, V: FunctionSpace, x: FloatArray, neighbourhoods: Neighbourhoods) -> None:
         comm, index_map = V.mesh.comm, V.dofmap.index_map
         self._box = bounding_box(V.mesh)
-        x = V.tabulate_dof_coordinates()[:, : V.mesh.geometry.dim]
+        x = x[:, : V.mesh.geometry.dim]
         with collective_errors(comm):
             first, last = index_map.local_range
             local = np.concatenate([np.arange(first, last, dtype=np.int64), index_map.ghosts])

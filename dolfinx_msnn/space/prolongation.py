@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dolfinx_msnn._utils.linalg import orthonormalise
-from dolfinx_msnn._utils.mpi import collective_errors
+from dolfinx_msnn._utils.mpi import collective_errors, route
 from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, IntArray, LongArray
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes
 from dolfinx_msnn.local.assembly import LocalProblems
@@ -179,45 +179,127 @@ def create_prolongation(
     Note:
         Collective.
     """
+    index_map, bs = V.dofmap.index_map, V.dofmap.index_map_bs
     num_local = sum(len(part.mode) for part in columns.values())
-    first = V.mesh.comm.exscan(num_local) or 0
-    # The largest arrays of all: on some ranks there may be no memory for them.
-    with collective_errors(V.mesh.comm):
-        rows, cols, data = _entries(columns, first, keep)
-    return create_coo_matrix(V, num_local, rows, cols, data, mat_type)
+    rows = Rows(V, columns, keep=keep)
+    sizes = (bs * index_map.size_local, bs * index_map.size_global), (num_local, PETSc.DETERMINE)
+    # On one rank P takes over the arrays, on several PETSc splits them.
+    P = PETSc.Mat().createAIJWithArrays(sizes, rows.csr, comm=V.mesh.comm)
+    P.assemble()
+    if mat_type is not None and mat_type != P.getType():
+        P.convert(mat_type)
+    return P
 
 
-def refill_prolongation(comm: MPI.Intracomm, P: PETSc.Mat, columns: dict[int, Columns]) -> None:
+def refill_prolongation(V: FunctionSpace, P: PETSc.Mat, columns: dict[int, Columns]) -> None:
     """Give P from :func:`create_prolongation` new values; rows and numbers are as they were.
 
     Note:
         Collective.
     """
+    P.setValuesCSR(*Rows(V, columns, keep=True).csr)
+    P.assemble()
+
+
+class Rows:
+    """This rank's rows of P, from the columns of all ranks.
+
+    Args:
+        V: Fine space.
+        columns: Basis functions of this rank, by coarse vertex.
+        keep: Leave ``columns`` as it is. Otherwise it is emptied on the way, to save memory.
+
+    Attributes:
+        csr: Row pointers, columns and values.
+
+    Note:
+        Creation is collective.
+    """
+
+    def __init__(self, V: FunctionSpace, columns: dict[int, Columns], *, keep: bool) -> None:
+        comm, bs = V.mesh.comm, V.dofmap.index_map_bs
+        self._first, self._last = (bs * k for k in V.dofmap.index_map.local_range)
+        num = [len(part.mode) for part in columns.values()]
+        first = (comm.exscan(sum(num)) or 0) + np.cumsum([0, *num])
+        # The largest arrays of all: on some ranks there may be no memory for them.
+        others = _from_others(comm, V, columns, first)
+        with collective_errors(comm):
+            count = np.zeros(self._last - self._first + 1, dtype=np.int64)
+            for part in columns.values():
+                mine = self._local(part.rows)
+                count[mine[mine >= 0] + 1] += len(part.mode)
+            for _, rows, values in others:
+                count[rows + 1 - self._first] += len(values)
+            self._fill = np.cumsum(count)
+            total = int(self._fill[-1])
+            if total > np.iinfo(PETSc.IntType).max:
+                raise ValueError(
+                    f"P has {total} entries on a rank; expected at most "
+                    f"{np.iinfo(PETSc.IntType).max} with the integers of this PETSc."
+                )
+            indptr = self._fill.astype(PETSc.IntType)
+            self._cols = np.empty(total, dtype=PETSc.IntType)
+            self._data = np.empty(total, dtype=PETSc.ScalarType)
+            # Columns ascend in each row: those of lower ranks come first.
+            lower = [block for block in others if block[0] < first[0]]
+            for column, rows, values in lower:
+                self._put(column, rows - self._first, values)
+            for column, vertex in zip(first.tolist(), list(columns), strict=False):
+                part = columns[vertex] if keep else columns.pop(vertex)
+                mine = self._local(part.rows)
+                inside = mine >= 0
+                if inside.all():
+                    self._put(column, mine, part.values)
+                else:
+                    self._put(column, mine[inside], part.values[:, inside])
+            for column, rows, values in others[len(lower) :]:
+                self._put(column, rows - self._first, values)
+            self.csr = indptr, self._cols, self._data
+
+    def _local(self, rows: LongArray) -> LongArray:
+        """Numbers among the rows of this rank, negative for those of others."""
+        return np.where((rows >= self._first) & (rows < self._last), rows - self._first, -1)
+
+    def _put(self, column: int, rows: LongArray, values: FloatArray) -> None:
+        """Functions, shape ``(num, n)``, with numbers from ``column`` on, into ``n`` rows."""
+        num = len(values)
+        place = self._fill[rows][:, None] + np.arange(num)
+        self._cols[place] = np.arange(column, column + num, dtype=PETSc.IntType)
+        self._data[place] = values.T
+        self._fill[rows] += num
+
+
+def _from_others(
+    comm: MPI.Intracomm, V: FunctionSpace, columns: dict[int, Columns], first: LongArray
+) -> list[tuple[int, LongArray, FloatArray]]:
+    """First number, rows and values of other ranks' functions on rows of this one, by number.
+
+    Collective.
+    """
+    if comm.size == 1:
+        return []
+    bs = V.dofmap.index_map_bs
+    ends = bs * np.array(comm.allgather(V.dofmap.index_map.local_range[1]))
+    heads, rows, values = [], [np.zeros(0, np.int64)], [np.zeros(0)]
     with collective_errors(comm):
-        parts = [part.values.T.reshape(-1) for part in columns.values()]
-        data = np.concatenate([*parts, np.zeros(0)]).astype(PETSc.ScalarType, copy=False)
-    P.setValuesCOO(data)
-
-
-def _entries(
-    columns: dict[int, Columns], first: int, keep: bool
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], FloatArray]:
-    """The basis functions by coordinates. Not collective."""
-    size = sum(part.values.size for part in columns.values())
-    rows = np.empty(size, dtype=PETSc.IntType)
-    cols = np.empty(size, dtype=PETSc.IntType)
-    data = np.empty(size, dtype=PETSc.ScalarType)
-    at, column = 0, first
-    for vertex in list(columns):
-        # Row by row of P (dof-major), and freed as we go: P is the largest thing of all.
-        part = columns[vertex] if keep else columns.pop(vertex)
-        num, n = part.values.shape
-        here = slice(at, at + num * n)
-        rows[here] = np.repeat(part.rows, num)
-        cols[here] = np.tile(np.arange(column, column + num), n)
-        data[here] = part.values.T.reshape(-1)
-        at, column = at + num * n, column + num
-    return rows, cols, data
+        for column, part in zip(first.tolist(), columns.values(), strict=False):
+            owner = np.searchsorted(ends, part.rows, side="right")
+            for rank in np.setdiff1d(owner, comm.rank).tolist():
+                there = owner == rank
+                heads.append((rank, column, len(part.mode), int(there.sum())))
+                rows.append(part.rows[there])
+                values.append(part.values[:, there].reshape(-1))
+        head = np.array(heads, dtype=np.int64).reshape(-1, 4)
+        dest = head[:, 0].astype(np.int32)
+    _, (blocks,) = route(comm, dest, head[:, 1:])
+    _, (theirs,) = route(comm, np.repeat(dest, head[:, 3]), np.concatenate(rows))
+    _, (entries,) = route(comm, np.repeat(dest, head[:, 2] * head[:, 3]), np.concatenate(values))
+    found, row, entry = [], 0, 0
+    for column, num, n in blocks.tolist():
+        part = entries[entry : entry + num * n].reshape(num, n)
+        found.append((column, theirs[row : row + n], part))
+        row, entry = row + n, entry + num * n
+    return found
 
 
 def create_coo_matrix(

@@ -114,7 +114,7 @@ class Source:
         result = None
         with self.timings.stage("prolongation"):
             if comm.allreduce(fits, op=MPI.LAND):
-                refill_prolongation(comm, P, columns)
+                refill_prolongation(self._V, P, columns)
             else:
                 result = create_prolongation(self._V, columns, mat_type=P.getType(), keep=True)
                 self._mat_type = result.getType()
