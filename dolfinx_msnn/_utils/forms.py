@@ -94,14 +94,20 @@ def compiler(
     fast = form_options(jit_options)
 
     def compile_form(form: ufl.Form) -> Form:
-        options = {"form_compiler_options": form_compiler_options, "entity_maps": list(entity_maps)}
-        try:
-            return fem.form(form, jit_options=fast, **options)
-        except RuntimeError:
-            if fast is jit_options:
-                raise
-            # A compiler that does not know the flags.
-            return fem.form(form, jit_options=jit_options, **options)
+        for options in (fast, jit_options):
+            try:
+                compiled: Form = fem.form(
+                    form,
+                    form_compiler_options=form_compiler_options,
+                    jit_options=options,
+                    entity_maps=list(entity_maps),
+                )
+                break
+            except RuntimeError:
+                # A compiler that does not know the flags gets another chance.
+                if options is jit_options:
+                    raise
+        return compiled
 
     return compile_form
 

@@ -11,6 +11,7 @@ belongs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,20 +72,8 @@ class DenseBlocks:
 
     def __init__(self, groups: list[_Group], dofs: IntArray, W: MultiscaleFunctionSpace) -> None:
         self._groups, self._dofs, self._W = groups, dofs, W
-        sizes = [len(g.columns) ** 2 for g in groups]
-        self._values = np.zeros(sum(sizes), dtype=PETSc.ScalarType)
-        self._parts = np.split(self._values, np.cumsum(sizes)[:-1]) if groups else []
-        none = [np.zeros(0, dtype=PETSc.IntType)]
-        rows = np.concatenate(
-            none + [np.repeat(g.columns, len(g.columns)).astype(PETSc.IntType) for g in groups]
-        )
-        cols = np.concatenate(
-            none + [np.tile(g.columns, len(g.columns)).astype(PETSc.IntType) for g in groups]
-        )
-        self.A0 = PETSc.Mat().create(W.comm)
-        self.A0.setSizes((W.P.getSizes()[1],) * 2)
-        self.A0.setType(PETSc.Mat.Type.AIJ)
-        self.A0.setPreallocationCOO(rows, cols)
+        self._sum = BlockSum(W, [group.columns for group in groups])
+        self.A0 = self._sum.A0
 
     @classmethod
     def create(cls, A: PETSc.Mat, W: MultiscaleFunctionSpace) -> Self | None:
@@ -131,11 +120,57 @@ class DenseBlocks:
     def assemble(self, A: PETSc.Mat) -> None:
         """Fill A_0 for the values of ``A``, in the same pattern. Collective."""
         data = A.getValuesCSR()[2]
-        for group, part in zip(self._groups, self._parts, strict=True):
+        for k, group in enumerate(self._groups):
             np.take(data, group.entries, out=group.pattern.data)
-            width = len(group.columns)
-            np.matmul(group.block.T, group.pattern @ group.block, out=part.reshape(width, width))
+            np.matmul(group.block.T, group.pattern @ group.block, out=self._sum.part(k))
+        self._sum.assemble()
+
+
+class BlockSum:
+    """A coarse matrix that is a sum of dense blocks.
+
+    Args:
+        W: Multiscale space.
+        columns: Coarse dofs, global, of the rows and columns of each block of this rank.
+
+    Attributes:
+        A0: The matrix, of type ``aij``. The caller destroys it.
+
+    Note:
+        Creation is collective.
+    """
+
+    def __init__(self, W: MultiscaleFunctionSpace, columns: Sequence[LongArray]) -> None:
+        self._columns = columns
+        self._ends = np.cumsum([0, *(len(part) ** 2 for part in columns)])
+        self._values = np.zeros(self._ends[-1], dtype=PETSc.ScalarType)
+        none = [np.zeros(0, dtype=PETSc.IntType)]
+        rows, cols = (
+            np.concatenate(none + [spread(c, len(c)).astype(PETSc.IntType) for c in columns])
+            for spread in (np.repeat, np.tile)
+        )
+        self.A0 = PETSc.Mat().create(W.comm)
+        self.A0.setSizes((W.P.getSizes()[1],) * 2)
+        self.A0.setType(PETSc.Mat.Type.AIJ)
+        self.A0.setPreallocationCOO(rows, cols)
+
+    def part(self, k: int) -> FloatArray:
+        """Room for a block."""
+        width = len(self._columns[k])
+        return self._values[self._ends[k] : self._ends[k + 1]].reshape(width, width)
+
+    def assemble(self) -> None:
+        """Fill the matrix. Collective."""
         self.A0.setValuesCOO(self._values)
+
+
+def local_rows(W: MultiscaleFunctionSpace, blocks: IntArray) -> sp.csr_matrix:
+    """Rows of P at dof blocks, by their local numbers, which may repeat. Collective."""
+    index_map, bs = W.V.dofmap.index_map, W.V.dofmap.index_map_bs
+    wanted = index_map.local_to_global(blocks.astype(np.int32))
+    rows = (bs * wanted[:, None] + np.arange(bs)).reshape(-1)
+    rows, inverse = np.unique(rows, return_inverse=True)
+    return _rows(W, rows.astype(PETSc.IntType))[inverse]
 
 
 def _rows(W: MultiscaleFunctionSpace, rows: IntArray) -> sp.csr_matrix:

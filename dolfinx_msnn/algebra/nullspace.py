@@ -15,11 +15,19 @@ import ufl
 from dolfinx import fem, la
 from dolfinx_msnn._utils.linalg import motion_tolerances, null_combinations, rigid_motions
 from dolfinx_msnn._utils.mesh import bounding_box
-from dolfinx_msnn._utils.typing import FloatArray, Form, Function
+from dolfinx_msnn._utils.typing import FloatArray, Form, Function, FunctionSpace
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 #: Relative difference up to which a rigid motion counts as a member of the multiscale space.
 MEMBER_TOLERANCE = 1e-6
+
+
+def candidates(V: FunctionSpace) -> FloatArray:
+    """Rigid motions of a space, at the dofs of this rank, shape ``(num, num_dofs)``. Collective."""
+    x = V.tabulate_dof_coordinates()[:, : V.mesh.geometry.dim]
+    index_map = V.dofmap.index_map
+    total = V.mesh.comm.allreduce(x[: index_map.size_local].sum(axis=0))
+    return rigid_motions(x - total / index_map.size_global, V.dofmap.index_map_bs)
 
 
 class NullSpace:
@@ -28,8 +36,9 @@ class NullSpace:
     Rotations are turned about the centre of the nodes, so that rounding errors stay small.
 
     Args:
-        A: Fine matrix.
         W: Multiscale space.
+        motions: All of them, from :func:`candidates`.
+        action: A times each, and diag(A), from :meth:`FineOperator.act`.
         compile_form: Turns UFL forms into DOLFINx forms.
 
     Note:
@@ -38,29 +47,18 @@ class NullSpace:
 
     def __init__(
         self,
-        A: PETSc.Mat,
         W: MultiscaleFunctionSpace,
+        motions: FloatArray,
+        action: tuple[FloatArray, FloatArray],
         compile_form: Callable[[ufl.Form], Form],
     ) -> None:
         V = W.V
         self._W = W
         self._size = size = len(W.dirichlet)
-        x = V.tabulate_dof_coordinates()[:, : V.mesh.geometry.dim]
-        index_map = V.dofmap.index_map
-        centre = W.comm.allreduce(x[: index_map.size_local].sum(axis=0)) / index_map.size_global
-        candidates = rigid_motions(x - centre, V.dofmap.index_map_bs)
-        images = np.empty((len(candidates), size))
-        z, image, diagonal = A.createVecRight(), A.createVecLeft(), A.getDiagonal()
-        for values, out in zip(candidates, images, strict=True):
-            z.array_w[:] = values[:size]
-            A.mult(z, image)
-            out[:] = image.array_r
         tolerances = motion_tolerances(bounding_box(V.mesh), V.dofmap.index_map_bs)
-        null = null_combinations(candidates[:, :size], images, diagonal.array_r, tolerances, W.comm)
-        for item in (z, image, diagonal):
-            item.destroy()
+        null = null_combinations(motions[:, :size], *action, tolerances, W.comm)
         # Local values with ghosts, and the products with the mass matrix at the owned dofs.
-        self._motions = null @ candidates
+        self._motions = null @ motions
         self._weights = np.empty((len(null), size))
         if len(null):
             u: Function = fem.Function(V)

@@ -13,15 +13,18 @@ import numpy as np
 
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.petsc import Owner
-from dolfinx_msnn._utils.typing import IntArray
+from dolfinx_msnn._utils.typing import FloatArray, IntArray
+from dolfinx_msnn.algebra.cell_products import CellProducts
 from dolfinx_msnn.algebra.dense_blocks import DenseBlocks
+from dolfinx_msnn.algebra.fine import FineOperator
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 
 class CoarseOperator(Owner):
     """A_0 = PᵀAP of a multiscale space, kept up to date with A and P.
 
-    The product is that of dense blocks, or PETSc's, whichever is the faster one.
+    The product is summed up over groups of cells, or that of matrices: of dense blocks, or PETSc's,
+    whichever is the faster one.
 
     Args:
         W: Multiscale space.
@@ -42,6 +45,7 @@ class CoarseOperator(Owner):
         self.W, self._prefix = W, prefix
         self.A0: PETSc.Mat = None
         self._blocks: DenseBlocks | None = None
+        self._cells: CellProducts | None = None
         self._pattern: tuple[IntArray, IntArray] | None = None
         self._type = ""
         self._prolongation = (-1, -1)
@@ -75,6 +79,45 @@ class CoarseOperator(Owner):
             Collective.
         """
         self._check_alive()
+        return self._refresh(A)
+
+    def assemble(
+        self, A: FineOperator, functions: FloatArray
+    ) -> tuple[bool, tuple[FloatArray, FloatArray]]:
+        """Fill A_0 for the present coefficients of a form, and multiply A with some functions.
+
+        The fine matrix is assembled only where its product is the faster way.
+
+        Args:
+            A: The fine operator.
+            functions: See :meth:`FineOperator.act`.
+
+        Returns:
+            Whether ``A0`` is a new matrix, and as :meth:`FineOperator.act`.
+
+        Note:
+            Collective.
+        """
+        self._check_alive()
+        layout, values = self._present_prolongation()
+        state = np.array([self._prolongation[0] != layout, self._prolongation[1] != values])
+        new, other_values = self.W.comm.allreduce(state, op=MPI.LOR)
+        if new:
+            self._cells = CellProducts.create(A)
+        elif self._cells is not None and other_values:
+            self._cells.take_prolongation()
+        if self._cells is None:
+            return self._refresh(A.matrix), A.act(functions)
+        if new:
+            self._free(self.A0)
+            self.A0 = self._own(self._cells.A0)
+            self.A0.setOptionsPrefix(self._prefix)
+        action = self._cells.assemble(A, functions)
+        self._prolongation = layout, values
+        return bool(new), action
+
+    def _refresh(self, A: PETSc.Mat) -> bool:
+        """See :meth:`refresh`."""
         W = self.W
         check_fine_matrix(A, W)
         W.match_type(A)
@@ -115,7 +158,7 @@ class CoarseOperator(Owner):
     def destroy(self) -> None:
         """Free A_0 (not P). Collective."""
         super().destroy()
-        self.A0 = self._blocks = self._pattern = None
+        self.A0 = self._blocks = self._cells = self._pattern = None
 
 
 def check_fine_matrix(A: PETSc.Mat, W: MultiscaleFunctionSpace) -> None:

@@ -94,8 +94,8 @@ class LocalProblems:
                 V.dofmap.list[: len(self._neighbourhoods.group_of)].reshape(-1),
                 minlength=len(x),
             )
-            counts = sum_over_ranks(V.dofmap.index_map, counts[:, None])[:, 0]
-            self._num_cells = ghosts.extend_dofs(counts)
+            total = sum_over_ranks(V.dofmap.index_map, counts[:, None])
+            self._num_cells = ghosts.extend_dofs(total[:, 0])
             if isinstance(sources, int):
                 sources = _polynomials(V, sources)
             self._sources: list[Form] = [compile_form(form) for form in sources]
@@ -263,8 +263,8 @@ class LocalProblems:
         sample = None
         if self._coefficient is not None:
             cells = self._cells_of(k)
-            cells = self._samples[cells[np.argsort(self._cell_order[cells])]]
-            sample = CellSample(cells[:, 0], cells[:, 1:])
+            seen = self._samples[cells[np.argsort(self._cell_order[cells])]]
+            sample = CellSample(seen[:, 0], seen[:, 1:])
         return LocalProblem(
             vertex=vertex,
             A=matrices[0],

@@ -105,7 +105,8 @@ class ElementMatrices:
     """
 
     def __init__(self, form: Form, V: FunctionSpace) -> None:
-        self._form, self._mesh = form, V.mesh
+        self._form: Any = form
+        self._mesh = V.mesh
         topology = self._mesh.topology
         self._num_cells = topology.index_map(topology.dim).size_local
         self.width = int(V.dofmap.index_map_bs * V.dofmap.list.shape[1])
@@ -135,13 +136,15 @@ class ElementMatrices:
 
     def values(self) -> Values:
         """The values that coefficients, constants and the mesh have now, copied. Not collective."""
-        packed = pack_coefficients(self._form)
+        packed: Any = pack_coefficients(self._form)
         coefficients = [
             # Without coefficients there are no rows.
             np.ascontiguousarray(rows[part.order]) if rows.size else np.zeros((0, 0))
             for part, rows in ((part, packed[part.key]) for part in self._integrals)
         ]
-        return Values(coefficients, pack_constants(self._form), self._mesh.geometry.x.copy())
+        return Values(
+            coefficients, np.asarray(pack_constants(self._form)), self._mesh.geometry.x.copy()
+        )
 
     def tabulate(self, values: Values, cells: IntArray) -> FloatArray:
         """The element matrices of some owned cells.

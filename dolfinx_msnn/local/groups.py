@@ -8,12 +8,14 @@ and need not be kept, and what moves between ranks are a few matrices of groups.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dolfinx_msnn._utils.typing import FloatArray, IntArray, LongArray
 from dolfinx_msnn.local.element_matrices import GROUPS, ElementMatrices, Values
@@ -69,7 +71,8 @@ class CellGroups:
         start = np.searchsorted(group[cells], np.arange(num + 1)).astype(np.int64)
         parts = (start, cells, np.ascontiguousarray(cell_dofs, dtype=np.int32))
         if GROUPS.module is None:
-            return cls(*parts, *_patterns(*parts), block_size)
+            slowly = _patterns(*parts)
+            return cls(start, cells, parts[2], *slowly, block_size)
         lookup = np.full(num_dofs, -1, dtype=np.int32)
         dof_start = np.empty(num + 1, dtype=np.int64)
         dofs, counts = np.empty((2, len(cells) * cell_dofs.shape[1]), dtype=np.int32)
@@ -80,11 +83,11 @@ class CellGroups:
         incident = np.empty(largest, dtype=np.int32)
         mark = np.empty(2 * int(np.diff(dof_start).max(initial=0)), dtype=np.int32)
         row_start = np.zeros(total + 1, dtype=np.int64)
-        given += (dof_start, dofs, counts, lookup, incident, mark, row_start)
-        GROUPS.call("group_rows", *given, None)
+        rows = (dof_start, dofs, counts, lookup, incident, mark, row_start)
+        GROUPS.call("group_rows", *given, *rows, None)
         cols = np.empty(row_start[-1], dtype=np.int32)
-        GROUPS.call("group_rows", *given, cols)
-        return cls(*parts, dof_start, dofs, counts, row_start, cols, block_size)
+        GROUPS.call("group_rows", *given, *rows, cols)
+        return cls(start, cells, parts[2], dof_start, dofs, counts, row_start, cols, block_size)
 
     def __len__(self) -> int:
         return len(self.cell_start) - 1
@@ -99,15 +102,19 @@ class CellGroups:
         first, last = self.row_start[self.dof_start[[group, past]]]
         return int(first), int(last)
 
-    def pieces(self, size: int) -> Iterator[tuple[int, int]]:
+    def pieces(
+        self, size: int, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, int]]:
         """Ranges of the order of cells with element matrices of about :data:`PIECE` bytes.
 
         Args:
             size: Entries of an element matrix.
+            first: Place of the first cell.
+            last: One past the last one; default all.
         """
-        step = max(1, PIECE // (8 * size))
-        for first in range(0, len(self.cells), step):
-            yield first, min(first + step, len(self.cells))
+        step, last = max(1, PIECE // (8 * size)), len(self.cells) if last is None else last
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
 
     def add(
         self, first: int, last: int, elements: FloatArray, values: FloatArray, base: int = 0
@@ -178,8 +185,9 @@ def _patterns(
     cell_start: LongArray, cells: IntArray, cell_dofs: IntArray
 ) -> tuple[LongArray, IntArray, IntArray, LongArray, IntArray]:
     """Dofs and rows of groups, as attributes of :class:`CellGroups`, without the compiled loops."""
-    dofs, counts, lengths, cols = ([np.zeros(0, np.int32)] for _ in range(4))
-    for first, last in itertools.pairwise(cell_start):
+    none: npt.NDArray[Any] = np.zeros(0, np.int64)
+    dofs, counts, lengths, cols = [none], [none], [none], [none]
+    for first, last in pairwise(cell_start.tolist()):
         mine, local, count = np.unique(
             cell_dofs[cells[first:last]], return_inverse=True, return_counts=True
         )
@@ -190,10 +198,13 @@ def _patterns(
         counts.append(count)
         lengths.append(np.bincount(row, minlength=len(mine)))
         cols.append(col)
-    row_start = np.cumsum(np.concatenate([[0], *lengths])).astype(np.int64)
-    dof_start = np.cumsum([len(part) for part in dofs]).astype(np.int64)
-    dofs, counts, cols = (np.concatenate(part).astype(np.int32) for part in (dofs, counts, cols))
-    return dof_start, dofs, counts, row_start, cols
+    return (
+        np.cumsum([len(part) for part in dofs]),
+        np.concatenate(dofs).astype(np.int32),
+        np.concatenate(counts).astype(np.int32),
+        np.cumsum(np.concatenate([[0], *lengths])).astype(np.int64),
+        np.concatenate(cols).astype(np.int32),
+    )
 
 
 def sum_over_groups(

@@ -55,19 +55,19 @@ class Pattern:
         starts, counts = ghosts.block_ranges(groups)
         entries = np.append(0, np.cumsum(counts))
         total = int(entries[-1])
+        blocks = np.empty(n + 1, dtype=np.int32)
         if GROUPS.module is None:
-            cols, row = (np.empty(total, dtype=np.int64) for _ in range(2))
+            row, col = np.empty((2, total), dtype=np.int64)
             for k, (start, count) in enumerate(zip(starts, counts, strict=True)):
                 here = slice(entries[k], entries[k + 1])
                 mine = local[rows[k] : rows[k + 1]]
-                cols[here] = mine[ghosts.cols[start : start + count]]
+                col[here] = mine[ghosts.cols[start : start + count]]
                 lengths = np.diff(ghosts.row_start[dof_at[k] : dof_at[k] + len(mine) + 1])
                 row[here] = np.repeat(mine, lengths)
-            found, table = np.unique(n * row + cols, return_inverse=True)
-            blocks = np.searchsorted(found, n * np.arange(n + 1))
-            cols = found % n
+            found, place = np.unique(n * row + col, return_inverse=True)
+            blocks[:] = np.searchsorted(found, n * np.arange(n + 1))
+            cols, table = (found % n).astype(np.int32), place.astype(np.int32)
         else:
-            blocks = np.empty(n + 1, dtype=np.int32)
             cols, table = np.empty((2, total), dtype=np.int32)
             num = GROUPS.call(
                 "join",
@@ -85,7 +85,6 @@ class Pattern:
                 table,
             )
             cols = cols[:num].copy()
-        blocks, cols = blocks.astype(np.int32), cols.astype(np.int32)
         indptr, indices = blocks, cols
         if bs > 1:
             ones = sp.bsr_matrix((np.ones((len(cols), bs, bs)), cols, blocks)).tocsr()
@@ -93,7 +92,7 @@ class Pattern:
         key = hashlib.blake2b(indptr, digest_size=16)
         key.update(indices)
         key.update(bytes([bs]))
-        return cls(key.digest(), blocks, cols, indptr, indices, table.astype(np.int32), bs)
+        return cls(key.digest(), blocks, cols, indptr, indices, table, bs)
 
     def sum(self, starts: LongArray, counts: LongArray, values: FloatArray) -> sp.csr_matrix:
         """Sum up the matrices of groups.
@@ -106,8 +105,8 @@ class Pattern:
         bs, n = self.block_size, len(self.indptr) - 1
         data = np.zeros(len(self.indices))
         if GROUPS.module is None:
-            blocks = values.reshape(-1, bs, bs)
-            parts = [blocks[a : a + b] for a, b in zip(starts, counts, strict=True)]
+            given = values.reshape(-1, bs, bs)
+            parts = [given[a : a + b] for a, b in zip(starts, counts, strict=True)]
             np.add.at(data.reshape(-1, bs, bs), self.table, np.concatenate(parts))
             if bs > 1:
                 data = (

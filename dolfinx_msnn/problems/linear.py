@@ -14,10 +14,8 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import create_matrix
 from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import dirichlet_mask
@@ -25,7 +23,8 @@ from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
-from dolfinx_msnn.algebra.nullspace import NullSpace
+from dolfinx_msnn.algebra.fine import FineOperator
+from dolfinx_msnn.algebra.nullspace import NullSpace, candidates
 from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.problems.local_solutions import LocalSolutions
@@ -124,14 +123,16 @@ class LinearProblem(Owner):
         self._watch = forms.Watch([a] if watch else [])
         self._L: Form = self._compile(L)
         self._prefix, self._options = petsc_options_prefix, options
-        self._A = self._own(create_matrix(self._a, kind=mat_type or W.P.getType()))
-        self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
-        self._b = self._own(self._A.createVecLeft())
+        self._A = self._own(
+            FineOperator(self._a, W, self.bcs, mat_type, f"{petsc_options_prefix}A_")
+        )
+        self._motions = candidates(W.V)
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
         self._local: LocalSolutions | None = None
         if coarse is not None:
             self._local = self._own(LocalSolutions(a, W, coarse, bcs, compile_form=self._compile))
         self._solver: PETSc.KSP = None
+        self._b: PETSc.Vec = None
         self._b0: PETSc.Vec = None
         self._x0: PETSc.Vec = None
 
@@ -147,9 +148,13 @@ class LinearProblem(Owner):
 
     @property
     def A(self) -> PETSc.Mat:
-        """The fine matrix, Dirichlet rows and columns zeroed. Owned by the problem."""
+        """The fine matrix, Dirichlet rows and columns zeroed. Owned by the problem.
+
+        A solution does not need it: it is made when it is first asked for (collective then), and
+        follows :meth:`assemble` from then on.
+        """
         self._check_alive()
-        return self._A
+        return self._A.matrix
 
     @property
     def A0(self) -> PETSc.Mat:
@@ -161,6 +166,8 @@ class LinearProblem(Owner):
     @property
     def b(self) -> PETSc.Vec:
         """The fine right-hand side b − A g of the last solve. Owned by the problem."""
+        if self._b is None:
+            self.assemble()
         self._check_alive()
         return self._b
 
@@ -172,22 +179,22 @@ class LinearProblem(Owner):
         return self._solver
 
     def assemble(self) -> None:
-        """Assemble A and A_0 anew; :meth:`solve` does by itself what is needed.
+        """Assemble A_0 anew; :meth:`solve` does by itself what is needed.
 
         Collective. Keeps the basis (:meth:`MultiscaleFunctionSpace.update` renews it) and the
         symbolic product.
         """
         self._check_alive()
-        A, W = self._A, self.W
-        fill_matrix(A, self._a, self.bcs)
+        self._A.assemble()
         if self._local is not None:
             self._local.refresh()
-        renewed = self._coarse.refresh(A)
+        renewed, action = self._coarse.assemble(self._A, self._motions)
         A0 = self._coarse.A0
-        self._nullspace = NullSpace(A, W, self._compile)
+        self._nullspace = NullSpace(self.W, self._motions, action, self._compile)
         self._nullspace.attach(A0)
         if renewed or self._solver is None:
-            self._free(self._solver, self._x0, self._b0)
+            self._free(self._solver, self._x0, self._b0, self._b)
+            self._b = self._own(self.W.P.createVecLeft())
             self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
             self._solver = None
             self._solver = self._own(create_coarse_solver(A0, self._prefix, self._options))
@@ -239,7 +246,7 @@ class LinearProblem(Owner):
             assemble_coarse_vector(self._b, W, self._b0)
         else:
             local = self._local.solve(self._b, lift[: self._b.getLocalSize()])
-            residual = self._b - self._A * local
+            residual = self._b - self._A.matrix * local
             assemble_coarse_vector(residual, W, self._b0)
             residual.destroy()
         nullspace = self.A0.getNullSpace()

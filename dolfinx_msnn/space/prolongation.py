@@ -296,8 +296,8 @@ def _from_others(
     _, (entries,) = route(comm, np.repeat(dest, head[:, 2] * head[:, 3]), np.concatenate(values))
     found, row, entry = [], 0, 0
     for column, num, n in blocks.tolist():
-        part = entries[entry : entry + num * n].reshape(num, n)
-        found.append((column, theirs[row : row + n], part))
+        block = entries[entry : entry + num * n].reshape(num, n)
+        found.append((column, theirs[row : row + n], block))
         row, entry = row + n, entry + num * n
     return found
 
