@@ -100,8 +100,9 @@ class CoarseOperator(Owner):
         """
         self._check_alive()
         layout, values = self._present_prolongation()
-        state = np.array([self._prolongation[0] != layout, self._prolongation[1] != values])
-        new, other_values = self.W.comm.allreduce(state, op=MPI.LOR)
+        changes = np.array(np.not_equal(self._prolongation, (layout, values)), dtype=np.int32)
+        self.W.comm.Allreduce(MPI.IN_PLACE, changes, op=MPI.MAX)
+        new, other_values = changes
         if new:
             self._cells = CellProducts.create(A)
         elif self._cells is not None and other_values:

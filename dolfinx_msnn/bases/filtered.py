@@ -19,7 +19,7 @@ from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.nullspace import is_connected, piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
 from dolfinx_msnn.bases.protocol import LocalModes, remember
-from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz
+from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz, replace_first
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -165,8 +165,9 @@ class FilteredBasis:
             )
         start, lower = cosines(pencil, num)
         # Where κ jumps by a factor c, cosines have c times the energy of the modes they stand for,
-        # and the filter has to take that away.
-        gain = max(10.0 * pencil.jump, 50.0)
+        # and the filter has to take that away, with something to spare: products are cheaper than
+        # another round.
+        gain = max(100.0 * pencil.jump, 50.0)
         return self.settings.run(pencil, start, lower, gain)
 
 
@@ -276,25 +277,18 @@ class FilterSettings:
         # Who asks for one round, or for a degree, wants that and nothing else.
         if for_solutions and self.degree is None and self.max_rounds > 1:
             degree = degree_for(INVERSE_GAIN, lower, upper)
-            ritz = self._sharpen(pencil, ritz, num, degree, lower)
+            # What a solution loses weighs most in the lowest modes, where the filter's error,
+            # relative to their energy, is as large as in the others.
+            wanted = inverse_step(pencil, ritz.functions(num), ritz.values[:num], degree, lower)
+            values, functions = replace_first(pencil, ritz, wanted)
             sweeps += -(-degree * num // y.shape[1])
-        check_signs(pencil.problem, ritz.values[:num], pencil.shift)
-        vectors = np.ascontiguousarray(ritz.functions(num).T)
+        else:
+            values, functions = ritz.values[:num], ritz.functions(num)
+        check_signs(pencil.problem, values, pencil.shift)
         converged = error <= self.tol
         report = FilterReport(pencil.problem.vertex, sweeps, rounds, change, error, converged)
-        modes = LocalModes(ritz.values[:num], vectors)
+        modes = LocalModes(values, np.ascontiguousarray(functions.T))
         return with_exact_null_space(pencil.problem, modes) if self.exact else modes, report
-
-    def _sharpen(self, pencil: Pencil, ritz: Ritz, num: int, degree: int, lower: float) -> Ritz:
-        """Ritz pairs after a step of inverse iteration on the wanted ones, which costs little.
-
-        What a solution loses weighs most in the lowest modes, where the filter's error, relative to
-        their energy, is as large as in the others.
-        """
-        wanted = inverse_step(pencil, ritz.functions(num), ritz.values[:num], degree, lower)
-        rest = ritz.functions()[:, num:].astype(pencil.dtype)
-        new = rayleigh_ritz(pencil, np.hstack([wanted, rest]), num, lower=lower)
-        return new if len(new.values) >= num else ritz
 
 
 def in_threads[T, R](work: Callable[[T], R], items: Iterable[T], num_threads: int) -> list[R]:

@@ -90,7 +90,7 @@ def with_exact_null_space(problem: LocalProblem, modes: LocalModes) -> LocalMode
 
     Args:
         problem: The local problem.
-        modes: S-orthonormal.
+        modes: S-orthonormal, and A-orthogonal with the values for energies: Ritz pairs.
 
     Returns:
         As many modes, S-orthonormal, the null space first.
@@ -99,11 +99,11 @@ def with_exact_null_space(problem: LocalProblem, modes: LocalModes) -> LocalMode
     if len(null) == 0:
         return modes
     # What is left of the modes beside the null space: of so many functions as many are independent.
-    share = (modes.vectors @ problem.S) @ null.T
+    share = modes.vectors @ (problem.S @ null.T)
     left, directions = np.linalg.eigh(np.eye(len(share)) - share @ share.T)
     kept = directions[:, len(null) :] / np.sqrt(left[len(null) :])
     rest = kept.T @ (modes.vectors - share @ null)
-    values, turn = np.linalg.eigh(rest @ (problem.A @ rest.T))
+    values, turn = np.linalg.eigh(kept.T @ (modes.values[:, None] * kept))
     return LocalModes(
         np.concatenate([np.zeros(len(null)), values]), np.concatenate([null, turn.T @ rest])
     )

@@ -74,17 +74,56 @@ def rayleigh_ritz(
         y = np.ascontiguousarray(y)
         a, s, scale = _project(pencil, y)
         white = whiten(a + shift * s)
-    # The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
-    theta, c = _eigh(white.T @ s @ white)
-    num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
-    c = (white @ c[:, :num]) / np.sqrt(theta[:num])
-    values = 1.0 / theta[:num] - shift
+    values, c = _pairs(s, white, shift)
     first = kernels.combine(y, c[:, :num_checked])
     checked = values[:num_checked]
     squared = kernels.residuals(problem.A, problem.S, first, checked, pencil.diagonal)
     alpha = pencil.upper if lower is None else lower
     errors = squared / (alpha * np.maximum(checked + shift, np.finfo(float).tiny))
     return Ritz(values, errors, y, c, first)
+
+
+def replace_first(pencil: Pencil, ritz: Ritz, functions: Block) -> tuple[FloatArray, FloatArray]:
+    """Ritz pairs in the span of new functions and of all but the first Ritz vectors.
+
+    The products of the latter are known: that saves most of :func:`rayleigh_ritz`.
+
+    Args:
+        pencil: The pencil.
+        ritz: Ritz pairs in a subspace.
+        functions: In place of the first ones, shape ``(n_i, num)``, either precision.
+
+    Returns:
+        As many values, ascending, and vectors, shape ``(n_i, num)``; the old ones where the new
+        functions depend on the others.
+    """
+    num, shift, problem = functions.shape[1], pencil.shift, pencil.problem
+    new = np.asarray(functions, dtype=np.float64)
+    rest = ritz.functions()[:, num:]
+    both = np.hstack([new, rest])
+    a, s = np.diag(np.append(np.zeros(num), ritz.values[num:])), np.eye(both.shape[1])
+    for matrix, gram in ((problem.A, a), (problem.S, s)):
+        gram[:, :num] = both.T @ kernels.multiply(matrix, new)
+        gram[:num, num:] = gram[num:, :num].T
+    whole = a + shift * s
+    size = whole.diagonal()
+    white = None
+    if np.isfinite(whole).all() and (size > 0).all():
+        white = _whiten(whole, 1.0 / np.sqrt(size))
+    if white is None:
+        return ritz.values[:num], ritz.functions(num)
+    values, c = _pairs(s, white, shift)
+    return values[:num], kernels.combine(both, c[:, :num])
+
+
+def _pairs(s: FloatArray, white: FloatArray, shift: float) -> tuple[FloatArray, FloatArray]:
+    """Ritz values and S-orthonormal vectors of projected matrices, with W that whitens a+shift s.
+
+    The pencil (s, a + shift s) is definite even where s is singular, and has θ = 1/(λ+shift).
+    """
+    theta, c = _eigh(white.T @ s @ white)
+    num = int(np.count_nonzero(theta > 1e-14 * theta[0]))
+    return 1.0 / theta[:num] - shift, (white @ c[:, :num]) / np.sqrt(theta[:num])
 
 
 def _project(pencil: Pencil, y: Block) -> tuple[FloatArray, FloatArray, FloatArray]:
