@@ -82,7 +82,7 @@ class CoarseOperator(Owner):
         return self._refresh(A)
 
     def assemble(
-        self, A: FineOperator, functions: FloatArray
+        self, A: FineOperator, functions: FloatArray | None = None
     ) -> tuple[bool, tuple[FloatArray, FloatArray]]:
         """Fill A_0 for the present coefficients of a form, and multiply A with some functions.
 
@@ -90,7 +90,7 @@ class CoarseOperator(Owner):
 
         Args:
             A: The fine operator.
-            functions: See :meth:`FineOperator.act`.
+            functions: See :meth:`FineOperator.act`; default none.
 
         Returns:
             Whether ``A0`` is a new matrix, and as :meth:`FineOperator.act`.
@@ -108,6 +108,7 @@ class CoarseOperator(Owner):
         elif self._cells is not None and other_values:
             self._cells.take_prolongation()
         if self._cells is None:
+            functions = np.zeros((0, 0)) if functions is None else functions
             return self._refresh(A.matrix), A.act(functions)
         if new:
             self._free(self.A0)

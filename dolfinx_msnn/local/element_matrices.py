@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dolfinx.fem import IntegralType, pack_coefficients, pack_constants
+from dolfinx import fem
+from dolfinx.fem import IntegralType
 from dolfinx_msnn._utils.checks import point
 from dolfinx_msnn._utils.compiled import Library
 from dolfinx_msnn._utils.typing import (
@@ -116,7 +117,7 @@ class ElementMatrices:
         if form._cpp_object.needs_facet_permutations:
             topology.create_entity_permutations()
             self._permutations = np.ascontiguousarray(topology.get_facet_permutations())
-        self._integrals = [self._integral(*key) for key in pack_coefficients(form)]
+        self._integrals = [self._integral(*key) for key in fem.pack_coefficients(form)]
 
     def _integral(self, kind: IntegralType, number: int) -> _Integral:
         ufcx, ffi = self._form.ufcx_form, self._form.module.ffi
@@ -136,14 +137,14 @@ class ElementMatrices:
 
     def values(self) -> Values:
         """The values that coefficients, constants and the mesh have now, copied. Not collective."""
-        packed: Any = pack_coefficients(self._form)
+        packed: Any = fem.pack_coefficients(self._form)
         coefficients = [
             # Without coefficients there are no rows.
             np.ascontiguousarray(rows[part.order]) if rows.size else np.zeros((0, 0))
             for part, rows in ((part, packed[part.key]) for part in self._integrals)
         ]
         return Values(
-            coefficients, np.asarray(pack_constants(self._form)), self._mesh.geometry.x.copy()
+            coefficients, np.asarray(fem.pack_constants(self._form)), self._mesh.geometry.x.copy()
         )
 
     def tabulate(self, values: Values, cells: IntArray) -> FloatArray:

@@ -16,10 +16,8 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import create_matrix
 from dolfinx.mesh import EntityMap
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mpi import collective_errors
@@ -33,6 +31,7 @@ from dolfinx_msnn._utils.petsc import (
 )
 from dolfinx_msnn._utils.solvers import NULL_PIVOTS, choose_direct
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, FloatArray, Form, Function
+from dolfinx_msnn.algebra.fine import FineOperator
 from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
 from dolfinx_msnn.problems.linear import check_conditions
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
@@ -105,9 +104,9 @@ class NonlinearProblem(Owner):
         self._prefix, self._options, self._unseen = petsc_options_prefix, options, list(options)
         self._F: Form = compile_form(F)
         self._J: Form = compile_form(J)
-        self._A = self._own(create_matrix(self._J, kind=mat_type or W.P.getType()))
-        self._A.setOptionsPrefix(f"{petsc_options_prefix}A_")
-        self._b = self._own(self._A.createVecLeft())
+        prefix = f"{petsc_options_prefix}A_"
+        self._A = self._own(FineOperator(self._J, W, self.bcs, mat_type, prefix))
+        self._b = self._own(W.P.createVecLeft())
         self._load = la.vector(W.V.dofmap.index_map, W.V.dofmap.index_map_bs)
         self._lift: Function = dirichlet_lift(W.V, bcs)
         self._coarse = self._own(CoarseOperator(W, f"{petsc_options_prefix}A0_"))
@@ -150,7 +149,7 @@ class NonlinearProblem(Owner):
     def A(self) -> PETSc.Mat:
         """The fine Jacobian of the last step, Dirichlet rows and columns zeroed. Owned here."""
         self._check_alive()
-        return self._A
+        return self._A.matrix
 
     @property
     def A0(self) -> PETSc.Mat:
@@ -223,8 +222,8 @@ class NonlinearProblem(Owner):
         """For the first solve, or after P has changed: start, A_0 there, and SNES. Collective."""
         x = self._own(self._coefficients())
         self._assign(x)
-        fill_matrix(self._A, self._J, self.bcs)
-        renewed = self._coarse.refresh(self._A)
+        self._A.assemble()
+        renewed, _ = self._coarse.assemble(self._A)
         if renewed or self._x is None:
             self._free_vectors()
             self._f = self._own(x.duplicate())
@@ -290,8 +289,8 @@ class NonlinearProblem(Owner):
         if x == self._x and x.stateGet() == self._filled_at:
             return
         self._assign(x)
-        fill_matrix(self._A, self._J, self.bcs)
-        self._coarse.refresh(self._A)
+        self._A.assemble()
+        self._coarse.assemble(self._A)
 
     def _check_converged(self) -> None:
         reason, reasons = self._solver.getConvergedReason(), PETSc.SNES.ConvergedReason
