@@ -156,6 +156,13 @@ def null_combinations(
         Collective on ``comm``.
     """
     num = len(functions)
+    if num == 1:
+        # Nearly always: the constant.
+        parts = (functions[0], images[0] / np.maximum(np.abs(diagonal), np.finfo(float).tiny))
+        squares = np.array([part @ part for part in parts])
+        if comm.size > 1:
+            comm.Allreduce(MPI.IN_PLACE, squares, op=MPI.SUM)
+        return np.ones((int(squares[1] <= tolerances[0] ** 2 * squares[0]), 1))
     relative = images / np.maximum(np.abs(diagonal), np.finfo(float).tiny)
     sizes, defects = (_triangle(block.T, comm) for block in (functions, relative))
     if not np.isfinite(defects).all():

@@ -275,7 +275,9 @@ class FilterSettings:
             y = ritz.functions()
             gain, degree = max(2.0 * error / target, 10.0), None
         # Who asks for one round, or for a degree, wants that and nothing else.
-        if for_solutions and self.degree is None and self.max_rounds > 1:
+        # All functions have given the modes exactly.
+        whole = start.shape[1] >= n
+        if for_solutions and self.degree is None and self.max_rounds > 1 and not whole:
             degree = degree_for(INVERSE_GAIN, lower, upper)
             # What a solution loses weighs most in the lowest modes, where the filter's error,
             # relative to their energy, is as large as in the others.

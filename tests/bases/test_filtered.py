@@ -300,6 +300,7 @@ def test_two_processes_compile_at_once(fresh, tmp_path):
     code = (
         "import sys\n"
         "import numpy as np, scipy.sparse as sp\n"
+        "from dolfinx_msnn._utils import compiled\n"
         "from dolfinx_msnn.bases import kernels\n"
         f"compiled.get_options = lambda: {{'cache_dir': {str(folder)!r}}}\n"
         "assert kernels.SWEEPS.module is not None\n"
