@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dolfinx_msnn._utils.checks import positive_integer
+from dolfinx_msnn._utils.checks import is_number, positive_integer
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -39,6 +39,16 @@ def count_or_limit(
     if limit is None:
         return positive_integer("num_modes", defaults[0] if num_modes is None else num_modes)
     return positive_integer("max_modes", defaults[1] if max_modes is None else max_modes)
+
+
+def check_threshold(threshold: object) -> None:
+    """Refuse what is neither ``None`` nor a bound of eigenvalues.
+
+    Raises:
+        ValueError: With the value.
+    """
+    if threshold is not None and not (is_number(threshold) and 0 < threshold < np.inf):
+        raise ValueError(f"threshold must be a positive number, got {threshold!r}.")
 
 
 def check_energies(

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dolfinx_msnn._utils.chebyshev import degree_for
 from dolfinx_msnn._utils.checks import default_threads, is_number, positive_integer, require
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, inverse_step
-from dolfinx_msnn.bases.checks import check_signs
+from dolfinx_msnn.bases.checks import check_signs, check_threshold, count_or_limit
 from dolfinx_msnn.bases.cosines import cosines, num_start
 from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.nullspace import is_connected, piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
-from dolfinx_msnn.bases.protocol import LocalModes, remember
+from dolfinx_msnn.bases.protocol import LocalModes, modes_below, remember
 from dolfinx_msnn.bases.ritz import Ritz, rayleigh_ritz, replace_first
 from dolfinx_msnn.bases.spectral import SpectralBasis
 from dolfinx_msnn.local.problem import LocalProblem
@@ -85,6 +85,10 @@ class FilteredBasis:
 
     Args:
         num_modes: Number of modes in each neighbourhood; all of them where it has fewer dofs.
+            Default 8, unless ``threshold`` is given.
+        threshold: Keep the modes with λ < ``threshold`` (at least one) instead of a fixed number:
+            the first one left out lies above.
+        max_modes: With ``threshold``: keep at most this many. Default 32.
         tol: Estimated energy error of a mode, relative to its energy, that counts as converged;
             with a form ``s`` it stops at a fifth of that, as solutions need the lowest modes better
             than the others.
@@ -112,8 +116,10 @@ class FilteredBasis:
 
     def __init__(
         self,
-        num_modes: int = 8,
+        num_modes: int | None = None,
         *,
+        threshold: float | None = None,
+        max_modes: int | None = None,
         tol: float = 0.05,
         degree: int | None = None,
         max_rounds: int = 6,
@@ -121,11 +127,13 @@ class FilteredBasis:
         precision: Precision = "auto",
         num_threads: int | None = None,
     ) -> None:
-        self.num_modes = positive_integer("num_modes", num_modes)
-        self.settings = FilterSettings(num_modes, tol, degree, max_rounds, precision)
-        if num_start is not None and positive_integer("num_start", num_start) < num_modes:
+        self.num_modes = count_or_limit(num_modes, "threshold", threshold, max_modes, (8, 32))
+        check_threshold(threshold)
+        self.threshold = threshold
+        self.settings = FilterSettings(self.num_modes, tol, degree, max_rounds, precision)
+        if num_start is not None and positive_integer("num_start", num_start) < self.num_modes:
             raise ValueError(
-                f"num_start must not be below num_modes={num_modes}, got {num_start!r}."
+                f"num_start must not be below num_modes={self.num_modes}, got {num_start!r}."
             )
         self.num_start = num_start
         self.num_threads = default_threads(num_threads)
@@ -139,7 +147,10 @@ class FilteredBasis:
         done = in_threads(self._solve, problems, self.num_threads)
         unfit = [problem for problem, result in zip(problems, done, strict=True) if result is None]
         # Not in threads: PETSc is not made for them.
-        computed = iter(SpectralBasis(self.num_modes).modes(unfit))
+        basis = SpectralBasis(self.num_modes)
+        if self.threshold is not None:
+            basis = SpectralBasis(threshold=self.threshold, max_modes=self.num_modes)
+        computed = iter(basis.modes(unfit))
         results = []
         for problem, result in zip(problems, done, strict=True):
             if result is None:
@@ -157,18 +168,30 @@ class FilteredBasis:
 
     def _filter(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport]:
         pencil = Pencil.create(problem, self.settings.precision)
-        num = self.num_start or num_start(self.num_modes, pencil.jump)
-        if 3 * num >= problem.num_dofs:
+        if self.threshold is None:
+            return self._run(pencil, self.settings)
+        reports: list[FilterReport] = []
+
+        def solve(num: int) -> LocalModes:
+            modes, report = self._run(pencil, replace(self.settings, num_modes=num))
+            reports.append(report)
+            return modes
+
+        modes = modes_below(self.threshold, min(self.num_modes, problem.num_dofs), solve)
+        return modes, reports[-1]
+
+    def _run(self, pencil: Pencil, settings: FilterSettings) -> tuple[LocalModes, FilterReport]:
+        n = pencil.problem.num_dofs
+        num = self.num_start or num_start(settings.num_modes, pencil.jump)
+        if 3 * num >= n:
             # Cosines on few nodes repeat each other; all functions are not many more.
-            return self.settings.run(
-                pencil, np.eye(problem.num_dofs), pencil.upper, 1.0, first_degree=0
-            )
+            return settings.run(pencil, np.eye(n), pencil.upper, 1.0, first_degree=0)
         start, lower = cosines(pencil, num)
         # Where κ jumps by a factor c, cosines have c times the energy of the modes they stand for,
         # and the filter has to take that away, with something to spare: products are cheaper than
         # another round.
         gain = max(100.0 * pencil.jump, 50.0)
-        return self.settings.run(pencil, start, lower, gain)
+        return settings.run(pencil, start, lower, gain)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
 
 import ufl
 from dolfinx_msnn._utils.typing import FloatArray
@@ -84,6 +86,27 @@ class BasisNeeds(NamedTuple):
             name: next((s[name] for s in said if s[name] is not None), None) for name in cls._fields
         }
         return cls(**known)
+
+
+#: Modes to begin with where a threshold chooses the number.
+FIRST_MODES = 8
+
+
+def modes_below(threshold: float, most: int, solve: Callable[[int], LocalModes]) -> LocalModes:
+    """All modes with λ below a threshold, at least one.
+
+    Args:
+        threshold: The first mode left out is not below it, unless ``most`` are.
+        most: At most so many.
+        solve: Gives as many of the lowest modes as it is asked for.
+    """
+    num = min(FIRST_MODES, most)
+    while True:
+        modes = solve(num)
+        if modes.values[-1] >= threshold or num == most:
+            keep = max(1, int(np.count_nonzero(modes.values < threshold)))
+            return LocalModes(modes.values[:keep], modes.vectors[:keep])
+        num = min(2 * num, most)
 
 
 #: Reports that a basis keeps; the oldest ones go.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -24,10 +25,10 @@ from dolfinx_msnn._utils.petsc import (
     temporary_options,
 )
 from dolfinx_msnn._utils.typing import FloatArray
-from dolfinx_msnn.bases.checks import check_signs, count_or_limit
+from dolfinx_msnn.bases.checks import check_signs, check_threshold, count_or_limit
 from dolfinx_msnn.bases.nullspace import null_space
 from dolfinx_msnn.bases.pencil import Pencil
-from dolfinx_msnn.bases.protocol import LocalModes
+from dolfinx_msnn.bases.protocol import LocalModes, modes_below
 from dolfinx_msnn.local.problem import LocalProblem
 
 
@@ -70,8 +71,7 @@ class SpectralBasis:
         petsc_options: Mapping[str, object] | None = None,
     ) -> None:
         self.num_modes = count_or_limit(num_modes, "threshold", threshold, max_modes, (8, 32))
-        if threshold is not None and not (is_number(threshold) and 0 < threshold < np.inf):
-            raise ValueError(f"threshold must be a positive number, got {threshold!r}.")
+        check_threshold(threshold)
         if not is_number(tol) or not 0 < tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
         check_prefix(petsc_options_prefix)
@@ -120,13 +120,7 @@ class SpectralBasis:
         top = min(self.num_modes, int(np.count_nonzero(pencil.problem.S.diagonal())))
         if self.threshold is None:
             return solver.solve(pencil, top)
-        num = min(8, top)
-        while True:
-            modes = solver.solve(pencil, num)
-            if unit * modes.values[-1] >= self.threshold or num == top:
-                keep = max(1, int(np.count_nonzero(unit * modes.values < self.threshold)))
-                return LocalModes(modes.values[:keep], modes.vectors[:keep])
-            num = min(2 * num, top)
+        return modes_below(self.threshold / unit, top, partial(solver.solve, pencil))
 
 
 def _in_own_units(problem: LocalProblem) -> tuple[LocalProblem, float, float]:

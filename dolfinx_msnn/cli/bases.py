@@ -47,9 +47,10 @@ def check_basis(text: str, threshold: float | None, guard: bool) -> None:
         )
     if kind == "harmonic" and guard:
         raise WrongCommandLine("--guard is for modes; expected another basis than harmonic.")
-    if threshold is not None and (kind != "computed" or guard):
+    if threshold is not None and (kind not in ("computed", "filtered") or guard):
         raise WrongCommandLine(
-            "--threshold is for --basis computed without --guard; expected --modes otherwise."
+            "--threshold is for --basis computed or filtered without --guard; expected --modes "
+            "otherwise."
         )
     if kind == "learned":
         need("torch", "A learned basis", "nn")
@@ -70,12 +71,12 @@ def create_basis(
     """A basis from ``computed``, ``filtered``, ``harmonic``, ``learned`` or ``learned:MODEL``."""
     kind, _, model = text.partition(":")
     basis: msnn.LocalBasis
-    if kind == "computed" and threshold is not None:
-        basis = msnn.SpectralBasis(threshold=threshold, max_modes=max(modes, 32))
-    elif kind == "computed":
-        basis = msnn.SpectralBasis(modes)
-    elif kind == "filtered":
-        basis = msnn.FilteredBasis(modes)
+    if kind in ("computed", "filtered"):
+        make = msnn.SpectralBasis if kind == "computed" else msnn.FilteredBasis
+        if threshold is None:
+            basis = make(modes)
+        else:
+            basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
         basis = msnn.HarmonicBasis(modes)
     else:

@@ -120,7 +120,7 @@ def solve(
     ] = None,
     modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,
     threshold: Annotated[
-        float | None, typer.Option(help="Computed: all modes below this eigenvalue instead.")
+        float | None, typer.Option(help="All modes below this eigenvalue instead.")
     ] = None,
     guard: Annotated[
         bool, typer.Option("--guard", help="Check the modes, repair bad ones.")

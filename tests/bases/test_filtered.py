@@ -805,3 +805,23 @@ def test_reports_of_all_ranks():
         values = {k: v for part in COMM.allgather(W.eigenvalues) for k, v in part.items()}
         assert sorted(values) == list(range(16))
         assert all(len(v) == 4 and np.all(np.diff(v) >= 0) for v in values.values())
+
+
+# ---- a threshold ----
+
+
+@serial
+@pytest.mark.parametrize("name", ["two phases, 1e8", "P2", "hexahedra"])
+def test_threshold(name):
+    """As many modes as there are eigenvalues below, counted by SciPy, and the same space."""
+    A, S = dense(name)
+    exact = scipy.linalg.eigh(A, S, eigvals_only=True, subset_by_index=(0, 24))
+    p = problem(name)
+    for count in (3, 8, 13):
+        threshold = 0.5 * (exact[count - 1] + exact[count])
+        basis = FilteredBasis(threshold=threshold, tol=1e-3)
+        modes = basis.modes([p])[0]
+        assert len(modes.values) == count and basis.reports[-1].vertex == p.vertex
+        np.testing.assert_allclose(modes.values, exact[:count], rtol=1e-2, atol=1e-6 * exact[1])
+    assert len(FilteredBasis(threshold=1e-12 * exact[1]).modes([p])[0].values) == 1
+    assert len(FilteredBasis(threshold=2 * exact[24], max_modes=11).modes([p])[0].values) == 11

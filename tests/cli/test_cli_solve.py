@@ -450,7 +450,11 @@ def test_text_says_what_json_says():
         (2, "--flux must be SIDE=VALUE", "--generator channels --flux left"),
         (2, "--basis must be computed", "--generator channels --basis guessed"),
         (1, "There is no model file best", "--generator channels --basis learned:best"),
-        (2, "--threshold is for --basis computed", "--generator channels --threshold 1 --guard"),
+        (
+            2,
+            "--threshold is for --basis computed or filtered",
+            "--generator channels --threshold 1 --guard",
+        ),
         (2, "--output must end in", "--generator channels -o flow.vtk"),
         (1, "There is no folder nowhere", "--generator channels -o nowhere/flow.png"),
         (1, "finer than the mesh", "--generator channels --cells 4 --boxes 5"),
