@@ -718,10 +718,8 @@ def test_is_a_local_basis():
         ({"num_start": -1}, "num_start must be a positive integer, got -1"),
         ({"precision": "half"}, "precision must be 'single', 'double' or 'auto', got 'half'"),
         ({"num_threads": 0}, "num_threads must be a positive integer, got 0"),
-        (
-            {"num_threads": None, "num_modes": None},
-            "num_modes must be a positive integer, got None",
-        ),
+        ({"num_modes": 8, "threshold": 1.0}, "Give num_modes or threshold, not both"),
+        ({"threshold": -1.0}, "threshold must be a positive number, got -1.0"),
     ],
     ids=str,
 )
