@@ -116,6 +116,7 @@ class LinearProblem(Owner):
                 watch=bool(watch),
                 local_solutions=coarse is not None,
             )
+        _ = W.P
         check_conditions(bcs, W)
         self.W, self.bcs = W, list(bcs)
         self.u: Function = fem.Function(W.V, name="u") if u is None else u

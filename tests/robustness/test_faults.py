@@ -183,9 +183,9 @@ class Starving:
         ("local.hats", "ones"),
         ("local.ghosts", "setdiff1d"),
         ("local.ghosts", "unique"),
-        ("local.assembly", "rint"),
+        ("local.ghosts", "rint"),
         ("local.assembly", "empty"),
-        ("space.prolongation", "tile"),
+        ("space.prolongation", "where"),
         ("space.positions", "full"),
     ],
 )

@@ -182,7 +182,7 @@ def columns(here):
     from dolfinx_msnn.space import prolongation
 
     if here:
-        prolongation.np = Starving(np, "tile")
+        prolongation.np = Starving(np, "where")
     return {"basis": spectral()}
 
 
