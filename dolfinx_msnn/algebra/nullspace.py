@@ -30,6 +30,46 @@ def candidates(V: FunctionSpace) -> FloatArray:
     return rigid_motions(x - total / index_map.size_global, V.dofmap.index_map_bs)
 
 
+def attach_near_null_space(A0: PETSc.Mat, W: MultiscaleFunctionSpace, motions: FloatArray) -> None:
+    """Tell algebraic multigrid which coefficients are those of rigid motions. Collective."""
+    _attach(W, motions, A0.setNearNullSpace, np.inf)
+
+
+def _attach(
+    W: MultiscaleFunctionSpace,
+    motions: FloatArray,
+    attach: Callable[[PETSc.NullSpace], None],
+    tolerance: float = MEMBER_TOLERANCE,
+) -> None:
+    """Hand on the coefficients of motions, of those that the space holds. Collective.
+
+    Args:
+        W: Multiscale space; one of very few modes may not hold all of them.
+        motions: Values at the dofs of this rank, shape ``(num, num_dofs)``.
+        attach: Gets them as a null space.
+        tolerance: Largest difference from a member, as a fraction of the motion.
+    """
+    z: Function = fem.Function(W.V)
+    basis: list[PETSc.Vec] = []
+    for values in motions:
+        z.x.array[:] = values
+        c = W.coefficients(z)
+        both = [W.prolong(c).x.array - values, values]
+        size = np.abs(both).max(axis=1, initial=0.0)
+        W.comm.Allreduce(MPI.IN_PLACE, size, op=MPI.MAX)
+        if size[0] > tolerance * size[1]:
+            c.destroy()
+            continue
+        for q in basis:
+            c.axpy(-c.dot(q), q)
+        c.normalize()
+        basis.append(c)
+    nullspace = PETSc.NullSpace().create(vectors=basis, comm=W.comm)
+    attach(nullspace)
+    for item in (nullspace, *basis):
+        item.destroy()
+
+
 class NullSpace:
     """The rigid motions z of a fine space with A z = 0; there may be none.
 
@@ -75,31 +115,9 @@ class NullSpace:
         self._gram = self._products(self._weights, self._motions[:, :size].T)
 
     def attach(self, A0: PETSc.Mat) -> None:
-        """Attach to A_0 its null space: the coefficients of the motions. Collective.
-
-        A space of very few modes may not hold all of them.
-        """
-        if not len(self._motions) and not A0.getNullSpace():
-            return
-        z: Function = fem.Function(self._W.V)
-        basis: list[PETSc.Vec] = []
-        for values in self._motions:
-            z.x.array[:] = values
-            c = self._W.coefficients(z)
-            both = [self._W.prolong(c).x.array - values, values]
-            size = np.abs(both).max(axis=1, initial=0.0)
-            self._W.comm.Allreduce(MPI.IN_PLACE, size, op=MPI.MAX)
-            if size[0] > MEMBER_TOLERANCE * size[1]:
-                c.destroy()
-                continue
-            for q in basis:
-                c.axpy(-c.dot(q), q)
-            c.normalize()
-            basis.append(c)
-        nullspace = PETSc.NullSpace().create(vectors=basis, comm=self._W.comm)
-        A0.setNullSpace(nullspace)
-        for item in (nullspace, *basis):
-            item.destroy()
+        """Attach to A_0 its null space: the coefficients of the motions. Collective."""
+        if len(self._motions) or A0.getNullSpace():
+            _attach(self._W, self._motions, A0.setNullSpace)
 
     def remove(self, u: Function) -> None:
         """Subtract the L2 projection of ``u`` onto the null space. Collective."""

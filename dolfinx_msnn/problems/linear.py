@@ -15,7 +15,7 @@ import numpy as np
 import ufl
 from dolfinx import fem, la
 from dolfinx.mesh import EntityMap
-from dolfinx_msnn._utils import forms
+from dolfinx_msnn._utils import forms, solvers
 from dolfinx_msnn._utils.entry import checked
 from dolfinx_msnn._utils.functions import dirichlet_lift
 from dolfinx_msnn._utils.mesh import dirichlet_mask
@@ -24,7 +24,7 @@ from dolfinx_msnn._utils.petsc import Owner, check_petsc_arguments
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import CompilerOptions, DirichletBC, Form, Function
 from dolfinx_msnn.algebra.fine import FineOperator
-from dolfinx_msnn.algebra.nullspace import NullSpace, candidates
+from dolfinx_msnn.algebra.nullspace import NullSpace, attach_near_null_space, candidates
 from dolfinx_msnn.algebra.product import CoarseOperator, assemble_coarse_vector
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.problems.local_solutions import LocalSolutions
@@ -198,6 +198,8 @@ class LinearProblem(Owner):
             self._b = self._own(self.W.P.createVecLeft())
             self._b0, self._x0 = self._own(A0.createVecLeft()), self._own(A0.createVecRight())
             self._solver = None
+            if A0.getSize()[0] > solvers.DIRECT_UP_TO:
+                attach_near_null_space(A0, self.W, self._motions)
             self._solver = self._own(create_coarse_solver(A0, self._prefix, self._options))
         self._watch.remember()
 

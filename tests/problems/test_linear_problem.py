@@ -28,6 +28,7 @@ from dolfinx import fem, la, mesh
 from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, FilteredBasis, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn._utils import solvers
 from dolfinx_msnn.petsc import LinearProblem
 
 LU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -383,6 +384,25 @@ def test_coarse_solve_against_scipy():
             )
             expected = P @ np.linalg.solve(A0, P.T @ b)
     np.testing.assert_allclose(u, expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_many_unknowns_are_solved_by_multigrid(vector, monkeypatch):
+    """Beyond a number of unknowns CG with GAMG is the default, with the same solution."""
+    V, kappa, coarse, v, _ = setting(element=("Lagrange", 1, (2,)) if vector else ("Lagrange", 1))
+    a = elasticity(V, kappa) if vector else diffusion(V, kappa)
+    L = ufl.inner(fem.Constant(V.mesh, (0.3, -1.0) if vector else 1.0), v) * ufl.dx
+    bcs = [clamp(V, left)]
+    with multiscale_functionspace(V, coarse, SpectralBasis(6), a, mass(V, kappa), bcs) as W:
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="direct_") as problem:
+            expected = problem.solve().copy()
+        monkeypatch.setattr(solvers, "DIRECT_UP_TO", W.num_dofs - 1)
+        with LinearProblem(a, L, W, bcs=bcs, petsc_options_prefix="many_") as problem:
+            assert relative(problem.solve(), expected) <= 1e-6
+            pc = problem.solver.getPC()
+            assert (problem.solver.getType(), pc.getType()) == ("cg", "gamg")
+            vectors = problem.A0.getNearNullSpace().getVecs()
+            assert len(vectors) == (3 if vector else 1)
 
 
 def test_options_reach_the_coarse_solver():
