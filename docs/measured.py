@@ -67,13 +67,13 @@ def map_table() -> Iterator[list[str]]:
 
 
 def space_table() -> Iterator[list[str]]:
-    """Time and memory of a space with computed modes."""
-    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "eigensolves", "PᵀAP", "memory"]
+    """Time and memory of a space with filtered modes."""
+    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "its basis", "A_0, factors", "memory"]
     records = [record for record in load("space")["records"] if record["part"] == "space"]
     for (case, ranks), runs in groups(records, "case", "ranks").items():
         stages = [
             f"{statistics.median(run[f's {stage}'] for run in runs):.3g} s"
-            for stage in ("space", "basis", "PtAP, first")
+            for stage in ("space", "basis", "A_0, factors")
         ]
         memory = statistics.median(sum(run["peak_gib_by_rank"]) for run in runs)
         yield [

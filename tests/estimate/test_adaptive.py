@@ -209,7 +209,7 @@ def test_refuses(options, match):
 @pytest.mark.parametrize("kind", ["online", "modes", "both"])
 def test_harmonic_functions(kind):
     """From constants and responses on: the bound holds in each round, and the last is small."""
-    with Case(n=20, basis=HarmonicBasis(11)) as case, start(case, tol=0.05, kind=kind) as found:
+    with Case(n=20, basis=HarmonicBasis(14)) as case, start(case, tol=0.05, kind=kind) as found:
         truth = Truth(case)
         error = truth.error(found.u)
         last = found.rounds[-1]

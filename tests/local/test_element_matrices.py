@@ -130,7 +130,9 @@ def test_cell_subdomains():
     tags = mesh.meshtags(msh, 2, np.arange(num, dtype=np.int32), marks)
     dx = ufl.Measure("dx", domain=msh, subdomain_data=tags)
     u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
+    # Of the tag 0 there are no cells, and integrals of other degrees have kernels of their own.
     form = 5.0 * ufl.inner(ufl.grad(u), ufl.grad(v)) * dx(1) + u * v * dx(2)
+    form += 7.0 * u * v * dx(0) + u * v * dx(2, degree=5)
     A = assembled(form)
     np.testing.assert_allclose(summed(V, form), A, rtol=0, atol=1e-14 * np.abs(A).max())
 
