@@ -68,7 +68,16 @@ def map_table() -> Iterator[list[str]]:
 
 def space_table() -> Iterator[list[str]]:
     """Time and memory of a space with filtered modes."""
-    yield ["mesh", "ranks", "fine dofs", "coarse dofs", "space", "its basis", "A_0, factors", "memory"]
+    yield [
+        "mesh",
+        "ranks",
+        "fine dofs",
+        "coarse dofs",
+        "space",
+        "its basis",
+        "A_0, factors",
+        "memory",
+    ]
     records = [record for record in load("space")["records"] if record["part"] == "space"]
     for (case, ranks), runs in groups(records, "case", "ranks").items():
         stages = [
