@@ -55,20 +55,28 @@ def find_neighbourhoods(
     """
     comm = V.mesh.comm
     member = cell_membership(V, coarse, hats)
+    # By the neighbourhoods without layers: the same ranks have them whatever the layers.
+    group_of, first = same_rows(member)
+    group, vertex = _pairs(member, first)
+    sizes = np.bincount(group_of[group_of >= 0], minlength=len(first))
+    owner = balance(comm, vertex, sizes[group], V.mesh.topology.dim)
     for _ in range(layers):
         touches = _touches(V)
         member = touches @ _share_rows(V, (touches.T @ member).tocsr())
-    group_of, first = same_rows(member)
-    held = member[first].tocoo()
-    group, vertex = held.row.astype(np.int64), held.col.astype(np.int64)
-    sizes = np.bincount(group_of[group_of >= 0], minlength=len(first))
-
-    owner = balance(comm, vertex, sizes[group], V.mesh.topology.dim)
+    if layers:
+        group_of, first = same_rows(member)
+        group, vertex = _pairs(member, first)
     source, (vertex, group) = route(comm, owner[vertex], vertex, group)
     order = np.argsort(vertex, kind="stable")
     vertices, start = np.unique(vertex[order], return_index=True)
     offsets = np.append(start, len(order))
     return Neighbourhoods(vertices, offsets, source[order], group[order], group_of)
+
+
+def _pairs(member: sp.csr_matrix, rows: LongArray) -> tuple[LongArray, LongArray]:
+    """Places in ``rows`` and columns of the entries that a matrix has in these rows."""
+    held = member[rows].tocoo()
+    return held.row.astype(np.int64), held.col.astype(np.int64)
 
 
 def same_rows(member: sp.csr_matrix) -> tuple[LongArray, LongArray]:
