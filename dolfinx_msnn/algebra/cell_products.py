@@ -24,7 +24,7 @@ from dolfinx_msnn.algebra.fine import FineOperator
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.local.element_matrices import ElementMatrices, Values
 from dolfinx_msnn.local.groups import CellGroups
-from dolfinx_msnn.local.neighbourhoods import same_rows
+from dolfinx_msnn.local.neighbourhoods import as_ones, same_rows
 from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 #: Fewer cells than this in a group on average, and the product of matrices is faster.
@@ -78,7 +78,7 @@ class CellProducts:
         every = np.arange(num_blocks)
         seen = np.zeros(num_blocks, dtype=np.int64)
         for blocks in np.array_split(every, _num_batches(W, len(every))):
-            sums = _pattern(local_rows(W, blocks)) @ numbers
+            sums = as_ones(local_rows(W, blocks)) @ numbers
             seen[blocks] = sums.reshape(-1, V.dofmap.index_map_bs).sum(axis=1)
         _, kind = np.unique(seen, return_inverse=True)
         marks = np.random.default_rng(1).integers(1, 2**63, len(kind) + 1, dtype=np.int64)
@@ -93,7 +93,7 @@ class CellProducts:
                 (np.ones(len(rows), np.int64), (rows, np.arange(len(rows)))),
                 shape=(len(first), len(rows)),
             )
-            member = touches @ _pattern(P)
+            member = touches @ as_ones(P)
             number, one = same_rows(member)
             # Cells that see nothing have a say in where motions are held.
             group = np.where(number < 0, len(one), number)[kinds]
@@ -195,11 +195,6 @@ class CellProducts:
         if bs == 1:
             return sp.csr_matrix((data, *pattern), shape=(n, n))
         return sp.bsr_matrix((data.reshape(-1, bs, bs), *pattern), shape=(n, n)).tocsr()
-
-
-def _pattern(P: sp.csr_matrix) -> sp.csr_matrix:
-    """Ones where a matrix has entries, int64."""
-    return sp.csr_matrix((np.ones(len(P.indices), np.int64), P.indices, P.indptr), P.shape)
 
 
 def _num_batches(W: MultiscaleFunctionSpace, num_blocks: int) -> int:

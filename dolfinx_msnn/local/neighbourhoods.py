@@ -79,6 +79,12 @@ def _pairs(member: sp.csr_matrix, rows: LongArray) -> tuple[LongArray, LongArray
     return held.row.astype(np.int64), held.col.astype(np.int64)
 
 
+def as_ones(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Ones where a matrix has entries, int64."""
+    ones = np.ones(len(matrix.indices), np.int64)
+    return sp.csr_matrix((ones, matrix.indices, matrix.indptr), matrix.shape)
+
+
 def same_rows(member: sp.csr_matrix) -> tuple[LongArray, LongArray]:
     """Number the distinct sets of columns that rows of a matrix have entries in.
 
@@ -90,10 +96,8 @@ def same_rows(member: sp.csr_matrix) -> tuple[LongArray, LongArray]:
     """
     # Sets are told apart by the sum of random numbers of their members, modulo 2^64.
     numbers = np.random.default_rng(0).integers(1, 2**63, member.shape[1], dtype=np.int64)
-    held = sp.csr_matrix(
-        (np.ones(len(member.indices), np.int64), member.indices, member.indptr), member.shape
-    )
-    _, first, number = np.unique(held @ numbers, return_index=True, return_inverse=True)
+    sums = as_ones(member) @ numbers
+    _, first, number = np.unique(sums, return_index=True, return_inverse=True)
     # In the order of their first rows, the empty set left out.
     full = np.diff(member.indptr)[first] > 0
     order = np.argsort(np.where(full, first, member.shape[0]), kind="stable")
