@@ -8,10 +8,12 @@ assembly does, with exterior-facet terms included. Any neighbourhood's matrix is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dolfinx import fem
 from dolfinx.fem import IntegralType
@@ -118,6 +120,12 @@ class ElementMatrices:
             topology.create_entity_permutations()
             self._permutations = np.ascontiguousarray(topology.get_facet_permutations())
         self._integrals = [self._integral(*key) for key in fem.pack_coefficients(form)]
+        # Kernels and where each integral is taken, for the compiled loop.
+        self._places = (
+            np.array([part.kernel for part in self._integrals], dtype=np.int64),
+            _addresses([part.starts for part in self._integrals]),
+            _addresses([part.facets for part in self._integrals]),
+        )
 
     def _integral(self, kind: IntegralType, number: int) -> _Integral:
         ufcx, ffi = self._form.ufcx_form, self._form.module.ffi
@@ -139,8 +147,8 @@ class ElementMatrices:
         """The values that coefficients, constants and the mesh have now, copied. Not collective."""
         packed: Any = fem.pack_coefficients(self._form)
         coefficients = [
-            # Without coefficients there are no rows.
-            np.ascontiguousarray(rows[part.order]) if rows.size else np.zeros((0, 0))
+            # Without coefficients DOLFINx packs no rows.
+            np.ascontiguousarray(rows[part.order]) if rows.size else np.zeros((len(part.order), 0))
             for part, rows in ((part, packed[part.key]) for part in self._integrals)
         ]
         return Values(
@@ -159,22 +167,11 @@ class ElementMatrices:
             collective.
         """
         out = np.empty((len(cells), self.width, self.width))
-        nodes = self._nodes
-        num_facets = 0 if self._permutations is None else self._permutations.size // len(nodes)
-
-        def addresses(parts: list[Any]) -> LongArray:
-            found = [0 if part is None else part.ctypes.data for part in parts]
-            return np.array(found, dtype=np.int64)
-
-        arguments = (
-            np.array([part.kernel for part in self._integrals], dtype=np.int64),
-            addresses([part.starts for part in self._integrals]),
-            addresses([part.facets for part in self._integrals]),
-            addresses(list(values.coefficients)),
-            np.array([part.shape[1] for part in values.coefficients], dtype=np.int64),
-        )
         if GROUPS.module is None:
             return self._tabulate_slowly(values, cells, out)
+        nodes = self._nodes
+        num_facets = 0 if self._permutations is None else self._permutations.size // len(nodes)
+        widths = np.array([part.shape[1] for part in values.coefficients], dtype=np.int64)
         GROUPS.call(
             "tabulate",
             len(cells),
@@ -184,7 +181,9 @@ class ElementMatrices:
             nodes,
             values.x,
             len(self._integrals),
-            *arguments,
+            *self._places,
+            _addresses(values.coefficients),
+            widths,
             values.constants,
             self._permutations,
             num_facets,
@@ -219,6 +218,12 @@ class ElementMatrices:
                     ]
                     kernel(ffi.from_buffer("double[]", matrix), *pointers, ffi.NULL)
         return out
+
+
+def _addresses(arrays: Sequence[npt.NDArray[Any] | None]) -> LongArray:
+    """Where arrays begin, zero for none; they must be kept elsewhere."""
+    found = [0 if part is None else part.ctypes.data for part in arrays]
+    return np.array(found, dtype=np.int64)
 
 
 class Findings:

@@ -13,7 +13,7 @@ import ufl
 from dolfinx import fem, mesh
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import CellType
-from dolfinx_msnn.local.element_matrices import ElementMatrices
+from dolfinx_msnn.local.element_matrices import GROUPS, ElementMatrices
 
 
 def element_blocks(V, form):
@@ -119,8 +119,11 @@ def test_variants_and_shapes(name, degree, variant, shape):
     np.testing.assert_allclose(summed(V, form), A, rtol=0, atol=1e-13 * np.abs(A).max())
 
 
-def test_cell_subdomains():
-    """dx(tag) restricts the blocks to the tagged cells."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_cell_subdomains(compiled, monkeypatch):
+    """dx(tag) restricts the blocks to the tagged cells, with and without the compiled loop."""
+    if not compiled:
+        monkeypatch.setattr(GROUPS, "module", None)
     msh = box(COMM, CellType.quadrilateral, 4)
     V = fem.functionspace(msh, ("Lagrange", 1))
     left = mesh.locate_entities(msh, 2, lambda x: x[0] < 0.5 + 1e-9)
