@@ -12,6 +12,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from dolfinx.fem import IntegralType
 from dolfinx.fem.petsc import create_matrix
 from dolfinx_msnn._utils.assembly import fill_matrix
 from dolfinx_msnn._utils.petsc import Owner
@@ -75,6 +76,33 @@ class FineOperator(Owner):
             self._matrix = A
         return self._matrix
 
+    @property
+    def by_cells(self) -> bool:
+        """Whether the form is a sum of element matrices: over cells and exterior facets of V."""
+        kinds = {IntegralType.cell, IntegralType.exterior_facet}
+        return (
+            set(self.form.integral_types) <= kinds and self.form.mesh is self.W.V.mesh._cpp_object
+        )
+
+    def multiply(self, functions: Sequence[FloatArray]) -> list[FloatArray]:
+        """A z for some functions, by the matrix. Collective.
+
+        Args:
+            functions: Values at the dofs of this rank, owned first, each of shape ``(n,)``.
+
+        Returns:
+            At the owned dofs.
+        """
+        z, image = self.matrix.createVecs()
+        images = []
+        for values in functions:
+            z.array_w[:] = values[: z.getLocalSize()]
+            self.matrix.mult(z, image)
+            images.append(image.array_r.copy())
+        z.destroy()
+        image.destroy()
+        return images
+
     def act(self, functions: FloatArray) -> tuple[FloatArray, FloatArray]:
         """A z for some functions, and the diagonal of A, by the matrix. Collective.
 
@@ -84,14 +112,7 @@ class FineOperator(Owner):
         Returns:
             At the owned dofs, shapes ``(num, num_owned)`` and ``(num_owned,)``.
         """
-        A = self.matrix
-        z, image, diagonal = A.createVecRight(), A.createVecLeft(), A.getDiagonal()
-        images = np.empty((len(functions), z.getLocalSize()))
-        for values, out in zip(functions, images, strict=True):
-            z.array_w[:] = values[: len(out)]
-            A.mult(z, image)
-            out[:] = image.array_r
+        diagonal = self.matrix.getDiagonal()
         values = diagonal.array_r.copy()
-        for item in (z, image, diagonal):
-            item.destroy()
-        return images, values
+        diagonal.destroy()
+        return np.array(self.multiply(list(functions))).reshape(-1, len(values)), values

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Forms and Dirichlet conditions of several fields, and the fine matrices of blocks of forms."""
+"""Forms and Dirichlet conditions of several fields, and blocks of bilinear forms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from petsc4py import PETSc
 
@@ -13,10 +13,11 @@ import numpy as np
 
 import ufl
 from dolfinx import fem, la
-from dolfinx.fem.petsc import create_matrix
 from dolfinx_msnn._utils import forms
-from dolfinx_msnn._utils.assembly import fill_matrix
+from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.typing import DirichletBC, FloatArray, Form, FunctionSpace
+from dolfinx_msnn.algebra.fine import FineOperator
+from dolfinx_msnn.algebra.product import CoarseOperator
 
 type BilinearBlocks = list[list[ufl.Form | None]]
 type LinearBlocks = list[ufl.Form | None]
@@ -104,66 +105,99 @@ def bcs_of_fields(
     return found
 
 
-class FineBlocks:
-    """Matrices of the blocks of a bilinear form, without Dirichlet conditions.
+class FineBlocks(Owner):
+    """The blocks of a bilinear form, without Dirichlet conditions.
+
+    Blocks on the diagonal are summed up over groups of cells where :class:`CoarseOperator` does
+    that. Fine matrices are made of the others, which have two coarse spaces, and of integrals that
+    are no sum of element matrices.
 
     Args:
         blocks: Nested lists of forms, ``None`` for zero.
-        mat_type: PETSc type of the matrices.
+        operators: The coarse operator of each field.
+        mat_type: PETSc type of the matrices; default that of P.
+        prefix: Options prefix of the matrices.
         compile_form: Turns UFL forms into DOLFINx forms.
 
-    Attributes:
-        matrices: By row and column; zero blocks are left out.
-
     Note:
-        Creation is collective; it fills nothing. The caller destroys it.
+        Creation is collective; it fills nothing.
     """
 
+    _title: ClassVar[str] = "block form"
+
     def __init__(
-        self, blocks: BilinearBlocks, mat_type: str, compile_form: Callable[[ufl.Form], Form]
+        self,
+        blocks: BilinearBlocks,
+        operators: Sequence[CoarseOperator],
+        mat_type: str | None,
+        prefix: str,
+        compile_form: Callable[[ufl.Form], Form],
     ) -> None:
-        self._num = len(blocks)
-        self._forms = {
-            (i, j): compile_form(form)
+        super().__init__(operators[0].W.comm)
+        self._operators = operators
+        self._blocks: dict[tuple[int, int], FineOperator] = {
+            (i, j): self._own(
+                FineOperator(compile_form(form), operators[i].W, (), mat_type, prefix)
+            )
             for i, row in enumerate(blocks)
             for j, form in enumerate(row)
             if form is not None
         }
-        self.matrices: dict[tuple[int, int], PETSc.Mat] = {
-            place: create_matrix(form, kind=mat_type) for place, form in self._forms.items()
-        }
 
-    def assemble(self) -> None:
-        """Fill the matrices. Collective."""
-        for place, A in self.matrices.items():
-            fill_matrix(A, self._forms[place])
-
-    def apply(self, fields: Sequence[FloatArray]) -> list[FloatArray]:
-        """Products of the rows with the fields.
+    def project(
+        self, functions: Sequence[Sequence[FloatArray]] = ()
+    ) -> tuple[dict[tuple[int, int], PETSc.Mat], list[list[FloatArray]]]:
+        """Coarse blocks P_iᵀ A_ij P_j for the present coefficients, and products A u.
 
         Args:
-            fields: Local values of each field, owned ones first.
+            functions: Some u: local values of each field, owned ones first.
+
+        Returns:
+            The blocks by row and column, zero blocks left out, which the caller destroys; and for
+            each u the owned values of each row, shape ``(0,)`` for a row of zero blocks.
+
+        Note:
+            Collective.
+        """
+        found: dict[tuple[int, int], PETSc.Mat] = {}
+        images = [[np.zeros(0)] * len(self._operators) for _ in functions]
+        for (i, j), A in self._blocks.items():
+            row, column, given = self._operators[i], self._operators[j].W, [u[j] for u in functions]
+            A.assemble()
+            if i == j and A.by_cells:
+                _, (acted, _) = row.assemble(A, np.array(given) if given else None)
+                products = list(acted)
+                # A copy: mass and stiffness share the coarse operator.
+                found[i, i] = row.A0.copy()
+            else:
+                for W in (row.W, column):
+                    W.match_type(A.matrix)
+                image = A.matrix.matMult(column.P)
+                found[i, j] = row.W.P.transposeMatMult(image)
+                image.destroy()
+                products = A.multiply(given)
+            for rows, product in zip(images, products, strict=True):
+                rows[i] = product + rows[i] if len(rows[i]) else product
+        return found, images
+
+    def lift(self, bcs: Sequence[Sequence[DirichletBC]]) -> list[FloatArray]:
+        """A g for the values g of the Dirichlet conditions of each field, zero at other dofs.
 
         Returns:
             Owned values for each row, shape ``(0,)`` for a row of zero blocks.
 
         Note:
-            Collective.
+            Collective. Cells without such dofs are passed over.
         """
-        result = [np.zeros(0)] * self._num
-        for (i, j), A in self.matrices.items():
-            x, y = A.createVecs()
-            x.array_w[:] = fields[j][: x.getLocalSize()]
-            A.mult(x, y)
-            result[i] = y.array_r + (result[i] if len(result[i]) else 0.0)
-            x.destroy()
-            y.destroy()
+        result = [np.zeros(0)] * len(self._operators)
+        for (i, j), A in self._blocks.items():
+            dofmap = self._operators[i].W.V.dofmap
+            b = la.vector(dofmap.index_map, dofmap.index_map_bs)
+            fem.apply_lifting(b.array, [A.form], bcs=[bcs[j]], alpha=-1.0)
+            b.scatter_reverse(la.InsertMode.add)
+            owned = b.array[: dofmap.index_map.size_local * dofmap.index_map_bs]
+            result[i] = owned + result[i] if len(result[i]) else owned
         return result
-
-    def destroy(self) -> None:
-        """Free the matrices. Collective."""
-        for A in self.matrices.values():
-            A.destroy()
 
 
 def assemble_loads(loads: Sequence[Form | None]) -> list[FloatArray]:

@@ -22,8 +22,8 @@ from dolfinx_msnn._utils.functions import set_to_product
 from dolfinx_msnn._utils.petsc import Owner
 from dolfinx_msnn._utils.solvers import create_coarse_solver, solve_coarse
 from dolfinx_msnn._utils.typing import FloatArray, Function
-from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.problems.blocks import FineBlocks
+from dolfinx_msnn.space.functionspace import MultiscaleFunctionSpace
 
 #: Relative difference of K x and Kᵀ x up to which a coarse matrix counts as symmetric.
 SYMMETRY_TOLERANCE = 1e-12
@@ -38,9 +38,10 @@ class CoarseSystem(Owner):
     It keeps the prolongations that it was made with, also when the spaces have other ones by now.
 
     Args:
-        operators: Of each field; they stay the caller's, and keep the symbolic products.
-        M: Fine matrices of m, filled.
-        A: Fine matrices of a, filled.
+        spaces: Of each field.
+        M: Blocks of m.
+        A: Blocks of a.
+        functions: Some u, local values of each field.
         petsc_options_prefix: Prefix of the solvers' options.
         petsc_options: Options of the solvers.
 
@@ -50,6 +51,7 @@ class CoarseSystem(Owner):
         load: Room for R L.
         stiff_lift: Room for R A g.
         mass_lift: Room for R M g.
+        momenta: R M u for each u, coarse vectors.
 
     Note:
         Creation is collective.
@@ -59,18 +61,19 @@ class CoarseSystem(Owner):
 
     def __init__(
         self,
-        operators: Sequence[CoarseOperator],
+        spaces: Sequence[MultiscaleFunctionSpace],
         M: FineBlocks,
         A: FineBlocks,
+        functions: Sequence[Sequence[FloatArray]],
         petsc_options_prefix: str,
         petsc_options: dict[str, object],
     ) -> None:
-        self._spaces = [operator.W for operator in operators]
-        super().__init__(self._spaces[0].comm)
+        super().__init__(spaces[0].comm)
+        self._spaces = spaces
         self._prefix, self._options = petsc_options_prefix, petsc_options
-        for given in [*A.matrices.values(), *M.matrices.values()][:1]:
-            for W in self._spaces:
-                W.match_type(given)
+        # Products may move P to another type.
+        mass, images = M.project(functions)
+        stiffness, _ = A.project()
         # Handles of our own on the same matrices.
         self._P: list[PETSc.Mat] = [self._own(copy.copy(W.P)) for W in self._spaces]
         self._states = [P.stateGet() for P in self._P]
@@ -79,36 +82,32 @@ class CoarseSystem(Owner):
         self._fine = [self._own(P.createVecLeft()) for P in self._P]
         self._coarse = [self._own(P.createVecRight()) for P in self._P]
         self._solvers: dict[float, PETSc.KSP] = {}
-        self.M0: PETSc.Mat = self._own(self._matrix(M, operators))
-        self.A0: PETSc.Mat = self._own(self._matrix(A, operators))
+        self.M0: PETSc.Mat = self._own(self._join(mass))
+        self.A0: PETSc.Mat = self._own(self._join(stiffness))
         self.load, self.stiff_lift, self.mass_lift = (self.vector() for _ in range(3))
+        self.momenta = [self.vector() for _ in images]
+        for image, momentum in zip(images, self.momenta, strict=True):
+            self.restrict(image, momentum)
 
-    def _matrix(self, fine: FineBlocks, operators: Sequence[CoarseOperator]) -> PETSc.Mat:
-        """The coarse block matrix P_iᵀ A_ij P_j, as one. Collective; the caller destroys it."""
+    def _join(self, found: dict[tuple[int, int], PETSc.Mat]) -> PETSc.Mat:
+        """The coarse block matrix, as one. Collective; the caller destroys it.
+
+        Args:
+            found: Blocks by row and column, destroyed here or returned.
+        """
         num = len(self._P)
-        blocks: list[list[PETSc.Mat | None]] = [[None] * num for _ in range(num)]
-        for (i, j), A in fine.matrices.items():
-            if i == j:
-                # A copy: mass and stiffness, nearly always of one pattern, share the product.
-                operators[i].refresh(A)
-                blocks[i][i] = operators[i].A0.copy()
-            else:
-                image = A.matMult(self._P[j])
-                blocks[i][j] = self._P[i].transposeMatMult(image)
-                image.destroy()
-        for i in range(num):
-            if blocks[i][i] is None:
-                # So that every row and column of blocks has a size.
-                blocks[i][i] = self._zero(i)
+        # Zeros, so that every row and column of blocks has a size.
+        found = {(i, i): self._zero(i) for i in range(num) if (i, i) not in found} | found
         if num == 1:
-            return blocks[0][0]
+            return found[0, 0]
+        blocks = [[found.get((i, j)) for j in range(num)] for i in range(num)]
         nest = PETSc.Mat().createNest(blocks, comm=self._P[0].comm)
         nest.assemble()
         whole = nest.convert(PETSc.Mat.Type.AIJ, PETSc.Mat())
         if whole.getType() != self._P[0].getType():
             whole.convert(self._P[0].getType())
         nest.destroy()
-        for block in (block for row in blocks for block in row if block is not None):
+        for block in found.values():
             block.destroy()
         return whole
 

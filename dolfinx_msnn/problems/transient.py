@@ -163,7 +163,6 @@ class TransientProblem(Owner):
             )
         for w, conditions in zip(spaces, by_field, strict=True):
             check_conditions(conditions, w)
-        mat_type = mat_type or spaces[0].P.getType()
         self.spaces = spaces
         self._single = not is_list(W)
         self._functions, self._bcs = functions, by_field
@@ -171,11 +170,17 @@ class TransientProblem(Owner):
         self._order = order
         self._L: list[Form | None] = [None if f is None else compile_form(f) for f in loads]
         self._watch_loads = forms.Watch(loads if watch else [])
-        operators = [f for rows in (*M, *A) for f in rows]
-        self._watch_operators = forms.Watch(operators if watch else [])
-        self._M = self._own(FineBlocks(M, mat_type, compile_form))
-        self._A = self._own(FineBlocks(A, mat_type, compile_form))
-        self._operators = [self._own(CoarseOperator(w)) for w in spaces]
+        bilinear = [f for rows in (*M, *A) for f in rows]
+        self._watch_operators = forms.Watch(bilinear if watch else [])
+        operators = [self._own(CoarseOperator(w)) for w in spaces]
+        self._M, self._A = (
+            self._own(
+                FineBlocks(
+                    blocks, operators, mat_type, f"{petsc_options_prefix}{name}_", compile_form
+                )
+            )
+            for blocks, name in ((M, "M"), (A, "A"))
+        )
         self._system: CoarseSystem | None = None
         # The newest first.
         self._levels = [_Level([function.x.array.copy() for function in functions])]
@@ -326,16 +331,15 @@ class TransientProblem(Owner):
     def _assemble(self) -> CoarseSystem:
         """Everything anew, but for the symbolic products where P is the same. Collective."""
         self._check_alive()
-        past = self._past()
+        known = self._past()
         self._free(self._system)
         self._system = None
-        self._M.assemble()
-        self._A.assemble()
-        system = CoarseSystem(self._operators, self._M, self._A, self._prefix, self._options)
+        system = CoarseSystem(self.spaces, self._M, self._A, known, self._prefix, self._options)
         self._own(system)
-        self._levels = [_Level(level.fine, system.vector(), system.vector()) for level in past]
-        for level in self._levels:
-            system.restrict(self._M.apply(level.fine), level.momentum)
+        self._levels = [
+            _Level(fine, momentum, system.vector())
+            for fine, momentum in zip(known, system.momenta, strict=True)
+        ]
         system.restrict(assemble_loads(self._L), system.load)
         self._take_lift(system, self._lifts())
         self._watch_loads.remember()
@@ -343,17 +347,17 @@ class TransientProblem(Owner):
         self._system = system
         return system
 
-    def _past(self) -> list[_Level]:
-        """The levels with their fine values, newest first, as far as they are known. Collective."""
-        known: list[_Level] = []
+    def _past(self) -> list[list[FloatArray]]:
+        """The fine values of the levels, newest first, as far as they are known. Collective."""
+        known: list[list[FloatArray]] = []
         for level in self._levels:
-            if self._fine(level) is None:
+            fine = self._fine(level)
+            if fine is None:
                 if not known:
                     raise RuntimeError(LOST)
                 self._steps.restart()
                 break
-            known.append(level)
-        self._levels = known
+            known.append(fine)
         return known
 
     def _fine(self, level: _Level) -> list[FloatArray] | None:
@@ -371,8 +375,8 @@ class TransientProblem(Owner):
     def _take_lift(self, system: CoarseSystem, lift: list[FloatArray]) -> None:
         """R A g and R M g. Collective."""
         self._lift = lift
-        system.restrict(self._A.apply(lift), system.stiff_lift)
-        system.restrict(self._M.apply(lift), system.mass_lift)
+        system.restrict(self._A.lift(self._bcs), system.stiff_lift)
+        system.restrict(self._M.lift(self._bcs), system.mass_lift)
 
     def _advance(self, system: CoarseSystem, coefficients: FloatArray) -> None:
         """One step with the given coefficients c/dt, of the present and the past levels."""

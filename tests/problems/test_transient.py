@@ -32,6 +32,7 @@ import ufl
 from dolfinx import fem, la
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx_msnn import CoarseGrid, FilteredBasis, SpectralBasis, multiscale_functionspace
+from dolfinx_msnn.algebra import fine
 from dolfinx_msnn.petsc import LinearProblem, TransientProblem
 from dolfinx_msnn.problems.bdf import bdf_coefficients
 
@@ -283,6 +284,23 @@ def test_only_what_has_changed_is_assembled():
         assert abs(gather_matrix(problem.A0) - 2 * first).max() < 1e-10 * abs(first).max()
 
 
+def test_no_fine_matrix(monkeypatch):
+    """Of one field none is made: at first, for new data, on an updated space."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("A fine matrix is made.")
+
+    monkeypatch.setattr(fine, "create_matrix", refuse)
+    p = Setting(n=24)
+    with p.space(updatable=True) as W, p.problem(W, order=2) as problem:
+        problem.step()
+        p.kappa.x.array[:] **= 1.5
+        problem.step()
+        W.update()
+        problem.step()
+        problem.solve_steady()
+
+
 def lift_mask(p):
     """Which dofs carry a condition, on every rank."""
     f = fem.Function(p.V)
@@ -401,12 +419,15 @@ def constant(V):
     return f
 
 
-def test_advection_is_solved_by_lu():
-    """A non-symmetric form, as the dense oracle has it."""
+@pytest.mark.parametrize("facets", [False, True])
+def test_advection_is_solved_by_lu(facets):
+    """A non-symmetric form, over interior facets too, as the dense oracle has it."""
     p = Setting()
     u, v = ufl.TrialFunction(p.V), ufl.TestFunction(p.V)
     velocity = ufl.as_vector([30.0, -20.0])
     p_a = p.a + ufl.dot(velocity, ufl.grad(u)) * v * ufl.dx
+    if facets:
+        p_a += 0.1 * ufl.inner(ufl.jump(ufl.grad(u)), ufl.jump(ufl.grad(v))) * ufl.dS
     with p.space() as W, p.problem(W, a=p_a) as problem:
         dense = Dense(gather_matrix(W.P), matrix(p.m), matrix(p_a), gather_function(p.u))
         for _ in range(3):
