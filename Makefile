@@ -18,7 +18,7 @@ ROOMS ?= $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 # Should a rank hang outside of a test, the run ends too (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 1800)
 
-.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-details lock release clean
+.PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-details gate lock release clean
 
 help:
 	@echo "make demo           solve a high-contrast problem on a multiscale space, print a table, draw a figure"
@@ -29,6 +29,7 @@ help:
 	@echo "make docs-check     look for broken links and, with Chromium, at the pages"
 	@echo "make bench          make the tables of benchmarks/results anew (many hours; ARGS=--quick: minutes, elsewhere);"
 	@echo "                    TABLES=\"time losses\" chooses; bench-details runs the other programs"
+	@echo "make gate           whether any basis has become worse (a minute; ARGS=--record: after a change that is meant to)"
 	@echo "make venv           only make .venv, with all of the above needs"
 	@echo "make venv NN=1      the same with torch, for the learned bases and their tests (gigabytes); stays so"
 	@echo "make venv BENCH=1   the same with the libraries that benchmarks compare with"
@@ -77,6 +78,9 @@ bench bench-details: venv
 	@failed=; for t in $(if $(filter bench,$@),$(TABLES),$(DETAILS)); do echo "bench_$$t.py $(ARGS)"; \
 	  $(PY) benchmarks/bench_$$t.py $(ARGS) </dev/null || failed="$$failed $$t"; done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+gate: venv
+	$(PY) benchmarks/gate.py $(ARGS)
 
 lock:
 	@sh .ci/lock $(ARGS)

@@ -29,15 +29,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from harness.problems import (
-    FAMILIES,
-    FIRST_SEED,
-    MUMPS,
-    Diffusion,
-    box,
-    relative_errors,
-)
+from harness.problems import FAMILIES, FIRST_SEED, Diffusion, box
 from harness.results import Parser, Records, Results, Shown, tabulate
+from harness.spaces import LOADS, SPACES, Space, fine_solutions, loads, measure
 from harness.timing import Clock
 
 from mpi4py import MPI
@@ -45,12 +39,8 @@ from mpi4py import MPI
 import numpy as np
 from matplotlib.figure import Figure
 
-import dolfinx_msnn as msnn
-import ufl
 from dolfinx import fem
-from dolfinx.fem.petsc import assemble_vector, set_bc
 from dolfinx_msnn import fields
-from dolfinx_msnn.petsc import LinearProblem
 
 
 class Case(NamedTuple):
@@ -83,53 +73,6 @@ CASES = {
     "rock": Case(2, 0, 0, 1, (8, 12), tuple(f"layer {k}" for k in LAYERS)),
 }
 QUICK = {"2d-quick": Case(2, 40, 4, 1, (8,)), "3d-quick": Case(3, 8, 2, 1, (8,))}
-LOADS = ("f = 1", "smooth", "drop", "well", "rough")
-
-
-class Space(NamedTuple):
-    """A kind of space.
-
-    Attributes:
-        make: The basis, from the number of functions.
-        overlap: Boxes that overlap, and not hat functions.
-        numbers: For which numbers; default those of the case.
-        options: Of the linear problem.
-    """
-
-    make: Callable[..., Any]
-    overlap: bool = False
-    numbers: tuple[int, ...] | None = None
-    options: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
-
-
-SPACES = {
-    "SLEPc": Space(msnn.SpectralBasis),
-    "filtered": Space(msnn.FilteredBasis, numbers=(8,)),
-    "harmonic": Space(msnn.HarmonicBasis),
-    "harmonic, overlap": Space(msnn.HarmonicBasis, overlap=True),
-    # All functions are A-harmonic: loads are dealt with one by one.
-    "harmonic, overlap, local solutions": Space(
-        partial(msnn.HarmonicBasis, sources=()), overlap=True, options={"local_solutions": True}
-    ),
-}
-
-
-def loads(V: Any, seed: int) -> dict[str, Any]:
-    """Linear forms by name."""
-    x, v, d = ufl.SpatialCoordinate(V.mesh), ufl.TestFunction(V), V.mesh.geometry.dim
-    top = V.mesh.geometry.x.max(axis=0)
-    x = [x[k] / float(top[k]) for k in range(d)]
-    smooth = fields.log_normal(V.mesh, seed=seed + 1000, variance=1.0, correlation_length=0.2)
-    smooth.x.array[:] = np.log(smooth.x.array)
-    rough = fem.Function(fem.functionspace(V.mesh, ("DG", 0)))
-    rough.x.array[:] = np.random.default_rng(seed).standard_normal(len(rough.x.array))
-
-    def near(*point: float) -> Any:
-        return ufl.exp(-sum(((x[k] - point[k]) / 0.02) ** 2 for k in range(d)))
-
-    well = near(0.3, 0.4, 0.3) - near(0.7, 0.6, 0.7)
-    densities = {"f = 1": 1.0, "smooth": smooth, "rough": rough, "well": well}
-    return {name: f * v * ufl.dx for name, f in densities.items()}
 
 
 def coefficients(name: str, case: Case, options: Namespace) -> Iterator[tuple[str, int, Any]]:
@@ -193,55 +136,6 @@ def rows(case: Case, boxes: tuple[int, ...]) -> Iterator[tuple[str, int, Space, 
                 if space.overlap:
                     number = n * int(np.prod(np.array(boxes) + 1)) // int(np.prod(boxes))
                 yield f"{kind} {number}", n, space, Clock(space.make(number))
-
-
-def fine_solutions(
-    zero: Diffusion, drop: Diffusion, forms: dict[str, Any]
-) -> dict[str, fem.Function]:
-    """The fine solutions by load, with one factor."""
-    fine = drop.fine_problem(MUMPS)
-    exact = {"drop": fine.solve().copy()}
-    b = fine.b
-    for load, L in forms.items():
-        with b.localForm() as local:
-            local.set(0.0)
-        assemble_vector(b, fem.form(L))
-        set_bc(b, zero.bcs)
-        exact[load] = fem.Function(zero.V)
-        fine.solver.solve(b, exact[load].x.petsc_vec)
-    return exact
-
-
-def measure(
-    zero: Diffusion,
-    drop: Diffusion,
-    forms: dict[str, Any],
-    exact: dict[str, Any],
-    space: Space,
-    basis: Clock,
-) -> dict[str, float]:
-    """Energy errors by load, and coarse dofs."""
-    errors: dict[str, float] = {}
-    msh, kappa = zero.V.mesh, zero.kappa
-    shape = np.array(zero.grid.n)
-    # Cells a box, the same in all directions but for rounding.
-    wide = (msh.topology.index_map(msh.topology.dim).size_global / shape.prod()) ** (1 / len(shape))
-    overlap = max(1, round(wide / 5)) if space.overlap else None
-    grid = msnn.CoarseGrid(msh, shape, overlap=overlap)
-
-    def solve(W: Any, p: Diffusion, L: Any, load: str) -> None:
-        with LinearProblem(
-            p.a, L, W, bcs=p.bcs, petsc_options_prefix="bench_coarse_", **space.options
-        ) as coarse:
-            errors[load] = relative_errors(coarse.solve(), exact[load], kappa)["energy"]
-
-    # One space for all: with the response to the drop's values.
-    with msnn.multiscale_functionspace(drop.V, grid, basis, drop.a, drop.s, drop.bcs) as W:
-        dofs = W.num_dofs
-        for load, L in forms.items():
-            solve(W, zero, L, load)
-        solve(W, drop, drop.L, "drop")
-    return errors | {"dofs": float(dofs)}
 
 
 def pairs(records: Records, mine: Records, load: str) -> np.ndarray:

@@ -39,11 +39,13 @@ GAMG: dict[str, Any] = {"pc_type": "gamg", "pc_gamg_threshold": 0.02}
 NORMS = ("L2", "energy", "H1")
 
 
-def box(dim: int, cells: int, comm: MPI.Comm = MPI.COMM_SELF) -> Any:
-    """The unit square or cube in quadrilaterals or hexahedra."""
+def box(dim: int, cells: int, comm: MPI.Comm = MPI.COMM_SELF, *, simplices: bool = False) -> Any:
+    """The unit square or cube in quadrilaterals or hexahedra, or cut into simplices."""
     if dim == 2:
-        return mesh.create_unit_square(comm, cells, cells, mesh.CellType.quadrilateral)
-    return mesh.create_unit_cube(comm, cells, cells, cells, mesh.CellType.hexahedron)
+        kind = mesh.CellType.triangle if simplices else mesh.CellType.quadrilateral
+        return mesh.create_unit_square(comm, cells, cells, kind)
+    kind = mesh.CellType.tetrahedron if simplices else mesh.CellType.hexahedron
+    return mesh.create_unit_cube(comm, cells, cells, cells, kind)
 
 
 class Problem:
