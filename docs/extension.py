@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from measured import RESULTS, Measured, Result
+from measured import RESULTS, Measured, Result, earlier
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -128,7 +128,8 @@ def result_sections() -> Iterator[str]:
         text = re.sub(r"^# .*\n+", "", text)
         text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
         title = TITLES.get(path.stem, path.stem.capitalize())
-        yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n"
+        said = f"\n*{said}*\n" if (said := earlier(path.stem)) else ""
+        yield f"\n\n(results-{path.stem})=\n## {title}\n\n{text}\n{said}"
 
 
 def demos(env: Any) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -21,11 +22,22 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+sys.path.append(str(RESULTS.parent))
+from harness.sources import source_hash  # noqa: E402
 
 
 def load(name: str) -> Any:
     """A file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def earlier(name: str) -> str:
+    """A sentence if the records of a name were not made with the package as it is now."""
+    made = load(name)["machine"]
+    if made.get("sources") == source_hash(name):
+        return ""
+    date = f" ({made['date'][:10]})" if "date" in made else ""
+    return f"Made with an earlier version of the package{date}."
 
 
 def groups(records: list[Any], *names: str) -> dict[tuple[Any, ...], list[Any]]:
@@ -163,6 +175,7 @@ class Result(SphinxDirective):
         text = f"{where['date']}, {where['processor']}, {where['cores']} cores."
         if "resumed" in where:
             text += f" Resumed, {len(where['resumed'])} times."
+        text = f"{text} {earlier(name)}".rstrip()
         return [*shown, nodes.paragraph("", "", nodes.emphasis(text=text))]
 
 
@@ -178,7 +191,8 @@ class Measured(SphinxDirective):
             raise self.error(f"no table {name!r}, expected one of {', '.join(TABLES)}")
         self.env.note_dependency(str(RESULTS / f"{name}.json"))
         head, *rows = TABLES[name]()
-        return [table(head, rows)]
+        notes = [nodes.emphasis(text=said) for said in [earlier(name)] if said]
+        return [table(head, rows), *(nodes.paragraph("", "", note) for note in notes)]
 
 
 def table(head: list[str], rows: list[list[str]]) -> nodes.table:

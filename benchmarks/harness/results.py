@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.machine import machine
+from harness.sources import source_hash
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -173,7 +174,8 @@ class Results:
         folder = options.output or (WORK / "quick" if options.quick else RESULTS)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / name
-        self.head = {"quick": options.quick, "settings": dict(settings), "machine": machine()}
+        here = machine() | {"sources": source_hash(name)}
+        self.head = {"quick": options.quick, "settings": dict(settings), "machine": here}
         self.records = Records()
         self.show = options.show
         if options.resume or options.show:
@@ -195,6 +197,8 @@ class Results:
                 *found["machine"].get("resumed", []),
                 found["machine"].get("date", "?"),
             ]
+            if found["machine"].get("sources") != self.head["machine"]["sources"]:
+                self.head["machine"]["sources"] = "several"
 
     def missing(self, **key: Any) -> bool:
         """Whether there is no record with these entries yet, and it is to be made."""

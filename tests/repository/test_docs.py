@@ -5,6 +5,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -320,3 +321,39 @@ def test_every_benchmark_is_shown() -> None:
             assert {len(row) for row in entry["rows"]} == {len(entry["head"])}
         assert found["figures"]
         assert all((measured.RESULTS / file).exists() for file in found["figures"])
+
+
+@pytest.mark.serial
+def test_tables_of_earlier_versions_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    measured = load("measured")
+    files = sorted(measured.RESULTS.glob("*.json"))
+    assert len(files) > 10
+    for path in files:
+        made = json.loads(path.read_text())["machine"]
+        same = made.get("sources") == measured.source_hash(path.stem)
+        said = measured.earlier(path.stem)
+        assert bool(said) != same
+        assert same or made.get("date", "")[:10] in said
+
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    today = measured.source_hash("map")
+    assert today != measured.source_hash("bases")  # the program counts
+    for sources, expected in ((today, ""), ("several", "2025-01-02"), (None, "2025-01-02")):
+        made = {"date": "2025-01-02 03:04 UTC"} | ({"sources": sources} if sources else {})
+        (tmp_path / "map.json").write_text(json.dumps({"machine": made}))
+        said = measured.earlier("map")
+        assert expected in said and bool(said) == bool(expected)
+
+
+@pytest.mark.serial
+def test_only_code_is_hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bare = importlib.import_module("harness.sources").bare
+    text = 'def f(x):\n    """Text."""\n    return x + 1\n'
+    variants = text, text.replace("Text", "Other").replace("x + 1", "x+1  # more")
+    found = []
+    for variant in (*variants, text.replace("x + 1", "x + 2")):
+        (tmp_path / "some.py").write_text(variant)
+        found.append(bare(tmp_path / "some.py"))
+    assert found[0] == found[1] != found[2]

@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The dolfinx_msnn developers
+# SPDX-License-Identifier: MIT
+"""Which sources a record was made with. The documentation asks, too: nothing else is imported."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def source_hash(name: str) -> str:
+    """Hash of what computes the records of a name: the package and the program.
+
+    Comments, docstrings and formatting are left out, and so are the rooms that compute nothing.
+    """
+    program = ROOT / "benchmarks" / f"bench_{name.replace('-', '_')}.py"
+    code = bare(program) if program.exists() else ""
+    return hashlib.sha256((_package() + code).encode()).hexdigest()[:16]
+
+
+@cache
+def _package() -> str:
+    paths = sorted(
+        path.relative_to(ROOT)
+        for path in (ROOT / "dolfinx_msnn").rglob("*")
+        if path.suffix in (".py", ".c") and not {"cli", "plot"} & set(path.parts)
+    )
+    return "\n".join(f"{path.as_posix()}\n{bare(ROOT / path)}" for path in paths)
+
+
+def bare(path: Path) -> str:
+    """A file, if it is of Python without docstrings, comments and formatting."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None
+    return ast.unparse(tree)
