@@ -115,4 +115,5 @@ class FineOperator(Owner):
         diagonal = self.matrix.getDiagonal()
         values = diagonal.array_r.copy()
         diagonal.destroy()
-        return np.array(self.multiply(list(functions))).reshape(-1, len(values)), values
+        images = np.array(self.multiply(list(functions)))
+        return images.reshape(len(functions), len(values)), values
