@@ -36,7 +36,7 @@ def earlier(name: str) -> str:
     made = load(name)["machine"]
     if made.get("sources") == source_hash(name):
         return ""
-    date = f" ({made['date'][:10]})" if "date" in made else ""
+    date = f" ({made['date']})" if "date" in made else ""
     return f"Made with an earlier version of the package{date}."
 
 
