@@ -200,6 +200,7 @@ def test_iterations_do_not_depend_on_the_ranks(setting):
     np.testing.assert_allclose(counts, SERIAL, atol=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_dimensions_and_filtered_basis(kind):
     p = rough_sample(1e6, n=8, boxes=2, dim=3)

@@ -176,6 +176,7 @@ def test_it_does_what_a_program_does():
     assert found["basis"]["filter"]["mean_sweeps"] > 0
 
 
+@pytest.mark.slow
 def test_a_harmonic_basis_is_the_default():
     options = ("--generator", "two-phase", "--cells", 40, "--boxes", 4, "--compare", "--source", 1)
     harmonic, computed = solve(*options), solve(*options, "--basis", "computed")
@@ -185,6 +186,7 @@ def test_a_harmonic_basis_is_the_default():
     assert harmonic["errors"]["energy"] < computed["errors"]["energy"] / 8
 
 
+@pytest.mark.slow
 def test_bounds_hold():
     found = solve(
         *("--generator", "two-phase", "--contrast", 100, "--cells", 20, "--boxes", 2),
@@ -210,6 +212,7 @@ def test_a_learned_basis():
     assert named["solution"] == pytest.approx(learned["solution"])
 
 
+@pytest.mark.slow
 def test_a_threshold_instead_of_a_number():
     options = ("--generator", "inclusions", "--cells", 24, "--boxes", 2)
     few, many = (solve(*options, "--threshold", t)["coarse"]["dofs"] for t in (1e-9, 50.0))
@@ -220,6 +223,7 @@ def test_a_threshold_instead_of_a_number():
 # ---- fields from files ----
 
 
+@pytest.mark.slow
 def test_grey_values_become_phases(folder):
     grey = np.zeros((6, 6))
     grey[2:4, :] = 255.0
@@ -360,6 +364,7 @@ def test_without_gmsh_it_says_what_to_install(folder, monkeypatch):
     fails(1, "pip install gmsh", "solve", "--mesh", folder / "plate.msh", *HALVES)
 
 
+@pytest.mark.slow
 def test_a_solution_that_leaves_the_range_of_its_boundary_values():
     channels = ("--generator", "channels", "--cells", 40, "--boxes", 4, "--modes", 2)
     channels += ("--basis", "computed")
@@ -412,6 +417,7 @@ def test_pictures_in_3d(folder):
 # ---- text ----
 
 
+@pytest.mark.slow
 def test_text_says_what_json_says():
     options = ("--generator", "inclusions", "--cells", 12, "--boxes", 2, "--modes", 3, "--compare")
     found, result = solve(*options), call("solve", *options)

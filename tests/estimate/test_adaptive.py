@@ -169,6 +169,7 @@ def test_modes_go_where_the_error_is():
             assert s.W.num_dofs > case.W.num_dofs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [None, 2])
 def test_all_at_once(overlap):
     with Case(n=24, boxes=4, basis=SpectralBasis(4), overlap=overlap) as case:
@@ -181,7 +182,7 @@ def test_all_at_once(overlap):
 def test_same_on_any_number_of_ranks():
     outcomes = []
     for comm in (COMM, MPI.COMM_SELF):
-        with Case(comm, n=24, boxes=4, basis=SpectralBasis(4)) as case:
+        with Case(comm, n=16, boxes=4, basis=SpectralBasis(4)) as case:
             with start(case, tol=1e-4, marking=0.8) as found:
                 outcomes.append(found.rounds)
                 assert local_indicators(case.problem).total > 0
@@ -189,6 +190,12 @@ def test_same_on_any_number_of_ranks():
     for r, s in zip(*outcomes, strict=True):
         assert r.upper == pytest.approx(s.upper, rel=0.05)
         assert r.lower == pytest.approx(s.lower, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def any_case():
+    with Case() as case:
+        yield case
 
 
 @pytest.mark.parametrize(
@@ -201,12 +208,14 @@ def test_same_on_any_number_of_ranks():
         ({"max_rounds": -1}, "max_rounds must be a non-negative integer, got -1"),
     ],
 )
-def test_refuses(options, match):
-    with Case() as case, expect_error(ValueError, match):
-        start(case, **options)
+def test_refuses(any_case, options, match):
+    with expect_error(ValueError, match):
+        start(any_case, **options)
 
 
-@pytest.mark.parametrize("kind", ["online", "modes", "both"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("online", "modes")), "both"]
+)
 def test_harmonic_functions(kind):
     """From constants and responses on: the bound holds in each round, and the last is small."""
     with Case(n=20, basis=HarmonicBasis(14)) as case, start(case, tol=0.05, kind=kind) as found:

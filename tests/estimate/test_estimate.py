@@ -307,6 +307,7 @@ def test_fine_error_is_bounded(options):
         )
 
 
+@pytest.mark.slow
 def test_error_function():
     """With many steps it is the error; with two, its local energies are nearly the true ones."""
     with (

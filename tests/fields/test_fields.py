@@ -87,6 +87,7 @@ def test_same_field_at_any_rank_count(family, on_mesh, cell):
     np.testing.assert_allclose(ghosted, kappa.x.array, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "ratio"),
     # Ratios at which each coarse midpoint is the midpoint of a fine cell.

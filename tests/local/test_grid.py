@@ -278,6 +278,7 @@ def test_from_mesh_not_covering():
         CoarseGrid.from_mesh(fine, coarse_mesh).hats(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [CellType.triangle, CellType.quadrilateral, CellType.tetrahedron])
 @pytest.mark.parametrize("size", [1e-9, 1e-6, 1.0, 1e9])
 def test_from_mesh_at_any_size(cell, size):

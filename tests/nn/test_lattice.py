@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from typing import ClassVar
 
 from mpi4py import MPI
@@ -426,13 +427,14 @@ class OnRanks:
 
 
 NAMES = list(OnRanks().cases)
+made_once = cache(OnRanks)
 
 
 @pytest.mark.parametrize("cell", [QUAD, TRI], ids=lambda c: c.name)
 @pytest.mark.parametrize("name", NAMES)
 def test_values_at_the_midpoints(name, cell):
     """On every rank, ghosts and cells of other ranks included."""
-    ranks = OnRanks(cell)
+    ranks = made_once(cell)
     kappa, value = ranks.cases[name]
     if value is None:
         # A vector whose second component is 3 + y, at the point it was interpolated at.

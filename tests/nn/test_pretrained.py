@@ -140,6 +140,7 @@ def test_as_good_as_computed_3d(contrast):
     assert COMM.allreduce(basis[1].num_fallbacks) == 0
 
 
+@pytest.mark.slow
 def test_of_a_given_expression():
     """Kappa as an expression and as the function that has its values give the same space."""
     msh = square(30)

@@ -412,6 +412,7 @@ def Sphere(): pass
 """
 
 
+@pytest.mark.slow
 def test_pyvista_is_tried_in_another_process(fake_pyvista):
     """What kills the process, as VTK does without OpenGL, kills the trial only."""
     fake_pyvista("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")

@@ -76,12 +76,14 @@ def test_rate(order, kind):
     assert abs(rate - order) < 0.12, (rate, errors)
 
 
+@pytest.mark.slow
 def test_first_step_of_order_2_is_of_order_1():
     for dt in (0.25, 0.5):
         assert decay(2, [dt, 1 - dt]) != pytest.approx(decay(1, [dt, 1 - dt]))
     np.testing.assert_allclose(decay(2, [1.0]), decay(1, [1.0]), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_nonlinear_storage_conserves_mass(order):
     """With the derivative of q(u), content changes by what flows in, to Newton's tolerance."""

@@ -44,6 +44,7 @@ def errors(solve):
     return tuple(distance(found[name], found["all"]) for name in ("modes", "harmonic"))
 
 
+@pytest.mark.slow
 def test_transients_from_the_first_step_on():
     """A step that is shorter than what diffusion takes through a cell, and later ones."""
     msh = box(COMM, QUAD, 15)
@@ -68,6 +69,7 @@ def test_transients_from_the_first_step_on():
         assert harmonic < modes / gain
 
 
+@pytest.mark.slow
 def test_poroelasticity():
     """A harmonic space for each field, that of displacements with responses to a body force."""
     biot = Biot(n=12)
@@ -88,6 +90,7 @@ def test_poroelasticity():
     assert harmonic < modes / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NonlinearProblem, PicardProblem])
 def test_richards(kind):
     """Functions of the saturated soil, with the response to gravity there."""
@@ -123,6 +126,7 @@ def test_richards(kind):
     assert harmonic < modes / 2
 
 
+@pytest.mark.slow
 def test_holes():
     msh = holed_square(COMM, 20)
     V, kappa = fem.functionspace(msh, ("Lagrange", 1)), cell_field(msh, rough(1e3))

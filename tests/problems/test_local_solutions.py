@@ -140,6 +140,7 @@ def test_against_dense_solves(name):
     np.testing.assert_allclose(u, exact, atol=1e-7 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["plain", "overlap", "elasticity", "P2", "triangles", "free", "free body"]
 )
@@ -168,6 +169,7 @@ def test_errors_of_an_uneven_load(name):
     assert sums < few / 20 and sums < without / 5 and sums < 0.02, (without, sums, few)
 
 
+@pytest.mark.slow
 def test_pressure_drop_of_a_space_of_eigenmodes():
     """Constant boundary values: local solutions are constants near them, whatever the contrast."""
     V, a, _, bcs, kappa = setting(n=24)

@@ -168,6 +168,7 @@ def norms(problem):
     return np.array(problem.solver.getConvergenceHistory()[0])
 
 
+@pytest.mark.slow
 def test_newton_is_quadratic_and_picard_linear():
     p = Setting()
     with p.space() as W:
@@ -207,6 +208,7 @@ def test_a_space_that_is_all_of_the_fine_one():
     np.testing.assert_allclose(gather_function(p.u), gather_function(fine.u), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_manufactured_solution():
     """-div((1 + u²) grad u) = f for a smooth u: second order, in spaces of hat functions."""
     errors = []

@@ -146,6 +146,7 @@ def test_laws_are_values():
         Haverkamp().A = 2.0
 
 
+@pytest.mark.slow
 def test_documentation(capsys):
     """The example of docs/nonlinear.md runs as printed."""
     page = Path(__file__).resolve().parents[2] / "docs" / "nonlinear.md"
@@ -168,6 +169,7 @@ def layers(x):
     return np.array([1.0, 50.0, 0.2, 8.0])[np.minimum((4 * x[0]).astype(int), 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["newton", "picard"])
 def test_kirchhoff(kind):
     """Layers in series, k_r = 1/(1+|p|): with w = -ln(1 - p), κ w' is constant."""
