@@ -41,14 +41,12 @@ def chebyshev_filter(pencil: Pencil, functions: Block, degree: int, lower: float
         )
     if degree < 0:
         raise ValueError(f"degree must not be negative, got {degree!r}.")
-    y = np.array(functions, dtype=pencil.dtype, order="C")
-    m = y.shape[1]
     if degree == 0:
-        return y
+        return np.array(functions, dtype=pencil.dtype, order="C")
     data, scale = pencil._working
-    y = kernels.padded(y)
+    y = kernels.padded(functions, pencil.dtype)
     y = kernels.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper)
-    return np.ascontiguousarray(y[:, :m])
+    return np.ascontiguousarray(y[:, : functions.shape[1]])
 
 
 def inverse_step(
@@ -70,8 +68,6 @@ def inverse_step(
     """
     data, scale = pencil._working
     rhs = (pencil.problem.S @ functions) * (np.maximum(values, 0.0) / pencil.diagonal.max())
-    y, b = (
-        kernels.padded(np.array(block, dtype=pencil.dtype, order="C")) for block in (functions, rhs)
-    )
+    y, b = (kernels.padded(block, pencil.dtype) for block in (functions, rhs))
     y = kernels.chebyshev(pencil.problem.A, data, scale, y, degree, lower, pencil.upper, b)
     return np.ascontiguousarray(y[:, : functions.shape[1]])

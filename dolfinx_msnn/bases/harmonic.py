@@ -202,7 +202,7 @@ def _without(
 
 def _product(problem: LocalProblem, rows: FloatArray) -> FloatArray:
     """A times functions, one a row; one a column, shape ``(n_i, num)``."""
-    columns = kernels.padded(np.ascontiguousarray(rows.T))
+    columns = kernels.padded(rows.T)
     return kernels.multiply(problem.A, columns)[:, : len(rows)]
 
 

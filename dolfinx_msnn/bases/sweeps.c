@@ -67,8 +67,9 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
 
 #define SWEEPS(T, SUFFIX)                                                                              \
     typedef T pack_##SUFFIX __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));           \
+    typedef T wide_##SUFFIX __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));           \
     typedef T one_##SUFFIX __attribute__((vector_size(sizeof(T)), aligned(sizeof(T)), may_alias));     \
-    ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 4)                                                      \
+    ROWS(T, wide_##SUFFIX, wide_step_##SUFFIX, 2)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 3)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 2)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 1)                                                      \
@@ -81,7 +82,7 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
         for (int64_t at = 0; at < m;) {                                                                \
             const int64_t packs = (m - at) / lanes;                                                    \
             if (packs >= 6 || packs == 4) {                                                            \
-                pack_step_##SUFFIX##_4(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
+                wide_step_##SUFFIX##_2(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 4 * lanes;                                                                       \
             } else if (packs >= 3) {                                                                   \
                 pack_step_##SUFFIX##_3(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
