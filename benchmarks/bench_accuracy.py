@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Table 1: accuracy of computed, learned, learned and filtered, and filtered bases.
+"""Table 1: accuracy of computed, learned, learned and filtered, filtered and harmonic bases.
 
 -div(kappa grad u) = 1 on the unit square or cube with u = 1 and 0 on two opposite sides; errors of
 the multiscale solution against the fine one, relative, in L2, in the energy norm of kappa, and in
@@ -15,6 +15,7 @@ from 10^6 on, which no model has seen), and ratios are to SLEPc on the same fiel
   of every neighbourhood. It shows how much of the raw error is due to missing that one.
 - learned + filter: the model that comes with the package (16 outputs), for all N_bf and families.
 - filtered cosines: no training.
+- harmonic: the default basis, harmonic functions and responses to sources, N_bf in all.
 
     python benchmarks/bench_accuracy.py [--quick] [--resume] [--show]
     python benchmarks/bench_accuracy.py --fields 3 --cases 2d-100 --steps 200 --families log-normal
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import learning
-from harness.bases import FILTERED, LEARNED, UNFILTERED, WithConstant, make
+from harness.bases import FILTERED, HARMONIC, LEARNED, UNFILTERED, WithConstant, make
 from harness.machine import installed
 from harness.problems import FAMILIES, FIRST_SEED, NORMS, Diffusion, box
 from harness.results import Parser, Record, Records, Results, Shown, plain_ticks, spread, tabulate
@@ -47,7 +48,7 @@ CASES = {"2d-100": (2, 100, 5, 20), "3d-50": (3, 50, 5, 3)}
 QUICK = {"2d-quick": (2, 32, 2, 1), "3d-quick": (3, 10, 2, 1)}
 MODES = (2, 4, 8, 12, 16)
 RAW_BASES = ("learned raw", "raw + constant")
-BASES = ("SLEPc", *RAW_BASES, "learned + filter", "filtered cosines")
+BASES = ("SLEPc", *RAW_BASES, "learned + filter", "filtered cosines", HARMONIC)
 #: Rudikov et al., ICLR 2026, their diffusion problems: L2 and H1 errors in per cent.
 PAPER = {
     ("2d-100", "SLEPc"): (1.15, 11.68),
@@ -149,6 +150,7 @@ def run_field(
     made: dict[str, Callable[[int], Any]] = {
         "SLEPc": computed,
         "filtered cosines": partial(make, FILTERED, kappa, None),
+        HARMONIC: partial(make, HARMONIC, kappa, None),
         "learned + filter": partial(make, LEARNED, kappa, None),
         "learned raw": predicted,
         "raw + constant": lambda k: WithConstant(predicted(k)),
@@ -169,7 +171,7 @@ def run(results: Results, options: Namespace) -> None:
     for case in options.cases:
         dim, cells, boxes, count = {**CASES, **QUICK}[case]
         raw = train_raw(results, dim, options) if learned else {}
-        bases = BASES if learned else ("SLEPc", "filtered cosines")
+        bases = BASES if learned else ("SLEPc", "filtered cosines", HARMONIC)
         pairs = [(b, k) for b in bases for k in (raw if b in RAW_BASES else MODES)]
         msh = box(dim, cells)
         for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
@@ -250,7 +252,7 @@ def notes(records: Records, case: str, family: str) -> str:
 def draw(records: Records, case: str, canvas: Figure) -> None:
     """Errors over the number of modes, one line for each basis."""
     families = records.select(case=case).by("family")
-    styles = dict(zip(BASES, ("ks-", "C3o-", "C1x-.", "C0^--", "C2v:"), strict=True))
+    styles = dict(zip(BASES, ("ks-", "C3o-", "C1x-.", "C0^--", "C2v:", "C4D-"), strict=True))
     canvas.set_size_inches(max(5.4, 3.6 * len(families) + 0.4), 6.2)
     axes = canvas.subplots(2, len(families), squeeze=False, sharex=True)
     for row, error in zip(axes, ("L2", "energy"), strict=True):
@@ -267,7 +269,7 @@ def draw(records: Records, case: str, canvas: Figure) -> None:
     for ax in axes[-1]:
         ax.set_xlabel("modes for each vertex, N_bf")
     lines, names = axes[0][0].get_legend_handles_labels()
-    canvas.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(BASES))
+    canvas.legend(lines, names, fontsize=8, loc="outside lower center", ncols=3)
 
 
 def main() -> None:

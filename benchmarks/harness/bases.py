@@ -18,7 +18,7 @@ import dolfinx_msnn as msnn
 from dolfinx_msnn.bases.cosines import cosines
 from dolfinx_msnn.bases.pencil import Pencil
 
-SLEPC, FILTERED = "SLEPc", "filtered"
+SLEPC, FILTERED, HARMONIC = "SLEPc", "filtered", "harmonic"
 LEARNED, RAW, GUARDED = "learned + filter", "learned, no filter", "guarded learned"
 BASES = (SLEPC, FILTERED, LEARNED, RAW, GUARDED)
 #: A prediction as it is, but for the compression from all outputs to the modes.
@@ -33,11 +33,13 @@ def line(name: str) -> dict[str, Any]:
 
 
 def make(name: str, kappa: Any, model: Any = None, num_modes: int = NUM_MODES) -> Any:
-    """One of :data:`BASES` for a coefficient; without a model, by the pretrained one."""
+    """One of the names above for a coefficient; without a model, by the pretrained one."""
     if name == SLEPC:
         return msnn.SpectralBasis(num_modes)
     if name == FILTERED:
         return msnn.FilteredBasis(num_modes)
+    if name == HARMONIC:
+        return msnn.HarmonicBasis(num_modes)
     if model is None:
         model = pretrained(kappa.function_space.mesh.topology.dim)
     learned = msnn.LearnedBasis(model, kappa, num_modes, **(UNFILTERED if name == RAW else {}))

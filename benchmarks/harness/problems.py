@@ -72,6 +72,14 @@ class Problem:
         boxes = (boxes,) * msh.topology.dim if isinstance(boxes, int) else boxes
         self.grid = msnn.CoarseGrid(msh, boxes)
 
+    def overlapping(self) -> msnn.CoarseGrid:
+        """As many boxes as the coarse grid has, overlapping by a fifth of their width."""
+        msh, shape = self.V.mesh, np.array(self.grid.n)
+        # Cells a box, the same in all directions but for rounding.
+        cells = msh.topology.index_map(msh.topology.dim).size_global / shape.prod()
+        overlap = max(1, round(float(cells ** (1 / len(shape))) / 5))
+        return msnn.CoarseGrid(msh, shape, overlap=overlap)
+
     def space(self, basis: Any, **options: Any) -> msnn.MultiscaleFunctionSpace:
         """The space of a basis."""
         return msnn.multiscale_functionspace(

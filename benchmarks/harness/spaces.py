@@ -95,18 +95,13 @@ def measure(
 ) -> dict[str, float]:
     """Energy errors by load, and coarse dofs."""
     errors: dict[str, float] = {}
-    msh, kappa = zero.V.mesh, zero.kappa
-    shape = np.array(zero.grid.n)
-    # Cells a box, the same in all directions but for rounding.
-    wide = (msh.topology.index_map(msh.topology.dim).size_global / shape.prod()) ** (1 / len(shape))
-    overlap = max(1, round(wide / 5)) if space.overlap else None
-    grid = msnn.CoarseGrid(msh, shape, overlap=overlap)
+    grid = zero.overlapping() if space.overlap else zero.grid
 
     def solve(W: Any, p: Diffusion, L: Any, load: str) -> None:
         with LinearProblem(
             p.a, L, W, bcs=p.bcs, petsc_options_prefix="bench_coarse_", **space.options
         ) as coarse:
-            errors[load] = relative_errors(coarse.solve(), exact[load], kappa)["energy"]
+            errors[load] = relative_errors(coarse.solve(), exact[load], zero.kappa)["energy"]
 
     # One space for all: with the response to the drop's values.
     with msnn.multiscale_functionspace(drop.V, grid, basis, drop.a, drop.s, drop.bcs) as W:

@@ -191,7 +191,7 @@ def chebyshev(
         Shape ``(n, m)``; the polynomial is one at zero.
     """
     if _usable(matrix, data, y):
-        work = empty(*y.shape, y.dtype)
+        work = empty(len(y), y.shape[1], y.dtype)
         which = SWEEPS.call(
             f"chebyshev_{_suffix(y)}",
             *y.shape,
