@@ -72,7 +72,10 @@ CASES = {
     "contrast": Case(2, 60, 4, 1, (8, 12), tuple(SWEEP)),
     "rock": Case(2, 0, 0, 1, (8, 12), tuple(f"layer {k}" for k in LAYERS)),
 }
-QUICK = {"2d-quick": Case(2, 40, 4, 1, (8,)), "3d-quick": Case(3, 8, 2, 1, (8,))}
+QUICK = {
+    "2d-quick": Case(2, 20, 2, 1, (8,), ("log-normal", "channels 1e3")),
+    "3d-quick": Case(3, 6, 2, 1, (8,), ("two-phase 1e3",)),
+}
 
 
 def coefficients(name: str, case: Case, options: Namespace) -> Iterator[tuple[str, int, Any]]:
