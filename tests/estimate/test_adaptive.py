@@ -130,7 +130,7 @@ def test_marking():
 )
 def test_online_enrichment(options):
     """Every bound holds, a round divides the error by three, and uniform spaces need more dofs."""
-    options = {"n": 32, "boxes": 4, "basis": SpectralBasis(8)} | options
+    options = {"n": 24, "boxes": 4, "basis": SpectralBasis(8)} | options
     with Case(**options) as case:
         truth = Truth(case)
         with start(case, tol=1e-3, initial_modes=4) as found:
@@ -152,7 +152,7 @@ def test_online_enrichment(options):
 
 @pytest.mark.slow
 def test_modes_go_where_the_error_is():
-    with Case(n=32, boxes=4, basis=SpectralBasis(12), contrast=1e4) as case:
+    with Case(n=24, boxes=4, basis=SpectralBasis(12), contrast=1e4) as case:
         truth = Truth(case)
         with start(case, tol=1e-9, kind="modes", initial_modes=2, marking=0.4, max_rounds=4) as s:
             assert not s.converged and len(s.rounds) == 5
