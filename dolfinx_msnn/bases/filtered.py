@@ -15,6 +15,7 @@ from dolfinx_msnn._utils.checks import default_threads, is_number, positive_inte
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter, inverse_step
 from dolfinx_msnn.bases.checks import check_signs, check_threshold, count_or_limit
 from dolfinx_msnn.bases.cosines import cosines, num_start
+from dolfinx_msnn.bases.dense import dense_modes
 from dolfinx_msnn.bases.kernels import Block
 from dolfinx_msnn.bases.nullspace import is_connected, piece_motions, with_exact_null_space
 from dolfinx_msnn.bases.pencil import Pencil, Precision, check_precision
@@ -144,19 +145,30 @@ class FilteredBasis:
 
         Not collective.
         """
-        done = in_threads(self._solve, problems, self.num_threads)
-        unfit = [problem for problem, result in zip(problems, done, strict=True) if result is None]
+        # Cosines on few nodes repeat each other; all functions are not many more.
+        most = 3 * (self.num_start or num_start(self.num_modes, np.inf))
+        small = [problem for problem in problems if problem.num_dofs <= most]
+        whole = iter(dense_modes(small, self.num_modes, self.threshold))
+        large = [problem for problem in problems if problem.num_dofs > most]
+        done = in_threads(self._solve, large, self.num_threads)
+        unfit = [problem for problem, result in zip(large, done, strict=True) if result is None]
         # Not in threads: PETSc is not made for them.
         basis = SpectralBasis(self.num_modes)
         if self.threshold is not None:
             basis = SpectralBasis(threshold=self.threshold, max_modes=self.num_modes)
-        computed = iter(basis.modes(unfit))
-        results = []
-        for problem, result in zip(problems, done, strict=True):
-            if result is None:
-                result = next(computed), FilterReport(problem.vertex, 0, 0, 0.0, 0.0, True, True)
-            results.append(result[0])
-            remember(self.reports, [result[1]])
+        computed, filtered = iter(basis.modes(unfit)), iter(done)
+        results, reports = [], []
+        for problem in problems:
+            if problem.num_dofs <= most:
+                found = next(whole), FilterReport(problem.vertex, 0, 1, 0.0, 0.0, True)
+            elif (result := next(filtered)) is not None:
+                found = result
+            else:
+                report = FilterReport(problem.vertex, 0, 0, 0.0, 0.0, True, True)
+                found = next(computed), report
+            results.append(found[0])
+            reports.append(found[1])
+        remember(self.reports, reports)
         return results
 
     def _solve(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport] | None:
@@ -181,11 +193,7 @@ class FilteredBasis:
         return modes, reports[-1]
 
     def _run(self, pencil: Pencil, settings: FilterSettings) -> tuple[LocalModes, FilterReport]:
-        n = pencil.problem.num_dofs
         num = self.num_start or num_start(settings.num_modes, pencil.jump)
-        if 3 * num >= n:
-            # Cosines on few nodes repeat each other; all functions are not many more.
-            return settings.run(pencil, np.eye(n), pencil.upper, 1.0, first_degree=0)
         start, lower = cosines(pencil, num)
         # Where κ jumps by a factor c, cosines have c times the energy of the modes they stand for,
         # and the filter has to take that away, with something to spare: products are cheaper than

@@ -98,8 +98,12 @@ class Pencil:
 
     @cached_property
     def _energies(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        linear = self.geometry.once("linear", self._linear)
-        return kernels.energies(self.problem.A, self.problem.S, linear)
+        return kernels.energies(self.problem.A, self.problem.S, self.linear)
+
+    @property
+    def linear(self) -> FloatArray:
+        """Coordinates and constants of each component, see :meth:`_linear`."""
+        return self.geometry.once("linear", self._linear)
 
     def _linear(self) -> FloatArray:
         """Coordinates from the box's centre, then the constant; for vectors in each component.

@@ -14,7 +14,6 @@ from petsc4py import PETSc
 from slepc4py import SLEPc
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 
 from dolfinx_msnn._utils.checks import is_number
@@ -26,10 +25,14 @@ from dolfinx_msnn._utils.petsc import (
 )
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases.checks import check_signs, check_threshold, count_or_limit
+from dolfinx_msnn.bases.dense import dense_modes
 from dolfinx_msnn.bases.nullspace import null_space
 from dolfinx_msnn.bases.pencil import Pencil
 from dolfinx_msnn.bases.protocol import LocalModes, modes_below
 from dolfinx_msnn.local.problem import LocalProblem
+
+#: Degrees of freedom up to which LAPACK computes all modes.
+DENSE_UP_TO = 64
 
 
 class SpectralBasis:
@@ -91,10 +94,15 @@ class SpectralBasis:
             RuntimeError: If SLEPc converged fewer eigenpairs than asked for.
         """
         results: list[LocalModes | None] = [None] * len(problems)
+        small = [k for k, problem in enumerate(problems) if self._is_small(problem)]
+        found = dense_modes([problems[k] for k in small], self.num_modes, self.threshold)
+        for k, modes in zip(small, found, strict=True):
+            results[k] = modes
+        large = [k for k in range(len(problems)) if results[k] is None]
         solver: _Eigensolver | None = None
         try:
             # Equal sparsity patterns share PETSc's and SLEPc's objects.
-            for k in sorted(range(len(problems)), key=lambda k: problems[k].pattern):
+            for k in sorted(large, key=lambda k: problems[k].pattern):
                 problem, unit, size = _in_own_units(problems[k])
                 pencil = Pencil.create(problem, "double")
                 if solver is None or solver.pattern != problem.pattern:
@@ -114,6 +122,10 @@ class SpectralBasis:
             if solver is not None:
                 solver.destroy()
         return [result for result in results if result is not None]
+
+    def _is_small(self, problem: LocalProblem) -> bool:
+        """Whether a Krylov space would be the whole space, or take longer than all modes."""
+        return problem.num_dofs <= max(DENSE_UP_TO, 2 * self.num_modes + 15)
 
     def _solve(self, solver: _Eigensolver, pencil: Pencil, unit: float) -> LocalModes:
         # Where S_i is zero, as D_i A_i D_i is on the rim, eigenvalues are infinite.
@@ -195,7 +207,7 @@ class _Eigensolver:
         """
         problem, scale = pencil.problem, pencil.shift
         if 2 * num + 15 >= problem.num_dofs:
-            return _dense(pencil, num)
+            return dense_modes([problem], num)[0]
         if not self._fresh:
             self._a[:] = problem.A.data
             self._s[:] = problem.S.data
@@ -300,21 +312,6 @@ def _merge(
     values = np.concatenate([values, new.values])
     order = np.argsort(values, kind="stable")
     return values[order], np.concatenate([vectors, new.vectors])[order]
-
-
-def _dense(pencil: Pencil, num: int) -> LocalModes:
-    """Small problems, where a Krylov space would be the whole space: LAPACK.
-
-    The pencil (S, A + S) is definite even if S is singular; its eigenvalues are 1/(λ + 1).
-    """
-    A, S, scale = pencil.problem.A.toarray(), pencil.problem.S.toarray(), pencil.shift
-    n = len(A)
-    theta, vectors = scipy.linalg.eigh(scale * S, A + scale * S, subset_by_index=[n - num, n - 1])
-    theta, vectors = theta[::-1], vectors[:, ::-1]
-    finite = theta > 1e-14
-    theta, vectors = theta[finite], vectors[:, finite]
-    norms = np.sqrt(np.einsum("ik,ik->k", vectors, S @ vectors))
-    return LocalModes(scale * (1 / theta - 1), _fix_signs((vectors / norms).T.copy()))
 
 
 def _fix_signs(vectors: FloatArray) -> FloatArray:
