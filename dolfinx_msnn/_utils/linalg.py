@@ -24,35 +24,39 @@ RANK_TOLERANCE = 1e-12
 NULL_TOLERANCE = 1e-14
 
 
-def orthonormalise(functions: FloatArray, weight: FloatArray) -> tuple[FloatArray, LongArray]:
+def orthonormalise(functions: FloatArray, weight: FloatArray) -> list[tuple[FloatArray, LongArray]]:
     """Orthonormalise rows in the inner product Σ w² f g, in order, dropping dependent ones.
 
     The first k kept rows span the same space as the input rows they come from and those before.
 
     Args:
-        functions: Shape ``(num, n)``.
-        weight: w > 0, shape ``(n,)``.
+        functions: Of each of some spaces, shape ``(num_spaces, num, n)``.
+        weight: w > 0, shape ``(num_spaces, n)``.
 
     Returns:
-        Orthonormal rows, shape ``(num_kept, n)``, and which input rows they come from.
+        For each space orthonormal rows, shape ``(num_kept, n)``, and which input rows they come
+        from.
     """
-    rows = functions * weight
-    norms = np.sqrt(np.einsum("in,in->i", rows, rows))
-    nonzero = np.flatnonzero(norms > 0)
-    rows = rows[nonzero] / norms[nonzero, None]
+    rows = functions * weight[:, None]
+    norms = np.sqrt(np.einsum("kin,kin->ki", rows, rows))
+    rows /= np.where(norms > 0, norms, 1.0)[:, :, None]
     # Well-conditioned (nearly always): Cholesky of the Gram matrix, twice. einsum stays clear of
     # multithreaded BLAS, which is slow at this size on busy cores.
-    try:
-        basis = rows
-        for _ in range(2):
-            factor = np.linalg.cholesky(np.einsum("in,jn->ij", basis, basis))
-            if factor.diagonal().min(initial=1.0) < 1e-4:
-                raise np.linalg.LinAlgError
-            basis = np.einsum("ij,jn->in", np.linalg.inv(factor), basis)
-        return basis / weight, nonzero
-    except np.linalg.LinAlgError:
-        kept, basis = _gram_schmidt(rows)
-        return basis / weight, nonzero[kept]
+    gram, num = np.einsum("kin,kjn->kij", rows, rows), rows.shape[1]
+    good = np.linalg.eigvalsh(gram).min(axis=1, initial=1.0) > 1e-8
+    gram[~good] = np.eye(num)
+    basis = rows
+    for _ in range(2):
+        basis = np.einsum("kij,kjn->kin", np.linalg.inv(np.linalg.cholesky(gram)), basis)
+        gram = np.einsum("kin,kjn->kij", basis, basis)
+        gram[~good] = np.eye(num)
+    basis /= weight[:, None]
+    found = [(part, np.arange(num)) for part in basis]
+    for k in np.flatnonzero(~good).tolist():
+        nonzero = np.flatnonzero(norms[k] > 0)
+        kept, independent = _gram_schmidt(rows[k, nonzero])
+        found[k] = independent / weight[k], nonzero[kept]
+    return found
 
 
 def _gram_schmidt(
@@ -118,15 +122,21 @@ def motion_tolerances(box: FloatArray, block_size: int) -> FloatArray:
     the rounding errors of those.
 
     Args:
-        box: Lower and upper corner of the body, shape ``(2, gdim)``.
+        box: Lower and upper corner of the body, shape ``(..., 2, gdim)``.
         block_size: Components.
+
+    Returns:
+        Shape ``(..., num_motions)``.
     """
-    gdim = box.shape[1]
+    gdim = box.shape[-1]
     rotations = gdim * (gdim - 1) // 2 if block_size == gdim else 0
-    extent = np.ptp(box, axis=0).max()
+    extent = np.ptp(box, axis=-2).max(axis=-1)
     # On a single point a rotation is a translation.
-    reach = np.abs(box).max() / extent if extent else 0.0
-    return NULL_TOLERANCE * np.repeat([1.0, 1.0 + reach], [block_size, rotations])
+    size = np.abs(box).max(axis=(-2, -1))
+    reach = np.divide(size, extent, out=np.zeros_like(extent), where=extent > 0)
+    tolerances = np.ones((*extent.shape, block_size + rotations))
+    tolerances[..., block_size:] += reach[..., None]
+    return NULL_TOLERANCE * tolerances
 
 
 def null_combinations(

@@ -97,13 +97,13 @@ class CellProducts:
             number, one = same_rows(member)
             # Cells that see nothing have a say in where motions are held.
             group = np.where(number < 0, len(one), number)[kinds]
-            columns = [np.sort(member[k].indices).astype(np.int64) for k in one.tolist()]
-            columns += [np.zeros(0, np.int64)] * bool((number < 0).any())
-        counts = np.array([num_cells, len(columns)])
+        counts = np.array([num_cells, len(one) + int((number < 0).any())])
         W.comm.Allreduce(MPI.IN_PLACE, counts, op=MPI.SUM)
         if counts[0] < LEAST_AVERAGE * counts[1]:
             return None
         with collective_errors(W.comm):
+            columns = [np.sort(member[k].indices).astype(np.int64) for k in one.tolist()]
+            columns += [np.zeros(0, np.int64)] * bool((number < 0).any())
             groups = CellGroups.create(
                 group,
                 np.arange(num_cells, dtype=np.int32),

@@ -95,6 +95,14 @@ class DenseBlocks:
         rows = np.searchsorted(columns, np.arange(*A.getOwnershipRange()))
         with collective_errors(W.comm):
             pattern, sets = _patterns(P, vertex)
+            # Groups hold all vertices that are seen, and each those of two sets at most.
+            most = 2 * max(map(len, sets), default=0)
+            least = len(np.unique(vertex[P.indices])) / max(most, 1)
+        counts = np.array([len(indices), least])
+        W.comm.Allreduce(MPI.IN_PLACE, counts, op=MPI.SUM)
+        if counts[0] < LEAST_AVERAGE * counts[1]:
+            return None
+        with collective_errors(W.comm):
             row = np.repeat(rows, np.diff(indptr))
             group, unions = _groups(pattern[row], pattern[inverse], sets)
         counts = np.array([np.count_nonzero(group >= 0), len(unions)])

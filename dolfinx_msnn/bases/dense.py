@@ -140,7 +140,7 @@ def _shifts(problems: Sequence[LocalProblem], A: FloatArray, S: FloatArray) -> F
     most = np.where(np.isfinite(quotients), quotients, 0.0).max(axis=1)
     quotients[quotients <= 1e-12 * most[:, None]] = np.inf
     least = quotients.min(axis=1)
-    return np.where(np.isfinite(least), least, 1e-6 * d.sum(axis=1) / s.sum(axis=1))
+    return np.asarray(np.where(np.isfinite(least), least, 1e-6 * d.sum(axis=1) / s.sum(axis=1)))
 
 
 def _null_spaces(problems: Sequence[LocalProblem], A: FloatArray, S: FloatArray) -> FloatArray:
@@ -151,10 +151,8 @@ def _null_spaces(problems: Sequence[LocalProblem], A: FloatArray, S: FloatArray)
     """
     motions, bs = piece_motions(problems[0]), problems[0].block_size
     x = np.stack([problem.x for problem in problems])
-    tolerances = np.array(
-        [motion_tolerances(box, bs) for box in np.stack([x.min(axis=1), x.max(axis=1)], axis=1)]
-    )
-    tolerances = np.tile(tolerances, len(motions) // tolerances.shape[1])
+    tolerances = motion_tolerances(np.stack([x.min(axis=1), x.max(axis=1)], axis=1), bs)
+    tolerances = np.tile(tolerances, (1, len(motions) // tolerances.shape[1]))
     defects = np.linalg.norm(motions @ A / np.einsum("kii->ki", A)[:, None], axis=2)
     free: BoolArray = (defects <= tolerances * np.linalg.norm(motions, axis=1)).all(axis=1)
     found = np.tile(motions, (len(problems), 1, 1))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import comb
 
 import numpy as np
@@ -23,11 +23,12 @@ from dolfinx_msnn._utils.typing import (
     FloatArray,
     Form,
     FunctionSpace,
+    IntArray,
     LongArray,
 )
 from dolfinx_msnn.local.coefficient import cell_values
 from dolfinx_msnn.local.element_matrices import ElementMatrices, Findings, Values
-from dolfinx_msnn.local.ghosts import GhostGroups
+from dolfinx_msnn.local.ghosts import GhostGroups, ranges
 from dolfinx_msnn.local.grid import CoarseGrid
 from dolfinx_msnn.local.groups import sum_over_groups
 from dolfinx_msnn.local.growth import growth
@@ -38,6 +39,9 @@ from dolfinx_msnn.local.problem import CellSample, LocalProblem
 
 #: Patterns of neighbourhoods that are kept for others of the same shape.
 MOST_PATTERNS = 32
+
+#: Neighbourhoods made at a time, by the dofs of their groups.
+STACK_DOFS = 2**14
 
 
 class LocalProblems:
@@ -109,7 +113,7 @@ class LocalProblems:
             groups, offsets = ghosts.groups, self._neighbourhoods.offsets
             first, num = ghosts.dof_start[groups], np.diff(ghosts.dof_start)[groups]
             sizes = np.add.reduceat(np.append(num, 0), offsets[:-1])[: len(offsets) - 1]
-            self._order = np.argsort(-sizes, kind="stable")
+            self._order, self._sizes = np.argsort(-sizes, kind="stable"), sizes
             # Groups by their place, so that neighbourhoods of one shape have them in one order.
             neighbourhood = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
             last = ghosts.group_dofs[first + num - 1]
@@ -212,11 +216,15 @@ class LocalProblems:
 
     def problems(self, only: Collection[int] | None = None) -> Iterator[LocalProblem]:
         """Local problems, large ones first; those of some coarse vertices if given."""
-        for k in self._order:
-            if only is None or int(self._neighbourhoods.vertices[k]) in only:
-                with self.timings.stage("local matrices"):
-                    problem = self._create(int(k))
-                yield problem
+        order = self._order
+        if only is not None:
+            order = order[np.isin(self._neighbourhoods.vertices[order], list(only))]
+        # Large ones alone, many small ones together.
+        part = np.cumsum(self._sizes[order]) // STACK_DOFS
+        for chosen in np.split(order, np.flatnonzero(np.diff(part)) + 1):
+            with self.timings.stage("local matrices"):
+                problems = self._create(chosen)
+            yield from problems
 
     def batches(
         self, nbytes: int, only: Collection[int] | None = None
@@ -233,54 +241,93 @@ class LocalProblems:
         if batch:
             yield batch
 
-    def _create(self, k: int) -> LocalProblem:
-        vertex, groups = int(self._neighbourhoods.vertices[k]), self._groups_of(k)
-        ghosts, bs = self._ghosts, self._bs
-        rows = [slice(*ghosts.dof_start[g : g + 2].tolist()) for g in groups.tolist()]
-        flat = np.concatenate([ghosts.group_dofs[part] for part in rows])
-        # Distinct dofs: the last entry to write its position keeps the dof.
-        count = np.arange(len(flat), dtype=np.int32)
-        self._lookup[flat] = count
-        dofs = np.sort(flat[self._lookup[flat] == count])
-        self._lookup[dofs] = np.arange(len(dofs), dtype=np.int32)
-        local = self._lookup[flat]
+    def _create(self, chosen: LongArray) -> list[LocalProblem]:
+        """Some local problems; those of one shape as one stack."""
+        ghosts, offsets = self._ghosts, self._neighbourhoods.offsets
+        groups = self._groups[ranges(offsets[chosen], offsets[chosen + 1] - offsets[chosen])]
+        first = ghosts.dof_start[groups]
+        rows = ranges(first, ghosts.dof_start[groups + 1] - first)
+        flat, ends = ghosts.group_dofs[rows], np.cumsum(self._sizes[chosen]).tolist()
+        count = np.arange(max(self._sizes[chosen], default=0), dtype=np.int32)
+        found: list[tuple[LongArray, IntArray]] = []
+        shapes: dict[bytes, list[int]] = {}
+        for place, (start, end) in enumerate(pairwise([0, *ends])):
+            mine, number = flat[start:end], count[: end - start]
+            # Distinct dofs: the last entry to write its position keeps the dof.
+            self._lookup[mine] = number
+            dofs = np.sort(mine[self._lookup[mine] == number])
+            self._lookup[dofs] = count[: len(dofs)]
+            local = self._lookup[mine]
+            shape = hashlib.blake2b(local, digest_size=16)
+            shape.update(ghosts.shapes[self._groups_of(chosen[place])])
+            shapes.setdefault(shape.digest(), []).append(place)
+            found.append((dofs, local))
+        problems: dict[int, LocalProblem] = {}
+        for key, places in shapes.items():
+            one = places[0]
+            local, counts = (
+                found[one][1],
+                ghosts.counts[rows[ends[one] - len(found[one][1]) : ends[one]]],
+            )
+            dofs = np.stack([found[place][0] for place in places])
+            stack = self._stack(key, chosen[places], dofs, local, counts)
+            problems.update(zip(places, stack, strict=True))
+        return [problems[place] for place in range(len(chosen))]
 
-        n = bs * len(dofs)
-        shape = hashlib.blake2b(local, digest_size=16)
-        shape.update(ghosts.shapes[groups])
-        pattern = self._patterns.get(shape.digest())
+    def _stack(
+        self, key: bytes, chosen: LongArray, dofs: LongArray, local: IntArray, counts: IntArray
+    ) -> list[LocalProblem]:
+        """Local problems of one shape.
+
+        Args:
+            key: Of the shape.
+            chosen: Numbers of the neighbourhoods.
+            dofs: Their dofs, ascending, shape ``(num, num_dofs)``.
+            local: Number of each dof of each group, one group after the other.
+            counts: Cells of its group that it belongs to.
+        """
+        ghosts, bs = self._ghosts, self._bs
+        groups = np.stack([self._groups_of(k) for k in chosen.tolist()])
+        num, n = len(chosen), bs * dofs.shape[1]
+        pattern = self._patterns.get(key)
         if pattern is None:
-            pattern = Pattern.create(ghosts, groups, local, len(dofs), bs)
+            pattern = Pattern.create(ghosts, groups[0], local, dofs.shape[1], bs)
             if len(self._patterns) >= MOST_PATTERNS:
                 self._patterns.pop(next(iter(self._patterns)))
-            self._patterns[shape.digest()] = pattern
-        ranges = ghosts.block_ranges(groups)
-        matrices = [pattern.sum(*ranges, values) for values in self._matrices]
-        mine = self._hats.vertices.take(dofs, axis=0) == vertex
-        chi = np.einsum("ij,ij->i", mine, self._hats.values.take(dofs, axis=0))
-        counts = np.concatenate([ghosts.counts[part] for part in rows])
+            self._patterns[key] = pattern
+        starts, sizes = ghosts.block_ranges(groups)
+        matrices = [pattern.sum(starts, sizes[0].copy(), values) for values in self._matrices]
+        vertices = self._neighbourhoods.vertices[chosen]
+        mine = self._hats.vertices[dofs] == vertices[:, None, None]
+        chi = np.einsum("kij,kij->ki", mine, self._hats.values[dofs])
         interface = np.bincount(local, weights=counts) < self._num_cells[dofs]
-        sample = None
-        if self._coefficient is not None:
-            cells = self._cells_of(k)
-            seen = self._samples[cells[np.argsort(self._cell_order[cells])]]
-            sample = CellSample(seen[:, 0], seen[:, 1:])
-        return LocalProblem(
-            vertex=vertex,
-            A=matrices[0],
-            s=matrices[1] if len(matrices) > 1 else None,
-            chi=np.repeat(chi, bs),
-            x=np.repeat(ghosts.x[dofs], bs, axis=0),
-            dofs=(bs * ghosts.dofs[dofs][:, None] + np.arange(bs)).reshape(-1),
-            dirichlet=self._dirichlet[dofs].reshape(-1),
-            block_size=bs,
-            pattern=pattern.key,
-            place=self._places[k],
-            lift=self._lift[dofs].reshape(-1),
-            interface=np.repeat(interface, bs),
-            loads=np.ascontiguousarray(self._loads[dofs].reshape(n, -1).T),
-            sample=sample,
-        )
+        loads = self._loads[dofs].reshape(num, n, -1).transpose(0, 2, 1)
+        parts = {
+            "A": matrices[0],
+            "s": matrices[1] if len(matrices) > 1 else [None] * num,
+            "chi": np.repeat(chi, bs, axis=1),
+            "x": np.repeat(ghosts.x[dofs], bs, axis=1),
+            "dofs": (bs * ghosts.dofs[dofs][:, :, None] + np.arange(bs)).reshape(num, n),
+            "dirichlet": self._dirichlet[dofs].reshape(num, n),
+            "lift": self._lift[dofs].reshape(num, n),
+            "interface": np.repeat(interface, bs, axis=1),
+            "loads": np.ascontiguousarray(loads),
+            "vertex": vertices.tolist(),
+            "place": self._places[chosen],
+            "sample": [self._sample(k) for k in chosen.tolist()],
+        }
+        return [
+            LocalProblem(block_size=bs, pattern=pattern.key, **dict(zip(parts, each, strict=True)))
+            for each in zip(*parts.values(), strict=True)
+        ]
+
+    def _sample(self, k: int) -> CellSample | None:
+        """The coefficient at the cells of a neighbourhood, if the basis asked for it."""
+        if self._coefficient is None:
+            return None
+        cells = self._cells_of(k)
+        seen = self._samples[cells[np.argsort(self._cell_order[cells])]]
+        return CellSample(seen[:, 0], seen[:, 1:])
 
 
 def _polynomials(V: FunctionSpace, num: int) -> list[ufl.Form]:

@@ -56,9 +56,10 @@ int64_t join(int64_t num_groups, int64_t n, const int64_t *dof_start, const int6
              const int64_t *entry_at, const int32_t *map, const int64_t *row_start,
              const int32_t *cols_of, int64_t *work, int32_t *indptr, int32_t *cols,
              int32_t *table);
-void gather(int64_t num, const int64_t *starts, const int64_t *counts, const int32_t *table,
-            int64_t size, const double *values, double *out);
-void unblock(int64_t n, int64_t bs, const int32_t *indptr, const double *blocks, double *data);
+void gather(int64_t stack, int64_t num, const int64_t *starts, const int64_t *counts,
+            const int32_t *table, int64_t size, const double *values, int64_t entries, double *out);
+void unblock(int64_t stack, int64_t n, int64_t bs, const int32_t *indptr, const double *blocks,
+             double *data);
 """,
 )
 

@@ -83,7 +83,7 @@ class GhostGroups:
 
         def parts(k: int) -> RemoteRows:
             counts = theirs[:, 3 + k]
-            return RemoteRows(comm, np.repeat(owner, counts), _ranges(theirs[:, k], counts))
+            return RemoteRows(comm, np.repeat(owner, counts), ranges(theirs[:, k], counts))
 
         self._cells, dofs_of, self._blocks = parts(0), parts(1), parts(2)
         self._num_cells, num_rows, num_blocks = theirs[:, 3:6].sum(axis=0).tolist()
@@ -108,9 +108,9 @@ class GhostGroups:
             self.dofs = np.concatenate([local, extra])
             ordered = np.argsort(self.dofs)
             place = ordered[np.searchsorted(self.dofs[ordered], new[:, 0])]
-        ranges = np.array(comm.allgather(first))
-        owner = (np.searchsorted(ranges, extra, side="right") - 1).astype(np.int32)
-        self._remote_dofs = RemoteRows(comm, owner, extra - ranges[owner])
+        starts = np.array(comm.allgather(first))
+        owner = (np.searchsorted(starts, extra, side="right") - 1).astype(np.int32)
+        self._remote_dofs = RemoteRows(comm, owner, extra - starts[owner])
         self._by_position = np.arange(len(self.dofs))
         self.x = self.extend_dofs(np.ascontiguousarray(x))
         with collective_errors(comm):
@@ -178,7 +178,7 @@ def _shapes(groups: CellGroups) -> LongArray:
     return found
 
 
-def _ranges(starts: LongArray, counts: LongArray) -> LongArray:
+def ranges(starts: LongArray, counts: LongArray) -> LongArray:
     """The numbers from each start on, as many as its count, one range after the other."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)

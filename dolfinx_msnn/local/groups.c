@@ -253,31 +253,37 @@ int64_t join(int64_t num_groups, int64_t n, const int64_t *dof_start, const int6
     return at;
 }
 
-/* out[table] += blocks of some groups: `num` runs of counts[g] blocks that begin at block starts[g] of `values`. */
-void gather(int64_t num, const int64_t *starts, const int64_t *counts, const int32_t *table, int64_t size,
-            const double *values, double *out)
+/* Matrices of `stack` neighbourhoods of one shape, of `entries` entries each, from 0: out[table] += blocks of some
+ * groups, of `num` runs of counts[g] blocks that begin at block starts[g] of `values`. */
+void gather(int64_t stack, int64_t num, const int64_t *starts, const int64_t *counts, const int32_t *table,
+            int64_t size, const double *values, int64_t entries, double *out)
 {
-    for (int64_t g = 0; g < num; ++g) {
-        const double *from = values + starts[g] * size;
-        if (size == 1)
-            for (int64_t k = 0; k < counts[g]; ++k)
-                out[table[k]] += from[k];
-        else
-            for (int64_t k = 0; k < counts[g]; ++k)
-                for (int64_t b = 0; b < size; ++b)
-                    out[table[k] * size + b] += from[k * size + b];
-        table += counts[g];
+    for (int64_t i = 0; i < stack; ++i, out += entries) {
+        const int32_t *to = table;
+        for (int64_t g = 0; g < num; ++g) {
+            const double *from = values + *starts++ * size;
+            if (size == 1)
+                for (int64_t k = 0; k < counts[g]; ++k)
+                    out[to[k]] += from[k];
+            else
+                for (int64_t k = 0; k < counts[g]; ++k)
+                    for (int64_t b = 0; b < size; ++b)
+                        out[to[k] * size + b] += from[k * size + b];
+            to += counts[g];
+        }
     }
 }
 
-/* From blocks one after the other to rows one after the other. */
-void unblock(int64_t n, int64_t bs, const int32_t *indptr, const double *blocks, double *data)
+/* From blocks one after the other to rows one after the other, for `stack` matrices. */
+void unblock(int64_t stack, int64_t n, int64_t bs, const int32_t *indptr, const double *blocks, double *data)
 {
-    for (int64_t r = 0; r < n; ++r) {
-        const int64_t num = indptr[r + 1] - indptr[r];
-        for (int64_t a = 0; a < bs; ++a)
-            for (int64_t k = 0; k < num; ++k)
-                for (int64_t b = 0; b < bs; ++b)
-                    data[bs * (bs * indptr[r] + a * num + k) + b] = blocks[((indptr[r] + k) * bs + a) * bs + b];
-    }
+    for (int64_t i = 0; i < stack; ++i, blocks += bs * bs * indptr[n], data += bs * bs * indptr[n])
+        for (int64_t r = 0; r < n; ++r) {
+            const int64_t num = indptr[r + 1] - indptr[r];
+            for (int64_t a = 0; a < bs; ++a)
+                for (int64_t k = 0; k < num; ++k)
+                    for (int64_t b = 0; b < bs; ++b)
+                        data[bs * (bs * indptr[r] + a * num + k) + b] =
+                            blocks[((indptr[r] + k) * bs + a) * bs + b];
+        }
 }

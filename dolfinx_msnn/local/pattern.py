@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -94,27 +95,31 @@ class Pattern:
         key.update(bytes([bs]))
         return cls(key.digest(), blocks, cols, indptr, indices, table, bs)
 
-    def sum(self, starts: LongArray, counts: LongArray, values: FloatArray) -> sp.csr_matrix:
-        """Sum up the matrices of groups.
+    def sum(self, starts: LongArray, counts: LongArray, values: FloatArray) -> list[sp.csr_matrix]:
+        """Sum up the matrices of groups, for some neighbourhoods of this shape.
 
         Args:
-            starts: First block of each group.
-            counts: Blocks of each group.
+            starts: First block of each group, shape ``(num_neighbourhoods, num_groups)``.
+            counts: Blocks of each group, shape ``(num_groups,)``.
             values: Entries of all groups.
         """
-        bs, n = self.block_size, len(self.indptr) - 1
-        data = np.zeros(len(self.indices))
+        bs, n, stack = self.block_size, len(self.blocks) - 1, len(starts)
+        data = np.zeros((stack, len(self.indices)))
         if GROUPS.module is None:
             given = values.reshape(-1, bs, bs)
-            parts = [given[a : a + b] for a, b in zip(starts, counts, strict=True)]
-            np.add.at(data.reshape(-1, bs, bs), self.table, np.concatenate(parts))
-            if bs > 1:
-                data = (
-                    sp.bsr_matrix((data.reshape(-1, bs, bs), self.cols, self.blocks)).tocsr().data
-                )
+            for row, begin in zip(data, starts.tolist(), strict=True):
+                parts = [given[a : a + b] for a, b in zip(begin, counts.tolist(), strict=True)]
+                blocks = np.zeros((len(self.cols), bs, bs))
+                np.add.at(blocks, self.table, np.concatenate(parts))
+                row[:] = sp.bsr_matrix((blocks, self.cols, self.blocks)).tocsr().data
         else:
-            GROUPS.call("gather", len(starts), starts, counts, self.table, bs * bs, values, data)
+            size = (bs * bs, values, data.shape[1], data)
+            GROUPS.call("gather", *starts.shape, starts, counts, self.table, *size)
             if bs > 1:
-                blocks, data = data, np.empty(len(data))
-                GROUPS.call("unblock", n // bs, bs, self.blocks, blocks, data)
-        return sp.csr_matrix((data, self.indices, self.indptr), shape=(n, n))
+                unordered, data = data, np.empty_like(data)
+                GROUPS.call("unblock", stack, n, bs, self.blocks, unordered, data)
+        one = sp.csr_matrix((data[0], self.indices, self.indptr), shape=(bs * n,) * 2)
+        matrices = [one, *(copy.copy(one) for _ in range(stack - 1))]
+        for matrix, row in zip(matrices, data, strict=True):
+            matrix.data = row
+        return matrices

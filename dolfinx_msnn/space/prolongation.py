@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -22,6 +23,9 @@ from dolfinx_msnn.local.problem import LocalProblem
 
 #: Memory of local problems handed to a basis at once, in bytes.
 BATCH_BYTES = 2**28
+
+#: Neighbourhoods whose modes are multiplied and orthonormalised at once, by their entries.
+STACK_ENTRIES = 2**17
 
 
 @dataclass
@@ -57,15 +61,40 @@ class Columns:
     mode: IntArray
     eigenvalues: FloatArray
 
-    @classmethod
-    def create(cls, problem: LocalProblem, modes: LocalModes) -> Columns:
-        """The basis functions χ_i φ_j of one neighbourhood, orthonormalised."""
-        support = np.flatnonzero((problem.chi > 0) & ~problem.dirichlet)
-        functions = problem.chi[support] * modes.vectors[:, support]
-        weight = np.sqrt(problem.A.diagonal()[support])
-        functions, kept = orthonormalise(functions, weight)
-        eigenvalues = np.array(modes.values, dtype=np.float64)
-        return cls(problem.dofs[support], functions, kept.astype(np.int32), eigenvalues)
+
+def create_columns(
+    problems: Sequence[LocalProblem], results: Sequence[LocalModes]
+) -> Iterator[Columns]:
+    """The basis functions χ_i φ_j of some neighbourhoods, orthonormalised.
+
+    Neighbourhoods of one shape that follow each other are treated as one stack.
+    """
+
+    def key(item: tuple[int, tuple[LocalProblem, LocalModes]]) -> tuple[bytes, int, int]:
+        k, (problem, modes) = item
+        num = len(modes.values)
+        return problem.pattern, num, k * max(1, num) * problem.num_dofs // STACK_ENTRIES
+
+    for _, group in groupby(enumerate(zip(problems, results, strict=True)), key):
+        stack = [pair for _, pair in group]
+        chi = np.stack([problem.chi for problem, _ in stack])
+        live = (chi > 0) & ~np.stack([problem.dirichlet for problem, _ in stack])
+        support = np.flatnonzero(live.any(axis=0))
+        A = stack[0][0].A
+        rows = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+        diagonal = np.flatnonzero(rows == A.indices)[support]
+        functions = np.stack([modes.vectors[:, support] for _, modes in stack])
+        functions *= np.where(live, chi, 0.0)[:, None, support]
+        weight = np.sqrt(np.stack([problem.A.data[diagonal] for problem, _ in stack]))
+        for (problem, modes), (values, kept), mine in zip(
+            stack, orthonormalise(functions, weight), live[:, support], strict=True
+        ):
+            yield Columns(
+                problem.dofs[support[mine]],
+                values[:, mine],
+                kept.astype(np.int32),
+                np.array(modes.values, dtype=np.float64),
+            )
 
 
 def check_modes(problem: LocalProblem, modes: LocalModes) -> None:
@@ -128,7 +157,8 @@ def compute_columns(
         with problems.timings.stage("prolongation"):
             for problem, modes in zip(batch, results, strict=True):
                 check_modes(problem, modes)
-                columns[problem.vertex] = Columns.create(problem, modes)
+            parts = create_columns(batch, results)
+            columns |= {p.vertex: part for p, part in zip(batch, parts, strict=True)}
     return columns
 
 

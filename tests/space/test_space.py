@@ -476,7 +476,7 @@ def test_orthonormalise(independent):
             q[4],
         ]
     )
-    found, kept = orthonormalise(rows, weight)
+    ((found, kept),) = orthonormalise(rows[None], weight[None])
     few = independent < 1e-10
     assert kept.tolist() == ([0, 1, 5] if few else [0, 1, 2, 4, 5])
     np.testing.assert_allclose((found * weight) @ (found * weight).T, np.eye(len(kept)), atol=1e-12)
