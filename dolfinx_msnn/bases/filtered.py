@@ -80,7 +80,8 @@ class FilteredBasis:
     interval comes from the first cosine that is left out and a rigorous bound of the spectrum; the
     residuals after one round tell the degree of the next; at the end comes a step of inverse
     iteration. Functions without energy (constants, rigid motions, of each piece of a neighbourhood
-    that falls into pieces) are exact. Where the filter would take longer than
+    that falls into pieces) are exact; so are all modes on neighbourhoods with few dofs, at most
+    three for each starting function. Where the filter would take longer than
     :class:`SpectralBasis`, as on very flat cells, or the coefficient jumps by more than 1e9 from
     cell to cell, that computes the modes.
 

@@ -354,6 +354,9 @@ def test_classes_that_the_model_lacks(files):
     found = basis.modes(chosen)
     assert basis.num_fallbacks == 12
     assert [r.vertex for r in basis.reports] == [p.vertex for p in chosen]
+    # Together: small neighbourhoods of one shape are treated as one stack, up to rounding.
+    others = [p for p in chosen if Pose.of(p).name != "full"]
+    fallback = iter(FilteredBasis(5).modes(others))
     for p, modes, report in zip(chosen, found, basis.reports, strict=True):
         name = Pose.of(p).name
         if name == "full":
@@ -361,7 +364,7 @@ def test_classes_that_the_model_lacks(files):
         else:
             assert (report.source, report.filtered) == ("fallback", None)
             assert report.reason == f"the model knows no class {name}"
-            expected = FilteredBasis(5).modes([p])[0]
+            expected = next(fallback)
             np.testing.assert_array_equal(modes.values, expected.values)
             np.testing.assert_array_equal(modes.vectors, expected.vectors)
 
