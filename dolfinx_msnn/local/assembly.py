@@ -178,8 +178,11 @@ class LocalProblems:
 
     @property
     def loads(self) -> FloatArray:
-        """Vectors of the sources at the dof blocks, shape ``(num_dofs, block_size, num_loads)``."""
-        return self._loads
+        """Vectors of the sources, and last the Dirichlet values, at the dof blocks.
+
+        Shape ``(num_dofs, block_size, num_loads + 1)``.
+        """
+        return np.concatenate([self._loads, self._lift[:, :, None]], axis=2)
 
     def reassemble(self) -> dict[int, FloatArray]:
         """Compute the element matrices anew, and how much energies have grown since the last time.

@@ -196,7 +196,8 @@ class MultiscaleFunctionSpace(Owner):
             nothing has changed but the scale: up to a common factor no Rayleigh quotient has
             changed by more than 1 + this number (see :func:`dolfinx_msnn.space.update.change`).
             Of changes to and fro inside cells it may be larger than need be. Infinite everywhere if
-            loads that the basis asked for (``sources``) are no longer multiples of what they were.
+            loads that the basis asked for (``sources``), or the Dirichlet values beside them, are
+            no longer multiples of what they were.
 
         Raises:
             ValueError: If the space is not updatable, or the forms are no longer coercive.

@@ -14,7 +14,7 @@ import numpy as np
 from dolfinx_msnn._utils.mpi import collective_errors
 from dolfinx_msnn._utils.timings import Timings
 from dolfinx_msnn._utils.typing import FloatArray, FunctionSpace, LongArray
-from dolfinx_msnn.bases.protocol import LocalBasis
+from dolfinx_msnn.bases.protocol import BasisNeeds, LocalBasis
 from dolfinx_msnn.local.assembly import LocalProblems
 from dolfinx_msnn.space.prolongation import (
     CoarseDofs,
@@ -63,7 +63,10 @@ class Source:
     def _changes(self) -> dict[int, float]:
         before = self._problems.loads
         grown = self._problems.reassemble()
-        others = self._V.mesh.comm.allreduce(_differ(before, self._problems.loads), op=MPI.LOR)
+        # What does not ask for loads does not look at Dirichlet values, either.
+        others = BasisNeeds.of(self._basis).sources is not None
+        others = others and _differ(before, self._problems.loads)
+        others = self._V.mesh.comm.allreduce(others, op=MPI.LOR)
         for vertex, bounds in grown.items():
             self._growth[vertex] = bounds * self._growth.get(vertex, 1.0)
             if others:
@@ -130,8 +133,9 @@ def _differ(before: FloatArray, now: FloatArray) -> bool:
         return False
     old, new = (part.reshape(-1, part.shape[2]) for part in (before, now))
     largest = np.abs(old).argmax(axis=0), np.arange(old.shape[1])
-    gap = np.abs(new * old[largest] - old * new[largest]).max(axis=0)
-    return bool((gap > 1e-12 * np.abs(old[largest]) * np.abs(new).max(axis=0)).any())
+    scale, size = old[largest], np.abs(new).max(axis=0)
+    gap = np.abs(new * scale - old * new[largest]).max(axis=0)
+    return bool(((gap > 1e-12 * np.abs(scale) * size) | ((scale == 0) & (size > 0))).any())
 
 
 def change(bounds: FloatArray) -> float:

@@ -170,6 +170,28 @@ def test_sources_follow_their_coefficients():
         assert np.linalg.norm(after - before) > 1e-2 * np.linalg.norm(before)
 
 
+@pytest.mark.parametrize("first", [1.0, 0.0])
+def test_dirichlet_values_are_followed(first):
+    """Harmonic bases hold what solutions do at them: in other proportions, or where none were."""
+    case = Case(HarmonicBasis(6))
+    g = fem.Function(case.V)
+    g.interpolate(lambda x: first * (1.0 + x[1]))
+    case.bcs = [fem.dirichletbc(g, case.bcs[0].dof_indices()[0])]
+    with case.space() as W, case.problem(W) as problem:
+        problem.solve()
+        g.x.array[:] *= -2.0
+        assert everywhere(W.update()) == []
+        g.interpolate(lambda x: np.cos(6.0 * x[1]))
+        assert everywhere(W.update()) == list(range(16)) and everywhere(W.update()) == []
+        found, expected = gather_function(problem.solve()), case.fresh()
+        assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
+    # Eigenfunctions do not look at them.
+    case.basis = SpectralBasis(4)
+    with case.space() as W:
+        g.x.array[:] += 1.0
+        assert everywhere(W.update()) == []
+
+
 def test_changes_below_the_tolerance_add_up():
     case = Case(SpectralBasis(4))
     with case.space() as W, case.problem(W) as problem:
