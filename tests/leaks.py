@@ -68,9 +68,9 @@ def memory():
 def check_cycles(cycle, path, num):
     """Nothing is left of a cycle after the next one.
 
-    One rank does in seconds what several ranks on few cores do in minutes; they do only one more.
+    One rank does in seconds what several ranks on few cores do in minutes; they do only two.
     """
-    num, warm = (num, min(5, num)) if COMM.size == 1 else (1, 1)
+    num, warm = (num, min(5, num)) if COMM.size == 1 else (2, 1)
     # What tests before this one have left.
     gc.collect()
     petsc.sweep(COMM)

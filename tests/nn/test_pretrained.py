@@ -67,6 +67,7 @@ def square(n=60, cell=mesh.CellType.quadrilateral):
 HASHES = {
     "diffusion-2d": "d378beaa2b017e2d6931e25920947277382abd82114a87d17abb1ac2994da518",
     "diffusion-3d": "519c97542f8e4d6080f92b9628fe0aefe781a6cd769a990d9bf15bd6b4031f4a",
+    "solutions-2d": "6c8513c0df0ac75f8b4dd2710b2761ecfee3f48d58bbdb6d994fe313cebf86b6",
 }
 
 
@@ -89,7 +90,7 @@ def test_cards(name):
 
 
 def test_no_such_model():
-    with pytest.raises(ValueError, match="must be one of diffusion-2d, diffusion-3d"):
+    with pytest.raises(ValueError, match="must be one of diffusion-2d, diffusion-3d, sol"):
         LearnedBasis.pretrained("diffusion-4d", 1.0)
 
 
@@ -111,6 +112,20 @@ def test_as_good_as_computed_2d(field, bound):
         computed, predicted = errors(msh, 1, (3, 3), kappa, both(kappa, "diffusion-2d"))
         ratios.append(predicted / computed)
     assert np.all(np.mean(ratios, axis=0) <= bound), ratios
+
+
+@pytest.mark.slow
+def test_better_than_computed_without_a_filter():
+    """Functions learned from solutions, as they are, on log-normal fields."""
+    msh, ratios = square(), []
+    for seed in (1001, 1002, 1003):
+        kappa = fields.log_normal(msh, seed=seed)
+        basis = both(kappa, "solutions-2d")
+        assert basis[1].refine is None
+        computed, predicted = errors(msh, 1, (3, 3), kappa, basis)
+        ratios.append(predicted / computed)
+        assert COMM.allreduce(basis[1].num_fallbacks) == 0
+    assert np.all(np.mean(ratios, axis=0) <= 0.9), ratios
 
 
 @pytest.mark.slow
