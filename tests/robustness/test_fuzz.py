@@ -109,7 +109,7 @@ class Originals:
         card = model.card
         shape = (2, card.in_channels, *(card.lattice,) * card.dim)
         out = model(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-        assert out.shape == (2, card.n_out, *shape[2:])
+        assert out.shape == (2, card.n_out, *(card.out_nodes(card.lattice),) * card.dim)
         return [out, np.frombuffer(card.to_json().encode(), np.uint8)]
 
     def same(self, found, name):
