@@ -243,8 +243,15 @@ def notes(records: Records, case: str, family: str) -> str:
             said.append("Fields like these the raw models have not seen.")
         if dim == 3:
             said.append("In 3D there is a raw model for N_bf = 8 only.")
-    if not records.select(case=case, basis=HARMONIC):
-        said.append("Harmonic functions in 3D are in the table of spaces.")
+    tried, every = (
+        len(part.by("seed"))
+        for part in (
+            records.select(case=case, family=family, basis=HARMONIC),
+            records.select(case=case, family=family),
+        )
+    )
+    if tried < every:
+        said.append(f"Harmonic functions were computed on {tried} of the fields.")
     key = {"case": case, "family": family, "basis": "learned raw"}
     if fallen := int(records.values("fallbacks", **key).sum()):
         said.append(f"{fallen} raw predictions were dependent; filtered cosines stood in.")
