@@ -238,8 +238,8 @@ def run_field(results: Results, options: Any, key: dict[str, str]) -> None:
     for names in todo:
         if names != [SLEPC]:
             add(call("ours", *names), method=names[0])
-    made = results.records.first(method=HARMONIC, **key)
-    made = made or results.records.first(method=FILTERED, **key)
+    made = (results.records.first(method=method, **key) for method in (HARMONIC, FILTERED))
+    targets = next((r["targets"] for r in made if r.get("targets")), "null")
     for method in fine:
         python: list[str] | None = [sys.executable]
         if method == "BoomerAMG":
@@ -250,7 +250,7 @@ def run_field(results: Results, options: Any, key: dict[str, str]) -> None:
             "solver": method,
             "settings": settings(results.records, **key, method=method),
             "repeat": {**CASES, **QUICK}[key["case"]][4],
-            "targets": json.loads(made.get("targets") or "null"),
+            "targets": json.loads(targets),
         }
         if options.quick and method != "BoomerAMG":
             found = fine_solvers.run(str(folder), spec)

@@ -15,7 +15,6 @@ takes another number of functions, to see that the gate closes.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +23,8 @@ from typing import Any
 
 from harness.bases import LEARNED, make, usable
 from harness.problems import FAMILIES, NUM_MODES, Diffusion, box
-from harness.spaces import SPACES, Space, fine_solutions, loads, measure
+from harness.spaces import SPACES, Space, at_zero, fine_solutions, loads, measure
 
-from dolfinx import fem
 from dolfinx_msnn import fields
 
 FILE = Path(__file__).with_suffix(".json")
@@ -58,8 +56,7 @@ def errors(num_modes: int) -> Iterator[tuple[str, float]]:
         for number, (name, coefficient) in enumerate(COEFFICIENTS.items()):
             kappa = coefficient(msh, SEED + number)
             drop = Diffusion(kappa, boxes, f=0.0)
-            zero = copy.copy(drop)
-            zero.bcs = [fem.dirichletbc(0.0, bc.dof_indices()[0], drop.V) for bc in drop.bcs]
+            zero = at_zero(drop)
             forms = {k: v for k, v in loads(drop.V, SEED + number).items() if k in LOADS}
             exact = fine_solutions(zero, drop, forms)
             spaces = SPACES | {LEARNED: Space(lambda n, k=kappa: make(LEARNED, k, num_modes=n))}

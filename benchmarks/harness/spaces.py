@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,6 +67,13 @@ def loads(V: Any, seed: int) -> dict[str, Any]:
     well = near(0.3, 0.4, 0.3) - near(0.7, 0.6, 0.7)
     densities = {"f = 1": 1.0, "smooth": smooth, "rough": rough, "well": well}
     return {name: f * v * ufl.dx for name, f in densities.items()}
+
+
+def at_zero(drop: Diffusion) -> Diffusion:
+    """The same problem with zeros for boundary values."""
+    zero = copy.copy(drop)
+    zero.bcs = [fem.dirichletbc(0.0, bc.dof_indices()[0], drop.V) for bc in drop.bcs]
+    return zero
 
 
 def fine_solutions(

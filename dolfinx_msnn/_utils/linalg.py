@@ -59,6 +59,12 @@ def orthonormalise(functions: FloatArray, weight: FloatArray) -> list[tuple[Floa
     return found
 
 
+def fix_signs(vectors: FloatArray) -> FloatArray:
+    """Vectors, shape ``(..., n)``, with their entry of largest magnitude positive."""
+    largest = np.abs(vectors).argmax(axis=-1, keepdims=True)
+    return np.asarray(vectors * np.sign(np.take_along_axis(vectors, largest, axis=-1)))
+
+
 def _gram_schmidt(
     rows: FloatArray,
 ) -> tuple[LongArray, FloatArray]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dolfinx_msnn._utils.linalg import motion_tolerances, whiten
+from dolfinx_msnn._utils.linalg import fix_signs, motion_tolerances, whiten
 from dolfinx_msnn._utils.typing import BoolArray, FloatArray
 from dolfinx_msnn.bases.checks import check_energies, check_signs
 from dolfinx_msnn.bases.nullspace import null_space, piece_motions
-from dolfinx_msnn.bases.pencil import Pencil
+from dolfinx_msnn.bases.pencil import Pencil, least_quotient
 from dolfinx_msnn.bases.protocol import LocalModes
 from dolfinx_msnn.local.problem import LocalProblem
 
@@ -100,8 +100,7 @@ def _solve(problems: Sequence[LocalProblem], num: int) -> tuple[FloatArray, Floa
     order = np.argsort(np.hstack([exact - 1.0, values]), axis=1, kind="stable")[:, :num]
     values = np.take_along_axis(np.hstack([exact, values]), order, axis=1)
     vectors = np.take_along_axis(np.concatenate([null, vectors], axis=1), order[:, :, None], axis=1)
-    largest = np.abs(vectors).argmax(axis=2)[:, :, None]
-    return values, vectors * np.sign(np.take_along_axis(vectors, largest, axis=2))
+    return values, fix_signs(vectors)
 
 
 def _dense_pencils(problems: Sequence[LocalProblem]) -> tuple[FloatArray, FloatArray]:
@@ -124,22 +123,15 @@ def _dense_pencils(problems: Sequence[LocalProblem]) -> tuple[FloatArray, FloatA
 
 def _shifts(problems: Sequence[LocalProblem], A: FloatArray, S: FloatArray) -> FloatArray:
     """The scale of the wanted λ, as :attr:`Pencil.shift`; refuses what is not coercive."""
-    linear = Pencil.create(problems[0]).linear
+    one = Pencil.create(problems[0])
+    linear = one.linear
     d, s = (np.einsum("kii->ki", matrix) for matrix in (A, S))
     energy = np.einsum("im,kim->km", linear, A @ linear)
     size, mass = d @ linear**2, s @ linear**2
     bad = ~(s > 0).any(axis=1) | (energy < -1e-10 * size).any(axis=1)
     for k in np.flatnonzero(bad).tolist():
         check_energies(problems[k], energy[k], size[k], s[k])
-    num = problems[0].gdim * problems[0].block_size
-    energy, mass = (
-        part[:, :num].reshape(len(part), problems[0].gdim, -1).mean(axis=2)
-        for part in (energy, mass)
-    )
-    quotients = np.divide(energy, mass, out=np.full(energy.shape, np.inf), where=mass > 0)
-    most = np.where(np.isfinite(quotients), quotients, 0.0).max(axis=1)
-    quotients[quotients <= 1e-12 * most[:, None]] = np.inf
-    least = quotients.min(axis=1)
+    least = least_quotient(one.mean(energy), one.mean(mass))
     return np.asarray(np.where(np.isfinite(least), least, 1e-6 * d.sum(axis=1) / s.sum(axis=1)))
 
 

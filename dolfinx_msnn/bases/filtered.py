@@ -146,31 +146,31 @@ class FilteredBasis:
 
         Not collective.
         """
+        results: list[tuple[LocalModes, FilterReport] | None] = [None] * len(problems)
+
+        def left() -> list[int]:
+            return [k for k, result in enumerate(results) if result is None]
+
         # Cosines on few nodes repeat each other; all functions are not many more.
         most = 3 * (self.num_start or num_start(self.num_modes, np.inf))
-        small = [problem for problem in problems if problem.num_dofs <= most]
-        whole = iter(dense_modes(small, self.num_modes, self.threshold))
-        large = [problem for problem in problems if problem.num_dofs > most]
-        done = in_threads(self._solve, large, self.num_threads)
-        unfit = [problem for problem, result in zip(large, done, strict=True) if result is None]
+        small = [k for k, problem in enumerate(problems) if problem.num_dofs <= most]
+        whole = dense_modes([problems[k] for k in small], self.num_modes, self.threshold)
+        for k, modes in zip(small, whole, strict=True):
+            results[k] = modes, FilterReport(problems[k].vertex, 0, 1, 0.0, 0.0, True)
+        large = left()
+        done = in_threads(self._solve, [problems[k] for k in large], self.num_threads)
+        for k, result in zip(large, done, strict=True):
+            results[k] = result
         # Not in threads: PETSc is not made for them.
         basis = SpectralBasis(self.num_modes)
         if self.threshold is not None:
             basis = SpectralBasis(threshold=self.threshold, max_modes=self.num_modes)
-        computed, filtered = iter(basis.modes(unfit)), iter(done)
-        results, reports = [], []
-        for problem in problems:
-            if problem.num_dofs <= most:
-                found = next(whole), FilterReport(problem.vertex, 0, 1, 0.0, 0.0, True)
-            elif (result := next(filtered)) is not None:
-                found = result
-            else:
-                report = FilterReport(problem.vertex, 0, 0, 0.0, 0.0, True, True)
-                found = next(computed), report
-            results.append(found[0])
-            reports.append(found[1])
-        remember(self.reports, reports)
-        return results
+        unfit = left()
+        for k, modes in zip(unfit, basis.modes([problems[k] for k in unfit]), strict=True):
+            results[k] = modes, FilterReport(problems[k].vertex, 0, 0, 0.0, 0.0, True, True)
+        found = [result for result in results if result is not None]
+        remember(self.reports, [report for _, report in found])
+        return [modes for modes, _ in found]
 
     def _solve(self, problem: LocalProblem) -> tuple[LocalModes, FilterReport] | None:
         """Modes and a report, or ``None`` where the filter is not fit for the neighbourhood."""

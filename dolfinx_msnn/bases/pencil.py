@@ -35,6 +35,21 @@ def check_precision(precision: object) -> None:
 SINGLE_UP_TO = 1e7
 
 
+def least_quotient(energy: FloatArray, mass: FloatArray) -> FloatArray:
+    """Least ratio of energy and mass; what is without either does not count.
+
+    Args:
+        energy: Shape ``(..., m)``.
+        mass: The same.
+
+    Returns:
+        Shape ``(...,)``; infinite where none counts.
+    """
+    quotients = np.divide(energy, mass, out=np.full(energy.shape, np.inf), where=mass > 0)
+    most = quotients.max(axis=-1, initial=0.0, where=np.isfinite(quotients), keepdims=True)
+    return np.asarray(np.where(quotients > 1e-12 * most, quotients, np.inf).min(axis=-1))
+
+
 @dataclass(frozen=True)
 class Pencil:
     """A local problem made ready for products with blocks of vectors.
@@ -80,7 +95,7 @@ class Pencil:
         """
         energy, size, mass = self._energies
         check_energies(self.problem, energy, size, mass)
-        return self._mean(energy)
+        return self.mean(energy)
 
     @cached_property
     def shift(self) -> float:
@@ -88,11 +103,9 @@ class Pencil:
 
         Coordinates without energy do not count.
         """
-        stiffness, mass = self.stiffness, self._mean(self._energies[2])
-        quotients = stiffness[mass > 0] / mass[mass > 0]
-        quotients = quotients[quotients > 1e-12 * quotients.max(initial=0.0)]
-        if len(quotients):
-            return float(quotients.min())
+        least = least_quotient(self.stiffness, self.mean(self._energies[2]))
+        if np.isfinite(least):
+            return float(least)
         # As on a hat of one dof, in the middle of the neighbourhood.
         return 1e-6 * float(self.diagonal.sum() / self.problem.S.diagonal().sum())
 
@@ -120,10 +133,18 @@ class Pencil:
             linear[c::bs, gdim * bs + c] = 1.0
         return linear
 
-    def _mean(self, energy: FloatArray) -> FloatArray:
-        """Mean over the components of a vector, for each coordinate."""
+    def mean(self, energy: FloatArray) -> FloatArray:
+        """Mean over the components of a vector, for each coordinate.
+
+        Args:
+            energy: Of the functions of :attr:`linear`, shape ``(..., m)``.
+
+        Returns:
+            Shape ``(..., gdim)``.
+        """
         gdim = self.problem.gdim
-        return np.asarray(energy[: gdim * self.problem.block_size].reshape(gdim, -1).mean(axis=1))
+        coordinates = energy[..., : gdim * self.problem.block_size]
+        return np.asarray(coordinates.reshape(*energy.shape[:-1], gdim, -1).mean(axis=-1))
 
     @cached_property
     def _working(self) -> tuple[Block, Block]:

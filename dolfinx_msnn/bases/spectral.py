@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from dolfinx_msnn._utils.checks import is_number
+from dolfinx_msnn._utils.linalg import fix_signs
 from dolfinx_msnn._utils.petsc import (
     check_options,
     check_prefix,
@@ -206,8 +207,6 @@ class _Eigensolver:
         copies, until there are none.
         """
         problem, scale = pencil.problem, pencil.shift
-        if 2 * num + 15 >= problem.num_dofs:
-            return dense_modes([problem], num)[0]
         if not self._fresh:
             self._a[:] = problem.A.data
             self._s[:] = problem.S.data
@@ -219,7 +218,7 @@ class _Eigensolver:
         values = np.zeros(len(vectors))
         missing = num - len(values)
         if missing <= 0:
-            return LocalModes(values[:num], _fix_signs(vectors[:num]))
+            return LocalModes(values[:num], fix_signs(vectors[:num]))
         found = self._run(problem, vectors, missing, self._ncv or max(2 * missing, missing + 15))
         values, vectors = _merge(values, vectors, found)
         for k in range(1, num + 1):
@@ -230,7 +229,7 @@ class _Eigensolver:
                 break
             found = self._run(problem, vectors, 1, 16, seed=k)
             values, vectors = _merge(values, vectors, found)
-        return LocalModes(values[:num], _fix_signs(vectors[:num]))
+        return LocalModes(values[:num], fix_signs(vectors[:num]))
 
     def _shift(self, problem: LocalProblem, shift: float) -> None:
         """Set the target and the matrix to factor, A - shift S."""
@@ -312,10 +311,3 @@ def _merge(
     values = np.concatenate([values, new.values])
     order = np.argsort(values, kind="stable")
     return values[order], np.concatenate([vectors, new.vectors])[order]
-
-
-def _fix_signs(vectors: FloatArray) -> FloatArray:
-    """Make the entry of largest magnitude of each row positive."""
-    largest = np.argmax(np.abs(vectors), axis=1)
-    sign = np.sign(vectors[np.arange(len(vectors)), largest])
-    return vectors * sign[:, None]

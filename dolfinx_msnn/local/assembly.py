@@ -268,10 +268,8 @@ class LocalProblems:
         problems: dict[int, LocalProblem] = {}
         for key, places in shapes.items():
             one = places[0]
-            local, counts = (
-                found[one][1],
-                ghosts.counts[rows[ends[one] - len(found[one][1]) : ends[one]]],
-            )
+            local = found[one][1]
+            counts = ghosts.counts[rows[ends[one] - len(local) : ends[one]]]
             dofs = np.stack([found[place][0] for place in places])
             stack = self._stack(key, chosen[places], dofs, local, counts)
             problems.update(zip(places, stack, strict=True))

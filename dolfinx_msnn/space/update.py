@@ -61,11 +61,11 @@ class Source:
         return self._changes()
 
     def _changes(self) -> dict[int, float]:
-        before = self._problems.loads
-        grown = self._problems.reassemble()
         # What does not ask for loads does not look at Dirichlet values, either.
-        others = BasisNeeds.of(self._basis).sources is not None
-        others = others and _differ(before, self._problems.loads)
+        looks = BasisNeeds.of(self._basis).sources is not None
+        before = self._problems.loads if looks else None
+        grown = self._problems.reassemble()
+        others = before is not None and _differ(before, self._problems.loads)
         others = self._V.mesh.comm.allreduce(others, op=MPI.LOR)
         for vertex, bounds in grown.items():
             self._growth[vertex] = bounds * self._growth.get(vertex, 1.0)
