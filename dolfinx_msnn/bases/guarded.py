@@ -150,7 +150,7 @@ class GuardedBasis:
         check_precision(precision)
         self.primary = primary
         self.fallback = SpectralBasis(self.num_modes) if fallback is None else fallback
-        self.wrapped = (self.primary, self.fallback)
+        self.wrapped, self.matrices = (self.primary, self.fallback), True
         if inertia is not None and not isinstance(inertia, bool):
             raise ValueError(f"inertia must be True, False or None, got {inertia!r}.")
         self.tolerance, self.inertia = float(tolerance), inertia

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -51,7 +51,8 @@ class BasisNeeds(NamedTuple):
     """What a basis declares about itself, by optional attributes of these names.
 
     A basis that hands its problems on to others lists them in an attribute ``wrapped``; what it
-    does not declare itself is then taken from the first of them that does.
+    does not declare itself is then taken from the first of them that does; that it does without
+    matrices only from all of them.
 
     Attributes:
         coefficient: The coefficient κ that it looks at (a ``Function``, ``Constant``, UFL
@@ -66,8 +67,8 @@ class BasisNeeds(NamedTuple):
             cells, where the coarse grid leaves it open. Default: not at all.
         num_modes: How many modes it gives in each neighbourhood. Default: not known.
         threshold: It keeps all modes with λ below this, instead of a fixed number. Default: none.
-        matrices: Whether it looks at the local matrices, or only at coefficient and geometry.
-            Default: it does.
+        matrices: Whether it looks at the local matrices. If not, they are not assembled, and
+            ``LocalProblem.A`` is ``None``, unless the space is updatable. Default: it does.
     """
 
     coefficient: object = None
@@ -75,16 +76,19 @@ class BasisNeeds(NamedTuple):
     oversampling: float | None = None
     num_modes: int | None = None
     threshold: float | None = None
-    matrices: bool | None = None
+    matrices: bool = True
 
     @classmethod
     def of(cls, basis: LocalBasis) -> Self:
         """What ``basis`` declares."""
-        said = [{name: getattr(basis, name, None) for name in cls._fields}]
-        said += [cls.of(inner)._asdict() for inner in getattr(basis, "wrapped", ())]
-        known = {
-            name: next((s[name] for s in said if s[name] is not None), None) for name in cls._fields
+        own = {name: getattr(basis, name, None) for name in cls._fields}
+        inner = [cls.of(part)._asdict() for part in getattr(basis, "wrapped", ())]
+        known: dict[str, Any] = {
+            name: next((s[name] for s in (own, *inner) if s[name] is not None), None)
+            for name in cls._fields
         }
+        if own["matrices"] is None:
+            known["matrices"] = not inner or any(s["matrices"] for s in inner)
         return cls(**known)
 
 

@@ -10,6 +10,7 @@ from itertools import combinations_with_replacement, pairwise
 from math import comb
 
 import numpy as np
+import scipy.sparse as sp
 
 import ufl
 from dolfinx import fem
@@ -59,6 +60,7 @@ class LocalProblems:
         oversampling: Width of the ring of cells around neighbourhoods in coarse cells, if the
             coarse grid does not tell how many layers.
         coefficient: A positive scalar coefficient whose cell values a basis wants to see.
+        matrices: Assemble the matrices of neighbourhoods.
         keep: Keep what :meth:`assemble` needs to be called again.
         compile_form: Turns UFL forms into DOLFINx forms; default that of
             :func:`dolfinx_msnn._utils.forms.compiler`.
@@ -79,6 +81,7 @@ class LocalProblems:
         coefficient: object = None,
         sources: Sequence[ufl.Form] | int = (),
         oversampling: float = 0.0,
+        matrices: bool = True,
         keep: bool = False,
         compile_form: Callable[[ufl.Form], Form] | None = None,
     ) -> None:
@@ -107,7 +110,7 @@ class LocalProblems:
         with self.timings.stage("element matrices"):
             self._names = ["a"] if s is None else ["a", "s"]
             given = [a] if s is None else [a, s]
-            self._forms = [ElementMatrices(compile_form(form), V) for form in given]
+            self._forms = [ElementMatrices(compile_form(form), V) for form in given if matrices]
         with collective_errors(V.mesh.comm):
             # Large neighbourhoods first: equal shapes follow each other, caches of patterns hit.
             groups, offsets = ghosts.groups, self._neighbourhoods.offsets
@@ -158,7 +161,8 @@ class LocalProblems:
                             before = self._forms[k].tabulate(old[k], cells)
                             bounds[k, :, first:last] = growth(part, before)
 
-                sum_over_groups(own, self._forms, now, look, matrices)
+                if self._forms:
+                    sum_over_groups(own, self._forms, now, look, matrices)
                 for finding in found:
                     finding.tell()
         with self.timings.stage("exchange"):
@@ -290,14 +294,18 @@ class LocalProblems:
         ghosts, bs = self._ghosts, self._bs
         groups = np.stack([self._groups_of(k) for k in chosen.tolist()])
         num, n = len(chosen), bs * dofs.shape[1]
-        pattern = self._patterns.get(key)
-        if pattern is None:
-            pattern = Pattern.create(ghosts, groups[0], local, dofs.shape[1], bs)
-            if len(self._patterns) >= MOST_PATTERNS:
-                self._patterns.pop(next(iter(self._patterns)))
-            self._patterns[key] = pattern
-        starts, sizes = ghosts.block_ranges(groups)
-        matrices = [pattern.sum(starts, sizes[0].copy(), values) for values in self._matrices]
+        matrices: list[Sequence[sp.csr_matrix | None]] = []
+        if self._forms:
+            pattern = self._patterns.get(key)
+            if pattern is None:
+                pattern = Pattern.create(ghosts, groups[0], local, dofs.shape[1], bs)
+                if len(self._patterns) >= MOST_PATTERNS:
+                    self._patterns.pop(next(iter(self._patterns)))
+                self._patterns[key] = pattern
+            starts, sizes = ghosts.block_ranges(groups)
+            matrices += [pattern.sum(starts, sizes[0].copy(), part) for part in self._matrices]
+            key = pattern.key
+        matrices += (2 - len(matrices)) * [[None] * num]
         vertices = self._neighbourhoods.vertices[chosen]
         mine = self._hats.vertices[dofs] == vertices[:, None, None]
         chi = np.einsum("kij,kij->ki", mine, self._hats.values[dofs])
@@ -305,7 +313,7 @@ class LocalProblems:
         loads = self._loads[dofs].reshape(num, n, -1).transpose(0, 2, 1)
         parts = {
             "A": matrices[0],
-            "s": matrices[1] if len(matrices) > 1 else [None] * num,
+            "s": matrices[1],
             "chi": np.repeat(chi, bs, axis=1),
             "x": np.repeat(ghosts.x[dofs], bs, axis=1),
             "dofs": (bs * ghosts.dofs[dofs][:, :, None] + np.arange(bs)).reshape(num, n),
@@ -318,7 +326,7 @@ class LocalProblems:
             "sample": [self._sample(k) for k in chosen.tolist()],
         }
         return [
-            LocalProblem(block_size=bs, pattern=pattern.key, **dict(zip(parts, each, strict=True)))
+            LocalProblem(block_size=bs, pattern=key, **dict(zip(parts, each, strict=True)))
             for each in zip(*parts.values(), strict=True)
         ]
 

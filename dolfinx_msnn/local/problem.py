@@ -42,7 +42,7 @@ class LocalProblem:
     Attributes:
         vertex: Number of the coarse vertex.
         A: Sum of the element matrices of ``a``, shape ``(n_i, n_i)``; symmetric positive
-            semi-definite.
+            semi-definite. ``None`` if the basis has declared that it does not look at it.
         s: Sum of the element matrices of ``s``, or ``None`` if the user gave none.
         chi: Partition of unity χ_i at the dofs, shape ``(n_i,)``.
         x: Coordinates of the dofs, shape ``(n_i, gdim)``.
@@ -106,4 +106,5 @@ class LocalProblem:
     @property
     def nbytes(self) -> int:
         """Rough memory of the problem in bytes."""
-        return int(2 * self.A.data.nbytes + self.A.indices.nbytes + 6 * self.x.nbytes)
+        matrices = 0 if self.A is None else 2 * self.A.data.nbytes + self.A.indices.nbytes
+        return int(matrices + 6 * self.x.nbytes)

@@ -94,7 +94,8 @@ class LearnedBasis:
         tol: Estimated energy error of a mode, relative to its energy, at which filtering stops.
         max_rounds: Rounds of filter and compression after which it stops in any case.
         precision: Of the filter, see :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`.
-        fallback: Basis for neighbourhoods without a prediction. Default: filtered cosines.
+        fallback: Basis for neighbourhoods without a prediction. Default: filtered cosines; with
+            ``refine=None``, for which no local matrices are assembled, none.
         device: Where the network runs, e.g. ``"cuda"``. The filter runs on the host.
         num_threads: Threads of torch, and neighbourhoods filtered at a time; default
             ``OMP_NUM_THREADS``, or 1, so that the ranks of an MPI run do not get in each other's
@@ -217,6 +218,12 @@ class LearnedBasis:
                 results[k] = modes
                 reports[k] = self._report(problems[k], "model", "", report)
         if reasons:
+            one = min(reasons)
+            if problems[one].A is None:
+                raise ValueError(
+                    f"There is no prediction for {problems[one].name}: {reasons[one]}; "
+                    "expected a fallback=, such as FilteredBasis(8), for such neighbourhoods."
+                )
             others = self.fallback.modes([problems[k] for k in sorted(reasons)])
             for k, modes in zip(sorted(reasons), others, strict=True):
                 results[k] = modes

@@ -124,6 +124,7 @@ def multiscale_functionspace(
             coefficient=coefficient,
             sources=sources,
             oversampling=needs.oversampling or 0.0,
+            matrices=needs.matrices or updatable,
             keep=updatable,
             compile_form=compile_form,
         )

@@ -80,12 +80,14 @@ def create_columns(
         chi = np.stack([problem.chi for problem, _ in stack])
         live = (chi > 0) & ~np.stack([problem.dirichlet for problem, _ in stack])
         support = np.flatnonzero(live.any(axis=0))
-        A = stack[0][0].A
-        rows = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
-        diagonal = np.flatnonzero(rows == A.indices)[support]
         functions = np.stack([modes.vectors[:, support] for _, modes in stack])
         functions *= np.where(live, chi, 0.0)[:, None, support]
-        weight = np.sqrt(np.stack([problem.A.data[diagonal] for problem, _ in stack]))
+        weight = np.ones((len(stack), len(support)))
+        A = stack[0][0].A
+        if A is not None:
+            rows = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+            diagonal = np.flatnonzero(rows == A.indices)[support]
+            weight = np.sqrt(np.stack([problem.A.data[diagonal] for problem, _ in stack]))
         for (problem, modes), (values, kept), mine in zip(
             stack, orthonormalise(functions, weight), live[:, support], strict=True
         ):

@@ -226,6 +226,15 @@ def test_raw_functions_are_the_networks_and_no_matrix_is_looked_at(tmp_path, ste
             LearnedBasis(tmp_path / "a.safetensors", 1.0, **arguments)
     refined = LearnedBasis(tmp_path / "a.safetensors", 1.0, 5, refine="filter")
     assert refined.modes(chosen[:1])[0].vectors.shape[0] == 5
+    known = replace(card, classes=("half", "corner"))
+    save_model(tmp_path / "b.safetensors", network(known, 0.1), known)
+    fewer = LearnedBasis(tmp_path / "b.safetensors", 1.0)
+    full = chosen.index(next(p for p in chosen if Pose.of(p).name == "full"))
+    with expect_error(ValueError, "the model knows no class full; expected a fallback="):
+        fewer.modes(bare)
+    assert fewer.modes(chosen)[full].vectors.shape[0] == fewer.fallback.num_modes
+    assert fewer.reports[full].source == "fallback"
+    assert LearnedBasis(tmp_path / "b.safetensors", 1.0, fallback=FilteredBasis(3)).matrices
 
 
 @serial

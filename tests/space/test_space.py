@@ -40,6 +40,8 @@ from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import CellType
 from dolfinx_msnn import CoarseGrid, SpectralBasis, fields, multiscale_functionspace
 from dolfinx_msnn._utils.linalg import orthonormalise
+from dolfinx_msnn.bases import LocalModes
+from dolfinx_msnn.local.element_matrices import ElementMatrices
 from dolfinx_msnn.petsc import (
     LinearProblem,
     assemble_coarse_matrix,
@@ -284,6 +286,75 @@ CONDITIONS = {
         ),
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["P3", "hole", "elasticity-3D"])
+def test_a_basis_that_looks_at_no_matrix_is_given_none(name, monkeypatch):
+    """Linear functions, whose span with χ SciPy knows; no element matrix is computed for them."""
+
+    class Linear:
+        matrices = False
+
+        def modes(self, problems):
+            assert all((problem.A is None) != self.matrices for problem in problems)
+            return [self.of(problem) for problem in problems]
+
+        def of(self, problem):
+            x = (problem.x - problem.place) / np.ptp(problem.x, axis=0)
+            scalar = np.column_stack([np.ones(len(x)), x])
+            bs = problem.block_size
+            component = np.arange(len(x)) % bs
+            parts = [np.where(component == k, f, 0.0) for f in scalar.T for k in range(bs)]
+            return LocalModes(np.zeros(len(parts)), np.array(parts))
+
+    case, basis = CASES[name], Linear()
+    V, _, a, s, bcs = case.set_up(COMM)
+    coarse = CoarseGrid(V.mesh, case.n)
+    found = []
+    for basis.matrices in (True, False):
+        if not basis.matrices:
+            monkeypatch.delattr(ElementMatrices, "tabulate")
+        W = multiscale_functionspace(V, coarse, basis, a, s, bcs)
+        found.append((W.vertex.copy(), gather_matrix(W.P)))
+        W.destroy()
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    vertex = gather_rows(COMM, found[0][0])
+
+    def compare():
+        for v in np.unique(vertex):
+            one, two = (P[:, vertex == v].toarray() for _, P in found)
+            assert np.sin(scipy.linalg.subspace_angles(one, two)).max(initial=0.0) < 1e-10
+
+    on_root(compare)
+
+
+@pytest.mark.parametrize("updatable", [False, True])
+def test_what_wraps_looks_at_matrices_if_any_of_its_own_does(updatable):
+    """Nor does a space that is to be updated do without them."""
+
+    class Wrapper:
+        def __init__(self, *wrapped):
+            self.wrapped, self.seen = wrapped, []
+
+        def modes(self, problems):
+            self.seen += [problem.A is not None for problem in problems]
+            one = [LocalModes(np.zeros(1), np.ones((1, p.num_dofs))) for p in problems]
+            return one
+
+    blind, looking = Wrapper(), Wrapper()
+    blind.matrices = False
+    V, _, a, s, bcs = CASES["triangles"].set_up(COMM)
+    coarse = CoarseGrid(V.mesh, (3, 3))
+    for basis, expected in (
+        (Wrapper(blind), updatable),
+        (Wrapper(Wrapper(blind, blind)), updatable),
+        (Wrapper(blind, looking), True),
+        (looking, True),
+    ):
+        W = multiscale_functionspace(V, coarse, basis, a, s, bcs, updatable=updatable)
+        W.destroy()
+        assert basis.seen == len(basis.seen) * [expected]
+        assert COMM.allreduce(len(basis.seen)) >= 16
 
 
 class Sweep:
