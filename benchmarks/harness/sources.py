@@ -4,6 +4,7 @@
 
 import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,19 +14,22 @@ ROOT = Path(__file__).resolve().parents[2]
 def source_hash(name: str) -> str:
     """Hash of what computes the records of a name: the package and the program.
 
-    Comments, docstrings and formatting are left out, and so are the rooms that compute nothing.
+    Comments, docstrings and formatting are left out, and so are the rooms that compute nothing, the
+    version, and the networks where the program does not speak of them.
     """
     program = ROOT / "benchmarks" / f"bench_{name.replace('-', '_')}.py"
     code = bare(program) if program.exists() else ""
-    return hashlib.sha256((_package() + code).encode()).hexdigest()[:16]
+    networks = not code or re.search(r"\b(learned|nn)\b", code, re.IGNORECASE) is not None
+    return hashlib.sha256((_package(networks) + code).encode()).hexdigest()[:16]
 
 
 @cache
-def _package() -> str:
+def _package(networks: bool) -> str:
+    outside = {"cli", "plot", "_version.py"} | ({"nn"} if not networks else set())
     paths = sorted(
         path.relative_to(ROOT)
         for path in (ROOT / "dolfinx_msnn").rglob("*")
-        if path.suffix in (".py", ".c") and not {"cli", "plot"} & set(path.parts)
+        if path.suffix in (".py", ".c") and not outside & set(path.relative_to(ROOT).parts)
     )
     return "\n".join(f"{path.as_posix()}\n{bare(ROOT / path)}" for path in paths)
 
