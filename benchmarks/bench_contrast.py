@@ -27,7 +27,7 @@ from harness.bases import BASES, FILTERED, GUARDED, LEARNED, SLEPC, line, make, 
 from harness.fine_solvers import RTOL
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, box
 from harness.results import Parser, Record, Records, Results, Shown, mean, over, tabulate
-from harness.trials import DIRECT_3D, MAX_ITERATIONS, compare
+from harness.trials import MAX_ITERATIONS, compare
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -189,7 +189,7 @@ def draw(figure: Figure, records: Records, case: str) -> None:
 def pose(msh: Any, boxes: int, family: str, contrast: float, seed: int) -> tuple[Diffusion, Record]:
     """The problem for one coefficient."""
     kappa = getattr(fields, family)(msh, contrast, seed=seed)
-    return Diffusion(kappa, boxes, direct_up_to=DIRECT_3D), {}
+    return Diffusion(kappa, boxes), {}
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from harness.bases import FILTERED, LEARNED, RAW, SLEPC, line, make, usable
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
 from harness.results import Parser, Record, Records, Results, Shown, mean, over, tabulate
-from harness.trials import DIRECT_3D, compare
+from harness.trials import compare
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -227,7 +227,7 @@ def pose(
     kappa, coarser = (FAMILIES[family](meshes[case.dim, n], seed) for n in (case.cells, fewer))
     more = {"dim": case.dim, "cells": case.cells, "boxes": case.boxes}
     more["changed"] = difference(kappa, case.cells, coarser, fewer)
-    return Diffusion(kappa, case.boxes, direct_up_to=DIRECT_3D), more
+    return Diffusion(kappa, case.boxes), more
 
 
 def main() -> None:

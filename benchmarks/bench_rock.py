@@ -32,7 +32,7 @@ from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
 from harness.fine_solvers import RTOL
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, norms
 from harness.results import Parser, Record, Records, Results, Shown, mean, spread, tabulate
-from harness.trials import DIRECT_3D, MAX_ITERATIONS, compare
+from harness.trials import MAX_ITERATIONS, compare
 
 from mpi4py import MPI
 
@@ -92,7 +92,7 @@ def pose(field: LatticeField, exact: bool) -> tuple[Diffusion, Record]:
     """The problem on a layer or a block."""
     kappa = field.interpolate(field.create_mesh(MPI.COMM_SELF))
     boxes = tuple(max(1, n // 10) if axis < 2 else 1 for axis, n in enumerate(field.shape))
-    problem = Diffusion(kappa, boxes, axis=1, direct_up_to=DIRECT_3D)
+    problem = Diffusion(kappa, boxes, axis=1)
     problem.exact = exact_error(field, kappa) if exact else None
     return problem, {"contrast": field.contrast, "cells": "x".join(map(str, field.shape))}
 

@@ -20,8 +20,6 @@ from dolfinx_msnn import estimate
 from dolfinx_msnn.petsc import LinearProblem
 
 MAX_ITERATIONS = 400
-#: Fine dofs in 3D up to which the fine solution of a trial is computed by a direct solver.
-DIRECT_3D = 150_000
 
 
 def compare(
