@@ -29,10 +29,16 @@ MAX_REFINEMENTS = 3
 NULL_PIVOTS: dict[str, object] = {"mat_mumps_icntl_24": 1, "mat_mumps_icntl_14": 100}
 
 
-#: Unknowns up to which coarse systems are solved directly by default. Measured in 3D with 90
-#: entries a row: at 20,000 MUMPS takes 2.0 s to factor and 0.03 s a solve, CG with GAMG 3 s a
-#: solve; the time of factors grows with the square of the number.
-DIRECT_UP_TO = 50_000
+#: Unknowns up to which coarse systems are solved directly by default. Measured: in 3D (184 entries a
+#: row) MUMPS takes 24 s to factor 55,000 of them and 0.6 s a solve, CG with GAMG 26 s a solve; in 2D
+#: at 97,000 that is less than 40, 0.24 and 85 s. What ends it is memory.
+DIRECT_UP_TO = 200_000
+
+#: For systems beyond: twice as fast as the smoother that GAMG takes by itself.
+MULTIGRID: dict[str, object] = {
+    "mg_levels_ksp_type": "richardson",
+    "mg_levels_pc_type": "sor",
+}
 
 
 def choose_direct(pc: PETSc.PC, *, symmetric: bool = True) -> None:
@@ -61,7 +67,7 @@ def create_coarse_solver(
     """A solver for coarse systems that survives dependent basis functions.
 
     By default a direct solve, by MUMPS with null-pivot detection where PETSc has it; symmetric
-    systems of more than 50,000 unknowns are solved by CG with algebraic multigrid (GAMG) to 1e-8,
+    systems of more than 200,000 unknowns are solved by CG with algebraic multigrid (GAMG) to 1e-8,
     which sees the near null space of A_0. Any option under the prefix overrides this.
 
     Args:
@@ -76,7 +82,9 @@ def create_coarse_solver(
     solver = PETSc.KSP().create(A0.comm)
     solver.setOptionsPrefix(petsc_options_prefix)
     solver.setOperators(A0)
+    defaults = NULL_PIVOTS
     if symmetric and A0.getSize()[0] > DIRECT_UP_TO:
+        defaults = MULTIGRID
         A0.setOption(PETSc.Mat.Option.SPD, True)
         solver.setType(PETSc.KSP.Type.CG)
         solver.setTolerances(rtol=1e-8, max_it=1000)
@@ -87,7 +95,7 @@ def create_coarse_solver(
     try:
         with (
             readable_errors(f"The coarse solver ({petsc_options_prefix}) could not be set up"),
-            temporary_options(petsc_options_prefix, petsc_options or {}, NULL_PIVOTS),
+            temporary_options(petsc_options_prefix, petsc_options or {}, defaults),
         ):
             solver.setFromOptions()
             # Factor options are read when the factor is made.
