@@ -44,8 +44,9 @@ from petsc4py import PETSc
 import numpy as np
 
 from dolfinx import fem
-from dolfinx.fem.petsc import assemble_matrix, assemble_vector
+from dolfinx.fem.petsc import assemble_vector
 from dolfinx_msnn import fields
+from dolfinx_msnn.algebra.fine import FineOperator
 from dolfinx_msnn.algebra.product import CoarseOperator
 from dolfinx_msnn.bases.chebyshev import chebyshev_filter
 from dolfinx_msnn.bases.cosines import cosines, num_start
@@ -98,12 +99,11 @@ def build(comm: MPI.Comm, dim: int, boxes: int, cells: int, basis: str) -> Recor
         for name in sorted(W.timings):
             found[f"s {name}"] = comm.allreduce(W.timings[name], MPI.MAX)
         peak = 1024 * peak_gib()
-        A = assemble_matrix(fem.form(problem.a), bcs=problem.bcs)
-        A.assemble()
+        A = FineOperator(fem.form(problem.a), W, problem.bcs, None, "growth_fine_")
         b = assemble_vector(fem.form(problem.L))
         start = time.process_time()
         galerkin = CoarseOperator(W)
-        galerkin.refresh(A)
+        galerkin.assemble(A)
         start = stage("product", start)
         solver = create_coarse_solver(galerkin.A0, "growth_")
         start = stage("factor", start)

@@ -158,8 +158,8 @@ def predict(size: Size, ranks: int, rates: Rates, cluster: Cluster) -> dict[str,
         side = share ** (1 / size.dim)
         foreign = ((side + 1) ** size.dim - side**size.dim) * size.cells**size.dim
         corners = 2**size.dim
-        # Two element matrices, and of each dof number, position and hat functions.
-        sent = foreign * 8 * (2 * corners**2 + size.dim + 2 * corners)
+        # Rows of two matrices of groups, and of each dof number, position and hat functions.
+        sent = foreign * 8 * (2 * 3**size.dim + size.dim + 2 * corners)
         # Rows of P on a layer of fine nodes, with column numbers, twice in PᵀAP.
         surface = (side * size.cells) ** (size.dim - 1) * 2 * size.dim
         sent += 2 * surface * corners * NUM_MODES * 12

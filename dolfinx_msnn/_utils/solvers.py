@@ -29,9 +29,9 @@ MAX_REFINEMENTS = 3
 NULL_PIVOTS: dict[str, object] = {"mat_mumps_icntl_24": 1, "mat_mumps_icntl_14": 100}
 
 
-#: Unknowns up to which coarse systems are solved directly by default. Measured: in 3D (184 entries a
-#: row) MUMPS takes 24 s to factor 55,000 of them and 0.6 s a solve, CG with GAMG 26 s a solve; in 2D
-#: at 97,000 that is less than 40, 0.24 and 85 s. What ends it is memory.
+#: Unknowns up to which coarse systems are solved directly by default. Measured: 55,000 in 3D take
+#: MUMPS 24 s to factor and 0.6 s a solve, CG with GAMG 26 s a solve; 97,000 in 2D less than 40,
+#: 0.24 and 85 s. What ends it is memory.
 DIRECT_UP_TO = 200_000
 
 #: For systems beyond: twice as fast as the smoother that GAMG takes by itself.
