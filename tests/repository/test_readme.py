@@ -3,6 +3,7 @@
 """The README: its example runs exactly as printed, and what it points to is there."""
 
 import re
+import runpy
 from pathlib import Path
 
 from mpi4py import MPI
@@ -15,6 +16,7 @@ from dolfinx.fem.petsc import LinearProblem as FineProblem
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEAD = re.findall(r"^\| space \| N_c = (.*) \|$", README, re.MULTILINE)[0].split(" | ")
 
 
 def test_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,22 @@ def test_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
         assert uh.function_space == scope["V"]
     finally:
         scope["W"].destroy()
+
+
+@pytest.mark.serial
+def test_table_of_errors_is_what_the_demo_finds(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MSNN_OUTPUT", str(tmp_path))
+    demo = ROOT / "demos/demo_accuracy.py"
+    found = runpy.run_path(str(demo))
+    rows = re.findall(r"^\| [^|]+ \| ([\d.e-]+ % .*) \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    for row, dofs, errors in zip(
+        rows, found["dofs"].values(), found["errors"].values(), strict=True
+    ):
+        for cell, head, num, error in zip(row.split(" | "), HEAD, dofs, errors, strict=True):
+            text, other = re.fullmatch(r"([\d.e-]+) %(?: \((\d+)\))?", cell).groups()
+            assert int(other or head) == num
+            assert float(text) in [float(f"{100 * error:.{digits}g}") for digits in (1, 2)]
 
 
 def relative_errors(scope: dict) -> list[float]:
