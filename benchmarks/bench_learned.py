@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bases import Polynomials
-from harness.problems import FAMILIES, FIRST_SEED, NORMS, Diffusion, box, relative_errors
+from harness.problems import FAMILIES, FIRST_SEED, MUMPS, NORMS, Diffusion, box, relative_errors
 from harness.results import Parser, Records, Results, Shown, plain_ticks, tabulate
 from harness.timing import Clock
 
@@ -38,17 +38,20 @@ from matplotlib.figure import Figure
 import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem, mesh
+from dolfinx.fem.petsc import assemble_vector
 
 #: name: dimension, fine cells, coarse boxes, fields, family
 CASES = {
     "2d-100 log-normal": (2, 100, 5, 20, "log-normal"),
     "2d-100 two-phase 1e3": (2, 100, 5, 4, "two-phase 1e3"),
+    "3d-50 log-normal": (3, 50, 5, 5, "log-normal"),
+    "3d-50 two-phase 1e3": (3, 50, 5, 2, "two-phase 1e3"),
 }
 QUICK = {"2d-quick": (2, 40, 2, 1, "log-normal")}
 LIKE, OTHERS = ("f = 1", "drop x", "drop y", "smooth"), ("waves", "source", "wells", "noise")
 METHODS = ("SLEPc", "filtered", "filtered once", "harmonic", "raw", "raw + filter", "cosines")
-#: Fields on which all numbers of functions are run, and bases that are run on all fields.
-FEW, MAIN = 4, 7
+#: Fields on which all numbers of functions are run, by dimension, and bases that are run on all.
+FEW, MAIN = {2: 4, 3: 1}, 7
 
 
 def bases(kappa: Any, model: Any) -> dict[str, Callable[[], Any]]:
@@ -110,6 +113,24 @@ def problems(kappa: Any, boxes: int, seed: int) -> list[tuple[Diffusion, dict[st
     ]
 
 
+def fine_solutions(problem: Diffusion, loads: dict[str, Any]) -> dict[str, fem.Function]:
+    """Fine solutions by load, with one factor."""
+    fine = problem.fine_problem(MUMPS)
+    first, exact = fine.solve().copy(), {}
+    for name, L in loads.items():
+        # What another load adds is zero on the boundary.
+        with fine.b.localForm() as local:
+            local.set(0.0)
+        assemble_vector(fine.b, fem.form(L - problem.L))
+        for bc in problem.bcs:
+            fine.b.array_w[bc.dof_indices()[0]] = 0.0
+        exact[name] = first.copy()
+        added = fem.Function(problem.V)
+        fine.solver.solve(fine.b, added.x.petsc_vec)
+        exact[name].x.array[:] += added.x.array
+    return exact
+
+
 def run(results: Results, options: Namespace) -> None:
     """All bases on all fields of all cases."""
     from dolfinx_msnn.nn.model import load_model
@@ -126,17 +147,13 @@ def run(results: Results, options: Namespace) -> None:
             seed = FIRST_SEED + number
             key = {"case": case, "seed": seed}
             kappa = FAMILIES[family](msh, seed)
-            names = list(bases(kappa, model))[: None if number < FEW else MAIN]
+            names = list(bases(kappa, model))[: None if number < FEW[dim] else MAIN]
             names = [name for name in names if results.missing(**key, basis=name)]
             if not names:
                 continue
             posed = problems(kappa, boxes, seed)
             for problem, loads in posed:
-                exact = {}
-                for name, L in loads.items():
-                    problem.L = L
-                    problem.__dict__.pop("fine", None)
-                    exact[name] = problem.fine.copy()
+                exact = fine_solutions(problem, loads)
                 for name in names:
                     basis = Clock(bases(kappa, model)[name]())
                     start = time.process_time()
@@ -193,7 +210,7 @@ def draw(figure: Figure, records: Records) -> None:
     """Energy error of the loads of training over the time of the basis, one line a method."""
     axes = figure.subplots(1, len(records.by("case")), squeeze=False)[0]
     for ax, (case, part) in zip(axes, records.by("case").items(), strict=True):
-        some = set(sorted(part.by("seed"))[:FEW])
+        some = set(sorted(part.by("seed"))[: FEW[int(case[0])]])
         part = Records(r for r in part if r["seed"] in some and r["load"] in LIKE)
         lines: dict[str, list[tuple[float, float, str]]] = {}
         for name, rows in part.by("basis").items():
