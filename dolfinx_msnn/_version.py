@@ -2,4 +2,4 @@
 # SPDX-License-Identifier: MIT
 """The version of dolfinx_msnn; the one place that states it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
