@@ -3,13 +3,16 @@
 """Table 4: networks that predict the solution by themselves, next to multiscale spaces.
 
 Steady Richards' equation on the unit square (``harness/flow.py`` says what is drawn). F-FNO of this
-package, FNO of ``neuraloperator`` and Transolver of ``nvidia-physicsnemo`` learn p from log κ, f
-and the boundary values: the same fine solutions, inputs and seconds of training on one core, and
-several seeds. All methods then solve the same unseen fields, with loads drawn as in training and
-with loads that no network has seen: wells, f twice as large, the pressures on the two other sides,
-a drop of pressure twice as large. Spaces need no training for any of these. Errors are relative to
-the fine solution, in L2 and in the energy norm of κ; seconds are processor time of one core for one
-problem: a forward pass, or a basis, its space and Newton's method in it.
+package, FNO of ``neuraloperator``, Transolver of ``nvidia-physicsnemo`` and PCA-Net learn p from
+log κ, f and the boundary values, DeepPOD a space of few functions from log κ
+(``harness/reduced.py``): the same fine solutions and seconds of training on one core, and several
+seeds. POD has the leading functions of these solutions, local POD those of each neighbourhood, as a
+basis of the coarse space. All methods then solve the same unseen fields, with loads drawn as in
+training and with loads that no network has seen: wells, f twice as large, the pressures on the two
+other sides, a drop of pressure twice as large. The other spaces need no training for any of these.
+Errors are relative to the fine solution, in L2 and in the energy norm of κ; seconds are processor
+time of one core for one problem: a forward pass, or a basis, its space and Newton's method in it,
+or a forward pass and Newton's method.
 
     python benchmarks/bench_operators.py [--quick] [--resume] [--show]
     python benchmarks/bench_operators.py --fields 10 --seeds 2 --minutes 0.5 --networks F-FNO FNO
@@ -32,21 +35,33 @@ from harness.results import Parser, Record, Records, Results, Shown, spread
 from harness.timing import Stopwatch
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 #: A training that is longer by ``--long``, to see how much of the errors is the budget's.
 LONG = "F-FNO, longer"
 INTERPOLANT = "interpolant g"
-SPACES = ("SLEPc", "filtered cosines", "learned (shipped)")
+POD, LOCAL_POD = "POD of other fields", "local POD of other fields"
+SPACES = ("SLEPc", "filtered cosines", "learned (shipped)", "harmonic", LOCAL_POD, POD)
 #: L2 errors in per cent of Rudikov et al. (ICLR 2026), their Richards' problem on 250 x 250.
 PAPER = {"F-FNO": "4.45", "Transolver": "8.82 (++)", "learned (shipped)": "1.60", "GNOT": "14.69"}
 
 
 def run_spaces(
-    results: Results, problem: FlowProblem, tests: Sequence[Any], names: Sequence[str]
+    results: Results,
+    problem: FlowProblem,
+    tests: Sequence[Any],
+    options: Namespace,
+    num_functions: int,
 ) -> None:
-    """Multiscale spaces, and the fine mesh, on all test problems."""
-    makers = {n: m for n, m in flow.bases(problem).items() if n in names}
+    """Multiscale spaces, POD, and the fine mesh, on all test problems."""
+    makers = {n: m for n, m in flow.bases(problem).items() if n in options.spaces}
+    if {POD, LOCAL_POD} & set(options.spaces):
+        from harness import reduced
+
+        data = flow.dataset(problem, DATA_SEED, options.train)
+        local, functions = reduced.local_pod(problem, data), reduced.pod(data, num_functions)
+        makers |= {LOCAL_POD: lambda: local} if LOCAL_POD in options.spaces else {}
     for number, problems in tests:
         loads = {kind: load for kind, (_, load, _) in problems.items()}
         problem.log_kappa = next(iter(problems.values()))[0]
@@ -63,6 +78,12 @@ def run_spaces(
         if results.missing(method=INTERPOLANT, field=number):
             for kind, (_, load, exact) in problems.items():
                 add(INTERPOLANT, kind, problem.errors(problem.lift(load), exact))
+        if POD in options.spaces and results.missing(method=POD, field=number):
+            for kind, (_, load, exact) in problems.items():
+                watch = Stopwatch()
+                p = reduced.galerkin(problem, load, functions)
+                seconds = watch.book("solve")
+                add(POD, kind, problem.errors(p, exact) | {"solve s": seconds})
         for name, maker in makers.items():
             if not results.missing(method=name, field=number):
                 continue
@@ -109,7 +130,10 @@ def shown(records: Records, settings: Mapping[str, Any]) -> list[Shown]:
         "of errors, field by field, mean. Interpolant: what the networks add to. "
         f"Wells: in {lost} of {len(peaks)} fields one lies where κ is so small that p goes to "
         "hundreds or beyond there, and no space catches that peak (errors above 50 %); hence the "
-        "medians. The paper's column has its own problem and machine (250 x 250 cells, H100): its "
+        f"medians. DeepPOD, POD: Galerkin solutions in spaces of {settings['functions']} "
+        "functions, predicted for κ and the same for all. Local POD: the constant and 7 functions "
+        "of the solutions that networks learn from. "
+        "The paper's column has its own problem and machine (250 x 250 cells, H100): its "
         "Transolver is Transolver++, its learned basis is trained for the problem; its GNOT "
         "(14.69) is not run here.",
     )
@@ -117,8 +141,9 @@ def shown(records: Records, settings: Mapping[str, Any]) -> list[Shown]:
         "Relative error in the energy norm",
         ["method", "as in training", "over SLEPc", *KINDS[1:]],
         [],
-        "As above. 1 is the error of p = 0: nothing keeps a network's gradient small where κ is "
-        "large. Networks give 2 x 2 nodes at a time, which may add to it.",
+        "As above. 1 is the error of p = 0: nothing keeps the gradient of a network, or of other "
+        "fields' functions, small where κ is large. Networks give 2 x 2 nodes at a "
+        "time, which may add to it.",
     )
     head = ["method", "numbers to learn", "steps", "training s", "L2 % in training"]
     head += ["one problem s", "of these for the basis", "L2 %, seeds' means"]
@@ -127,9 +152,10 @@ def shown(records: Records, settings: Mapping[str, Any]) -> list[Shown]:
         head,
         [],
         "L2 in training: mean of the last 50 steps, on fields that were learned; where it is that "
-        "of unseen fields, a network lacks time, not fields. One problem: a "
-        "forward pass, or basis, space and Newton; the fine mesh is small enough for Newton on it "
-        "to be faster than any space. Not in the table: fine solutions to learn from.",
+        "of unseen fields, a network lacks time, not fields; DeepPOD's: of the best approximation "
+        "in its space. One problem: a forward pass, or basis, space and Newton, or both; functions "
+        "of POD and local POD are made before. The fine mesh is small enough for Newton on it to "
+        "be faster than any space of the coarse grid. Not here: fine solutions to learn from.",
     )
     for name in [INTERPOLANT, *NETWORKS, LONG, *SPACES, "fine mesh"]:
         mine = records.select(method=name)
@@ -162,6 +188,7 @@ def draw(figure: Figure, records: Records) -> None:
     axes = figure.add_subplot()
     names = [n for n in [*NETWORKS, LONG, *SPACES] if records.select(method=n)]
     width = 0.85 / len(names)
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for k, name in enumerate(names):
         found = [100 * records.values("L2", method=name, kind=q) for q in KINDS]
         places = np.arange(len(KINDS)) + (k - (len(names) - 1) / 2) * width
@@ -195,11 +222,12 @@ def main() -> None:
     options = parser.parse_args()
     settings = {"cells": cells[options.quick], "boxes": boxes[options.quick]}
     settings |= {"family": flow.FAMILY} | {k: getattr(options, k) for k in (*what, "long")}
+    settings["functions"] = (networks.SMALL if options.quick else networks.FULL)["DeepPOD"]["num"]
     results = Results("operators", options, settings)
     if not options.show:
         problem = FlowProblem(settings["cells"], settings["boxes"])
         tests = flow.unseen(problem, options.fields)
-        run_spaces(results, problem, tests, options.spaces)
+        run_spaces(results, problem, tests, options, settings["functions"])
         run_networks(results, problem, tests, options)
     made = shown(results.records, results.head["settings"])
     results.finish(made, {"errors": lambda figure: draw(figure, results.records)})

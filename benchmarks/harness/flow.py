@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from harness.bases import FILTERED, LEARNED, SLEPC, make
+from harness.bases import FILTERED, HARMONIC, LEARNED, SLEPC, make
 from harness.problems import FAMILIES, FIRST_SEED, box
 from harness.results import WORK, Record
 from harness.richards import DX, LAW, TOLERANCES, fine_options
@@ -191,6 +191,7 @@ class FlowProblem:
 def bases(flow: FlowProblem) -> dict[str, Callable[[], Any]]:
     """Coarse spaces that need no training here."""
     names = {"SLEPc": SLEPC, "filtered cosines": FILTERED, "learned (shipped)": LEARNED}
+    names["harmonic"] = HARMONIC
     return {name: partial(make, kind, flow.kappa) for name, kind in names.items()}
 
 

@@ -9,8 +9,8 @@ lost, and a step costs a fourth of what it would on all nodes. The loss is the m
 error of p; AdamW, a learning rate that rises and falls with the processor time that is left,
 reflections across the axis of the pressures as augmentation. Data and problem: ``flow.py``.
 
-The other networks are optional: FNO from ``neuraloperator`` and Transolver from
-``nvidia-physicsnemo`` (its import alone takes some ten seconds).
+PCA-Net and DeepPOD are those of ``reduced.py``. FNO of ``neuraloperator`` and Transolver of
+``nvidia-physicsnemo`` (its import alone takes some ten seconds) are optional.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from harness.flow import Data, FlowProblem
+from harness.flow import Data, FlowProblem, Load
 from harness.machine import installed
 from harness.results import WORK, Record
 from harness.timing import Stopwatch
@@ -30,7 +30,13 @@ from harness.timing import Stopwatch
 import numpy as np
 
 #: Name in tables: package that it needs, or none.
-NETWORKS = {"F-FNO": "", "FNO": "neuralop", "Transolver": "physicsnemo"}
+NETWORKS = {
+    "F-FNO": "",
+    "FNO": "neuralop",
+    "Transolver": "physicsnemo",
+    "PCA-Net": "",
+    "DeepPOD": "",
+}
 BATCH = 8
 LEARNING_RATE = 3e-3
 
@@ -57,17 +63,21 @@ def inputs(log_kappa: Any, f: Any, lift: Any, n: int) -> Any:
     return torch.cat([place, *(blocks(v, n, cells) for v, cells in parts)], dim=1)
 
 
-type Sizes = dict[str, dict[str, int]]
+type Sizes = dict[str, dict[str, Any]]
 
 FULL: Sizes = {
     "F-FNO": {"width": 32, "modes": 16, "layers": 4},
     "FNO": {"hidden_channels": 16, "n_layers": 4},
     "Transolver": {"n_hidden": 48, "n_layers": 3, "n_head": 2, "slice_num": 16},
+    "PCA-Net": {"counts": (100, 40, 2, 100), "width": 96},
+    "DeepPOD": {"counts": (40, 150), "num": 32, "width": 32},
 }
 SMALL: Sizes = {
     "F-FNO": {"width": 8, "modes": 6, "layers": 2},
     "FNO": {"hidden_channels": 8, "n_layers": 2},
     "Transolver": {"n_hidden": 16, "n_layers": 2, "n_head": 2, "slice_num": 8},
+    "PCA-Net": {"counts": (8, 8, 2, 8), "width": 16},
+    "DeepPOD": {"counts": (8, 8), "num": 4, "width": 16},
 }
 CHANNELS, OUTPUTS = 14, 4
 
@@ -77,7 +87,7 @@ def available(name: str) -> bool:
     return not NETWORKS[name] or installed(NETWORKS[name])
 
 
-def create(name: str, size: dict[str, int], m: int) -> Any:
+def create(name: str, size: dict[str, Any], m: int) -> Any:
     """An untrained network: (B, 14, m, m) to (B, 4, m, m)."""
     import torch
 
@@ -147,20 +157,24 @@ class Predictor(NamedTuple):
     n: int
     report: dict[str, Any]
 
-    def __call__(self, x: Any, lift: Any) -> Any:
-        """Solutions at the nodes, (B, n * n), of inputs."""
+    def __call__(self, x: Any, lift: Any, p: Any = None) -> Any:
+        """Solutions at the nodes, (B, n * n), of inputs; the true ones p are not looked at."""
         import torch
 
         image = torch.nn.functional.pixel_shuffle(self.network(x), 2)
         return lift + self.scale * image[:, 0, : self.n, : self.n].flatten(1)
 
-    def solve(self, log_kappa: np.ndarray, f: np.ndarray, lift: np.ndarray) -> np.ndarray:
-        """The solution of one problem."""
+    def rows(self, flow: FlowProblem, load: Load) -> list[Any]:
+        """Log κ, f and g of one problem."""
         import torch
 
-        row = [torch.from_numpy(v[None].astype(np.float32)) for v in (log_kappa, f, lift)]
-        with torch.no_grad():
-            found: np.ndarray = self(inputs(*row, self.n), row[2])[0].numpy()
+        found = (flow.log_kappa, load.f, flow.lift(load))
+        return [torch.from_numpy(v[None].astype(np.float32)) for v in found]
+
+    def solve(self, flow: FlowProblem, load: Load) -> np.ndarray:
+        """The solution of one problem."""
+        rows = self.rows(flow, load)
+        found: np.ndarray = self(inputs(*rows, self.n), rows[2])[0].numpy()
         return found
 
 
@@ -171,18 +185,24 @@ def train(name: str, data: Data, seed: int, seconds: float, sizes: Sizes) -> Pre
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     n = math.isqrt(data.p.shape[1])
-    network = create(name, sizes[name], (n + 1) // 2)
+    rows = [torch.from_numpy(column) for column in data]
+    scale, kind = float(np.std(data.p - data.lift)), Predictor
+    if name in ("PCA-Net", "DeepPOD"):
+        from harness import reduced
+
+        network = reduced.create(name, rows, n, scale, sizes[name])
+        kind = reduced.PredictedSpace if name == "DeepPOD" else kind
+    else:
+        network = create(name, sizes[name], (n + 1) // 2)
     settings = repr([name, seed, seconds, sizes[name], BATCH, LEARNING_RATE])
     digest = hashlib.blake2b(settings.encode() + data.p.tobytes(), digest_size=6).hexdigest()
     key = f"{name}-{n - 1}-{len(data.p)}-{seed}-{digest}"
     path = WORK / "operators" / f"{key}.pt"
-    scale = float(np.std(data.p - data.lift))
     if path.exists():
         network.load_state_dict(torch.load(path, weights_only=False))
         report = json.loads(path.with_suffix(".json").read_text())
-        return Predictor(network.eval(), scale, n, report)
-    rows = [torch.from_numpy(column) for column in data]
-    predictor = Predictor(network, scale, n, {})
+        return kind(network.eval(), scale, n, report)
+    predictor = kind(network, scale, n, {})
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     begin, steps, losses = time.process_time(), 0, []
     order = torch.empty(0, dtype=torch.int64)
@@ -195,7 +215,7 @@ def train(name: str, data: Data, seed: int, seconds: float, sizes: Sizes) -> Pre
             rise = min(1.0, (share + 0.01) / 0.1)
             group["lr"] = LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * share))
         log_kappa, f, lift, p = (reflect(row[batch], steps % 2 == 1) for row in rows)
-        error = predictor(inputs(log_kappa, f, lift, n), lift) - p
+        error = predictor(inputs(log_kappa, f, lift, n), lift, p) - p
         loss = (error.norm(dim=1) / p.norm(dim=1)).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -211,7 +231,7 @@ def train(name: str, data: Data, seed: int, seconds: float, sizes: Sizes) -> Pre
     path.with_suffix(".json").write_text(json.dumps(report))
     torch.save(network.state_dict(), path)
     print(f"trained {key}: {report}", flush=True)
-    return Predictor(network.eval(), scale, n, report)
+    return kind(network.eval(), scale, n, report)
 
 
 def reflect(values: Any, wanted: bool) -> Any:
@@ -224,14 +244,16 @@ def evaluate(
     flow: FlowProblem, predictor: Predictor, tests: Sequence[tuple[int, dict[str, Any]]]
 ) -> list[Record]:
     """Records of a network on test problems."""
+    import torch
+
     found, watch = [], Stopwatch()
     for number, problems in tests:
         for kind, (log_kappa, load, exact) in problems.items():
-            lift = flow.lift(load)
-            watch.start()
-            p = predictor.solve(log_kappa, load.f, lift)
-            seconds = watch.book("solve")
             flow.log_kappa = log_kappa
+            watch.start()
+            with torch.no_grad():
+                p = predictor.solve(flow, load)
+            seconds = watch.book("solve")
             entry = {"kind": kind, "field": number, "solve s": seconds}
             found.append(entry | flow.errors(p, exact) | predictor.report)
     return found
