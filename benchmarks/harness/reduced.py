@@ -163,6 +163,7 @@ class LocalPOD:
 
 def pod(data: Data, num: int) -> np.ndarray:
     """The leading functions of p - g of the fine solutions, one a column, by relative size."""
+    torch.manual_seed(0)
     p, lift = (torch.cat([v, reflect(v, True)]) for v in map(torch.from_numpy, (data.p, data.lift)))
     return Components((p - lift) / p.norm(dim=1, keepdim=True), num, centred=False).axes.numpy()
 
