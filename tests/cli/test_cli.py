@@ -290,7 +290,7 @@ def test_doctor_finds_a_working_installation():
     assert ".".join(map(str, PETSc.Sys.getVersion())) in found["PETSc"]["text"]
     assert "float64" in found["PETSc"]["text"]
     assert "mumps" in found["PETSc packages"]["text"]
-    for name in ("diffusion-2d", "diffusion-3d", "solutions-2d"):
+    for name in ("diffusion-2d", "diffusion-3d", "solutions-2d", "solutions-3d"):
         assert found[f"model {name}"]["status"] == "ok"
     if importlib.util.find_spec("torch"):
         assert "verified" in found["model diffusion-2d"]["text"]

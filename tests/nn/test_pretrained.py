@@ -68,6 +68,7 @@ HASHES = {
     "diffusion-2d": "d378beaa2b017e2d6931e25920947277382abd82114a87d17abb1ac2994da518",
     "diffusion-3d": "519c97542f8e4d6080f92b9628fe0aefe781a6cd769a990d9bf15bd6b4031f4a",
     "solutions-2d": "6c8513c0df0ac75f8b4dd2710b2761ecfee3f48d58bbdb6d994fe313cebf86b6",
+    "solutions-3d": "a1ae53237a0c046fc548fe6ae02a720773c41890231b1553f1c06ac1dfeb4669",
 }
 
 
@@ -115,14 +116,16 @@ def test_as_good_as_computed_2d(field, bound):
 
 
 @pytest.mark.slow
-def test_better_than_computed_without_a_filter():
+@pytest.mark.parametrize("dim", [2, 3])
+def test_better_than_computed_without_a_filter(dim):
     """Functions learned from solutions, as they are, on log-normal fields."""
-    msh, ratios = square(), []
+    msh, ratios = square() if dim == 2 else mesh.create_unit_cube(COMM, 20, 20, 20), []
+    grid = (3, 3) if dim == 2 else (2, 2, 2)
     for seed in (1001, 1002, 1003):
         kappa = fields.log_normal(msh, seed=seed)
-        basis = both(kappa, "solutions-2d")
+        basis = both(kappa, f"solutions-{dim}d")
         assert basis[1].refine is None
-        computed, predicted = errors(msh, 1, (3, 3), kappa, basis)
+        computed, predicted = errors(msh, 1, grid, kappa, basis)
         ratios.append(predicted / computed)
         assert COMM.allreduce(basis[1].num_fallbacks) == 0
     assert np.all(np.mean(ratios, axis=0) <= 0.9), ratios
