@@ -50,15 +50,16 @@ CASES = {
 QUICK = {"2d-quick": (2, 40, 2, 1, "log-normal")}
 LIKE, OTHERS = ("f = 1", "drop x", "drop y", "smooth"), ("waves", "source", "wells", "noise")
 METHODS = ("SLEPc", "filtered", "filtered once", "harmonic", "raw", "raw + filter", "cosines")
+SECOND = "raw, second seed 8"
 #: Fields on which all numbers of functions are run, by dimension, and bases that are run on all.
 FEW, MAIN = {2: 4, 3: 1}, 7
 
 
-def bases(kappa: Any, model: Any) -> dict[str, Callable[[], Any]]:
+def bases(kappa: Any, model: Any, second: Any = None) -> dict[str, Callable[[], Any]]:
     """Bases by name; those with 8 functions first."""
     from dolfinx_msnn.nn.learned import LearnedBasis
 
-    return {
+    found: dict[str, Callable[[], Any]] = {
         "SLEPc 8": lambda: msnn.SpectralBasis(8),
         "cosines 8": Polynomials,
         "filtered once 8": lambda: msnn.FilteredBasis(8, max_rounds=1),
@@ -70,6 +71,9 @@ def bases(kappa: Any, model: Any) -> dict[str, Callable[[], Any]]:
         "SLEPc 16": lambda: msnn.SpectralBasis(16),
         "harmonic 4": lambda: msnn.HarmonicBasis(4),
     }
+    if second is not None:
+        found[SECOND] = lambda: LearnedBasis(second, kappa, refine=None)
+    return found
 
 
 def problems(kappa: Any, boxes: int, seed: int) -> list[tuple[Diffusion, dict[str, Any]]]:
@@ -139,15 +143,17 @@ def run(results: Results, options: Namespace) -> None:
     for case in options.cases:
         dim, cells, boxes, count, family = {**CASES, **QUICK}[case]
         name = f"solutions-{dim}d"
-        made = Path("runs", name, f"{name}.safetensors")
-        model = load_model(options.model or pretrained_models().get(name, made))
+        trained = Path("runs", name, f"{name}.safetensors")
+        model = load_model(options.model or pretrained_models().get(name, trained))
         results.head["settings"][name] = model.card.sha256
         msh = box(dim, cells)
         for number in range(options.fields or count):
             seed = FIRST_SEED + number
             key = {"case": case, "seed": seed}
             kappa = FAMILIES[family](msh, seed)
-            names = list(bases(kappa, model))[: None if number < FEW[dim] else MAIN]
+            made = bases(kappa, model, options.second)
+            names = list(made)[: None if number < FEW[dim] else MAIN]
+            names += [name for name in made if name == SECOND and name not in names]
             names = [name for name in names if results.missing(**key, basis=name)]
             if not names:
                 continue
@@ -155,7 +161,7 @@ def run(results: Results, options: Namespace) -> None:
             for problem, loads in posed:
                 exact = fine_solutions(problem, loads)
                 for name in names:
-                    basis = Clock(bases(kappa, model)[name]())
+                    basis = Clock(made[name]())
                     start = time.process_time()
                     with problem.space(basis) as W:
                         seconds = time.process_time() - start
@@ -217,7 +223,7 @@ def draw(figure: Figure, records: Records) -> None:
             method, number = name.rsplit(" ", 1)
             seconds = float(np.median(rows.values("basis s")))
             lines.setdefault(method, []).append((seconds, 100 * mean(part, name), number))
-        for method, points in lines.items():
+        for method, points in (item for item in lines.items() if item[0] in METHODS):
             points.sort(key=lambda p: int(p[2]))
             colour = f"C{METHODS.index(method)}"
             ax.loglog(*zip(*[p[:2] for p in points], strict=True), "o-", color=colour, label=method)
@@ -235,6 +241,7 @@ def main() -> None:
     parser = Parser(__doc__, CASES, QUICK)
     parser.add_argument("--fields", type=int, help="fields of each case")
     parser.add_argument("--model", type=Path, help="another model")
+    parser.add_argument("--second", type=Path, help="a model of the same training, other seed")
     options = parser.parse_args()
     results = Results("learned", options, {"first_seed": FIRST_SEED})
     if not options.show:
