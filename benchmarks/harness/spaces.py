@@ -16,6 +16,7 @@ import numpy as np
 import dolfinx_msnn as msnn
 import ufl
 from dolfinx import fem
+from dolfinx.fem.petsc import LinearProblem as FineProblem
 from dolfinx.fem.petsc import assemble_vector, set_bc
 from dolfinx_msnn import fields
 from dolfinx_msnn.petsc import LinearProblem
@@ -76,21 +77,24 @@ def at_zero(drop: Diffusion) -> Diffusion:
     return zero
 
 
+def solve_at_zero(fine: FineProblem, zero: Diffusion, L: Any) -> fem.Function:
+    """The fine solution of another load and boundary values of zero, by the factor of ``fine``."""
+    with fine.b.localForm() as local:
+        local.set(0.0)
+    assemble_vector(fine.b, fem.form(L))
+    set_bc(fine.b, zero.bcs)
+    found = fem.Function(zero.V)
+    fine.solver.solve(fine.b, found.x.petsc_vec)
+    return found
+
+
 def fine_solutions(
     zero: Diffusion, drop: Diffusion, forms: dict[str, Any]
 ) -> dict[str, fem.Function]:
     """The fine solutions by load, with one factor."""
     fine = drop.fine_problem(MUMPS)
     exact = {"drop": fine.solve().copy()}
-    b = fine.b
-    for load, L in forms.items():
-        with b.localForm() as local:
-            local.set(0.0)
-        assemble_vector(b, fem.form(L))
-        set_bc(b, zero.bcs)
-        exact[load] = fem.Function(zero.V)
-        fine.solver.solve(b, exact[load].x.petsc_vec)
-    return exact
+    return exact | {load: solve_at_zero(fine, zero, L) for load, L in forms.items()}
 
 
 def measure(

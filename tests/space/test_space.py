@@ -338,8 +338,7 @@ def test_what_wraps_looks_at_matrices_if_any_of_its_own_does(updatable):
 
         def modes(self, problems):
             self.seen += [problem.A is not None for problem in problems]
-            one = [LocalModes(np.zeros(1), np.ones((1, p.num_dofs))) for p in problems]
-            return one
+            return [LocalModes(np.zeros(1), np.ones((1, p.num_dofs))) for p in problems]
 
     blind, looking = Wrapper(), Wrapper()
     blind.matrices = False
