@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import ufl
-from dolfinx_msnn._utils.checks import is_number, positive_integer, require
+from dolfinx_msnn._utils.checks import is_integer, is_number, require
 from dolfinx_msnn._utils.linalg import rigid_motions, whiten
 from dolfinx_msnn._utils.typing import FloatArray
 from dolfinx_msnn.bases import kernels
@@ -19,7 +19,7 @@ from dolfinx_msnn.bases.checks import count_or_limit
 from dolfinx_msnn.bases.direct import DirectSolvers
 from dolfinx_msnn.bases.filtered import FilteredBasis
 from dolfinx_msnn.bases.nullspace import null_motions, piece_motions
-from dolfinx_msnn.bases.protocol import LocalModes, remember
+from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis, remember
 from dolfinx_msnn.local.problem import LocalProblem
 
 #: Boundary values that are those of a motion without energy up to this fraction of them are a
@@ -64,6 +64,9 @@ class HarmonicBasis:
     of the boundary values of modes of low energy on ω*. Dirichlet conditions hold in the local
     problems, Neumann and Robin conditions are natural. No form ``s`` is needed.
 
+    Boundary values may come from any other basis instead, as a network that was trained on
+    solutions: only its errors on the boundary of ω* count then.
+
     Unless the coarse grid says otherwise, ω* is wider than the neighbourhood by 0.4 coarse cells on
     each side, and by 0.6 around boxes that overlap.
 
@@ -77,8 +80,9 @@ class HarmonicBasis:
             held. Default: polynomials of degree zero, one or two in each component; the degree is
             as high as leaves room for 2^d A-harmonic functions for each component, and for degree
             two for twice as many.
-        num_traces: Modes of ω* whose boundary values are extended; default eight more than there
-            is room for.
+        traces: Whose boundary values are extended: so many modes of ω*, or the functions of
+            another local basis, which sees ω* as its neighbourhood. Default: eight modes more than
+            there is room for.
 
     Attributes:
         reports: One :class:`HarmonicReport` for each neighbourhood done so far on this rank.
@@ -90,8 +94,15 @@ class HarmonicBasis:
         >>> with msnn.multiscale_functionspace(V, coarse, msnn.HarmonicBasis(8), a, bcs=bcs) as W:
         ...     max(len(values) for values in W.eigenvalues.values())
         8
+
+        Predicted boundary values:
+
+        >>> traces = msnn.LearnedBasis.pretrained("solutions-2d", kappa)
+        >>> basis = msnn.HarmonicBasis(8, traces=traces)
     """
 
+    #: It looks at the local matrices, whether those traces come from does or not.
+    matrices = True
     #: Width of the ring around a neighbourhood, in coarse cells.
     oversampling = 0.4
 
@@ -102,7 +113,7 @@ class HarmonicBasis:
         tolerance: float | None = None,
         max_modes: int | None = None,
         sources: Sequence[ufl.Form] | None = None,
-        num_traces: int | None = None,
+        traces: LocalBasis | int | None = None,
     ) -> None:
         self.num_modes = count_or_limit(num_modes, "tolerance", tolerance, max_modes, (11, 40))
         small = tolerance is None or (is_number(tolerance) and 0 < tolerance < 1)
@@ -111,9 +122,10 @@ class HarmonicBasis:
         self.sources: Sequence[ufl.Form] | int = (
             self.num_modes if sources is None else tuple(sources)
         )
-        self.num_traces = num_traces
-        if num_traces is not None:
-            positive_integer("num_traces", num_traces)
+        ok = traces is None or is_local_basis(traces) or is_integer(traces, 1)
+        require(ok, "traces", traces, "a positive integer or a local basis")
+        self.traces = traces
+        self.wrapped = (traces,) if isinstance(traces, LocalBasis) else ()
         self.reports: list[HarmonicReport] = []
 
     def modes(self, problems: Sequence[LocalProblem]) -> list[LocalModes]:
@@ -126,20 +138,25 @@ class HarmonicBasis:
         """
         if not problems:
             return []
-        num = self.num_traces
-        if num is None:
-            first = problems[0]
-            motions = len(rigid_motions(first.x[:1], first.block_size))
-            num = MORE_TRACES + max(self.num_modes - motions - len(first.loads), 0)
-        # Only what the modes look like on the boundary matters.
-        filtered = FilteredBasis(num, max_rounds=1)
-        filtered.settings = replace(filtered.settings, exact=False, round_gain=TRACE_GAIN)
-        traces = filtered.modes([_lumped(problem) for problem in problems])
+        traces = self._traces(problems[0]).modes([_lumped(problem) for problem in problems])
         with DirectSolvers() as solvers:
             return [
                 self._solve(problem, found.vectors, solvers)
                 for problem, found in zip(problems, traces, strict=True)
             ]
+
+    def _traces(self, first: LocalProblem) -> LocalBasis:
+        """What gives boundary values, for problems of which one is given."""
+        if isinstance(self.traces, LocalBasis):
+            return self.traces
+        num = self.traces
+        if num is None:
+            motions = len(rigid_motions(first.x[:1], first.block_size))
+            num = MORE_TRACES + max(self.num_modes - motions - len(first.loads), 0)
+        # Only what the modes look like on the boundary matters.
+        filtered = FilteredBasis(num, max_rounds=1)
+        filtered.settings = replace(filtered.settings, exact=False, round_gain=TRACE_GAIN)
+        return filtered
 
     def _solve(
         self, problem: LocalProblem, traces: FloatArray, solvers: DirectSolvers

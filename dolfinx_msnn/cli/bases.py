@@ -41,9 +41,11 @@ def model_path(name: str) -> str:
 def check_basis(text: str, threshold: float | None, guard: bool) -> None:
     """Refuse a basis that :func:`create_basis` does not know."""
     kind, _, model = text.partition(":")
-    if kind not in ("computed", "filtered", "harmonic", "learned") or (model and kind != "learned"):
+    known = ("computed", "filtered", "harmonic", "learned")
+    if kind not in known or (model and kind not in ("harmonic", "learned")):
         raise WrongCommandLine(
-            f"--basis must be computed, filtered, harmonic, learned or learned:MODEL, got {text!r}."
+            "--basis must be computed, filtered, harmonic, harmonic:MODEL, learned or "
+            f"learned:MODEL, got {text!r}."
         )
     if kind == "harmonic" and guard:
         raise WrongCommandLine("--guard is for modes; expected another basis than harmonic.")
@@ -52,7 +54,7 @@ def check_basis(text: str, threshold: float | None, guard: bool) -> None:
             "--threshold is for --basis computed or filtered without --guard; expected --modes "
             "otherwise."
         )
-    if kind == "learned":
+    if kind == "learned" or model:
         need("torch", "A learned basis", "nn")
         if model:
             model_path(model)
@@ -68,9 +70,17 @@ def create_basis(
     guard: bool,
     trust: bool = False,
 ) -> msnn.LocalBasis:
-    """A basis from ``computed``, ``filtered``, ``harmonic``, ``learned`` or ``learned:MODEL``."""
+    """A basis by the name that :func:`check_basis` knows."""
     kind, _, model = text.partition(":")
     basis: msnn.LocalBasis
+
+    def learned(model: str, num_modes: int | None) -> msnn.LocalBasis:
+        from dolfinx_msnn.nn.learned import LearnedBasis
+
+        # Also for functions that are used as they are.
+        fallback = msnn.FilteredBasis(modes)
+        return LearnedBasis(model_path(model), kappa, num_modes, fallback=fallback, trust=trust)
+
     if kind in ("computed", "filtered"):
         make = msnn.SpectralBasis if kind == "computed" else msnn.FilteredBasis
         if threshold is None:
@@ -78,12 +88,9 @@ def create_basis(
         else:
             basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
-        basis = msnn.HarmonicBasis(modes)
+        basis = msnn.HarmonicBasis(modes, traces=learned(model, None) if model else None)
     else:
-        from dolfinx_msnn.nn.learned import LearnedBasis
-
-        path = model_path(model or f"diffusion-{dim}d")
-        basis = LearnedBasis(path, kappa, modes, trust=trust)
+        basis = learned(model or f"diffusion-{dim}d", modes)
     return msnn.GuardedBasis(basis) if guard else basis
 
 

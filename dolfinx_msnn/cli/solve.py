@@ -113,9 +113,9 @@ def solve(
     basis: Annotated[
         str | None,
         typer.Option(
-            help="harmonic (accurate by itself), computed, filtered, learned, or learned:MODEL "
-            "with a file or a shipped model; default harmonic, or computed with --guard or "
-            "--threshold."
+            help="harmonic (accurate by itself), computed, filtered, learned, or learned:MODEL or "
+            "harmonic:MODEL with a file or a shipped model; default harmonic, or computed with "
+            "--guard or --threshold."
         ),
     ] = None,
     modes: Annotated[int, typer.Option(min=1, help="Modes of each neighbourhood.")] = 8,

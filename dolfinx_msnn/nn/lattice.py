@@ -112,6 +112,27 @@ def _averages(t: FloatArray, p: int, q: int) -> sp.csr_matrix:
     return sp.csr_matrix((weights, (rows, cols)), shape=(num**dim, len(t)))
 
 
+def _log_samples(problem: LocalProblem, pose: Pose, p: int, q: int) -> FloatArray:
+    """Log κ in the sub-boxes, shape ``(q (p - 1), ..., q (p - 1))``."""
+    sample = problem.sample
+    if sample is None:
+        raise ValueError(
+            f"{problem.name} has no values of kappa; expected a basis with a coefficient."
+        )
+    # Equal patterns with dofs at equal places have their cells at equal places.
+    averages = problem.geometry.once(
+        ("averages", pose.axes, pose.reflected, p, q),
+        lambda: _averages(pose.positions(problem, sample.midpoints), p, q),
+    )
+    return np.asarray(averages @ np.log(sample.values)).reshape((q * (p - 1),) * problem.gdim)
+
+
+def largest_jump(problem: LocalProblem, pose: Pose, p: int, q: int) -> float:
+    """Largest ratio of κ in two neighbouring sub-boxes of :func:`network_input`."""
+    boxes = _log_samples(problem, pose, p, q)
+    return float(np.exp(max(np.abs(np.diff(boxes, axis=k)).max() for k in range(boxes.ndim))))
+
+
 def network_input(
     problem: LocalProblem, pose: Pose, p: int, q: int, convention: str = CONVENTIONS[0]
 ) -> npt.NDArray[np.float32]:
@@ -133,19 +154,9 @@ def network_input(
     Raises:
         ValueError: If the problem has no coefficient values.
     """
-    sample = problem.sample
-    if sample is None:
-        raise ValueError(
-            f"{problem.name} has no values of kappa; expected a basis with a coefficient."
-        )
     dim = problem.gdim
-    # Equal patterns with dofs at equal places have their cells at equal places.
-    averages = problem.geometry.once(
-        ("averages", pose.axes, pose.reflected, p, q),
-        lambda: _averages(pose.positions(problem, sample.midpoints), p, q),
-    )
-    boxes = averages @ np.log(sample.values)
-    boxes = (LOG_SCALE * (boxes - boxes.mean())).reshape((q * (p - 1),) * dim)
+    boxes = _log_samples(problem, pose, p, q)
+    boxes = LOG_SCALE * (boxes - boxes.mean())
     # Sub-boxes outside repeat the outermost ones.
     boxes = np.pad(boxes, q // 2, mode="edge")
     parts = boxes.reshape((p, q) * dim).transpose(*range(1, 2 * dim, 2), *range(0, 2 * dim, 2))

@@ -15,7 +15,13 @@ import scipy.sparse as sp
 import torch
 
 from dolfinx_msnn._utils.chebyshev import smoothing_end
-from dolfinx_msnn._utils.checks import default_threads, is_integer, positive_integer, require
+from dolfinx_msnn._utils.checks import (
+    default_threads,
+    is_integer,
+    is_number,
+    positive_integer,
+    require,
+)
 from dolfinx_msnn._utils.linalg import RANK_TOLERANCE
 from dolfinx_msnn.bases import kernels
 from dolfinx_msnn.bases.cosines import HIGH_JUMP, cosine_end, cosines, num_start
@@ -32,7 +38,7 @@ from dolfinx_msnn.bases.pencil import Pencil, Precision
 from dolfinx_msnn.bases.protocol import LocalBasis, LocalModes, is_local_basis, remember
 from dolfinx_msnn.local.problem import LocalProblem
 from dolfinx_msnn.nn.card import check_lattice
-from dolfinx_msnn.nn.lattice import Pose, interpolation, network_input
+from dolfinx_msnn.nn.lattice import Pose, interpolation, largest_jump, network_input
 from dolfinx_msnn.nn.model import Model, load_model
 from dolfinx_msnn.pretrained import pretrained_models
 
@@ -40,6 +46,9 @@ from dolfinx_msnn.pretrained import pretrained_models
 BATCH = 64
 
 _NUM_MODES = 8
+
+#: Largest jump of the coefficient between samples, for predictions that are used as they are.
+MAX_JUMP = 20.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,8 @@ class LearnedBasis:
     Otherwise they are filtered (a Chebyshev polynomial of D⁻¹A_i) and compressed by Rayleigh-Ritz
     in the true pencil. So the mesh, the element degree and the shape of the
     neighbourhood may differ from those of training. Where the model has no answer (a class it was
-    not trained for, a prediction that is not finite), another basis steps in.
+    not trained for, a coefficient that jumps too much, a prediction that is not finite), another
+    basis steps in.
 
     Source: Rudikov et al., "Locally subspace-informed neural operators for efficient multiscale
     PDE solving", ICLR 2026, who use the prediction as it is.
@@ -96,6 +106,9 @@ class LearnedBasis:
         precision: Of the filter, see :class:`~dolfinx_msnn.bases.filtered.FilteredBasis`.
         fallback: Basis for neighbourhoods without a prediction. Default: filtered cosines; with
             ``refine=None``, for which no local matrices are assembled, none.
+        max_jump: With ``refine=None`` there is no prediction where κ jumps by a larger factor from
+            one sample to the next. Default 20: from there on the functions of the networks that
+            come with the package are worse than modes.
         device: Where the network runs, e.g. ``"cuda"``. The filter runs on the host.
         num_threads: Threads of torch, and neighbourhoods filtered at a time; default
             ``OMP_NUM_THREADS``, or 1, so that the ranks of an MPI run do not get in each other's
@@ -124,6 +137,7 @@ class LearnedBasis:
         max_rounds: int = 4,
         precision: Precision = "auto",
         fallback: LocalBasis | None = None,
+        max_jump: float = MAX_JUMP,
         device: str = "cpu",
         num_threads: int | None = None,
         trust: bool = False,
@@ -158,6 +172,8 @@ class LearnedBasis:
         least = f"at least {card.lattice}, the nodes in each direction of the training"
         require(self.lattice >= card.lattice, "lattice", lattice, least)
         check_lattice(card.dim, self.lattice, max(card.in_channels, card.n_out, card.width))
+        require(is_number(max_jump) and max_jump >= 1, "max_jump", max_jump, "a number, at least 1")
+        self.max_jump = max_jump
         self.sweeps, self.cosines = sweeps, cosines
         self.settings = FilterSettings(self.num_modes, tol, None, max_rounds, precision)
         self.fallback = fallback or FilteredBasis(
@@ -193,11 +209,8 @@ class LearnedBasis:
             ValueError: If the model is for another dimension or the problem is not scalar.
         """
         poses = [self._check(problem) for problem in problems]
-        reasons = {
-            k: f"the model knows no class {pose.name}"
-            for k, pose in enumerate(poses)
-            if pose.name not in self.model.card.classes
-        }
+        asked = [self._unfit(*pair) for pair in zip(problems, poses, strict=True)]
+        reasons = {k: reason for k, reason in enumerate(asked) if reason}
         wanted = [k for k in range(len(problems)) if k not in reasons]
         results: list[LocalModes | None] = [None] * len(problems)
         reports: list[LearnedReport | None] = [None] * len(problems)
@@ -243,6 +256,17 @@ class LearnedBasis:
                 "components; use FilteredBasis or SpectralBasis."
             )
         return Pose.of(problem)
+
+    def _unfit(self, problem: LocalProblem, pose: Pose) -> str:
+        """Why the model is not asked; empty if it is."""
+        card = self.model.card
+        if pose.name not in card.classes:
+            return f"the model knows no class {pose.name}"
+        if self.refine is None:
+            jump = largest_jump(problem, pose, self.lattice, card.samples)
+            if jump > self.max_jump:
+                return f"kappa jumps by {jump:.3g}, more than max_jump={self.max_jump:g}"
+        return ""
 
     def _predict(self, problems: list[LocalProblem], poses: list[Pose]) -> Block:
         """Lattice functions of each neighbourhood, shape ``(B, N_out, p**d)``."""

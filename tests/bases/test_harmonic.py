@@ -34,10 +34,12 @@ from dolfinx_msnn import (
     CoarseGrid,
     GuardedBasis,
     HarmonicBasis,
+    LocalModes,
     SpectralBasis,
     fields,
     multiscale_functionspace,
 )
+from dolfinx_msnn.bases import BasisNeeds
 from dolfinx_msnn.bases.direct import DirectSolvers
 from dolfinx_msnn.local.assembly import LocalProblems, _polynomials
 from dolfinx_msnn.petsc import LinearProblem
@@ -91,15 +93,28 @@ def test_functions_are_harmonic_or_responses(name):
         assert np.all(np.abs(A @ harmonic.T)[inside] <= 1e-9 * size[inside].max())
 
 
+class Every:
+    """One at each dof; no look at matrices, but at the coefficient."""
+
+    matrices, coefficient = False, 2.0
+
+    def modes(self, problems):
+        return [LocalModes(np.zeros(p.num_dofs), np.eye(p.num_dofs)) for p in problems]
+
+
 @pytest.mark.serial
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("name", ["squares", "triangles", "elasticity", "robin"])
-def test_chosen_functions_are_the_best(name):
-    """Of all boundary values, by LAPACK: what the left-out ones are worth is the local n-width."""
+def test_chosen_functions_are_the_best(name, given):
+    """Of all boundary values, by LAPACK: what the left-out ones are worth is the local n-width.
+
+    They are those of all modes, or those that another basis gives.
+    """
     # Linear loads.
     for p in local_problems(**PROBLEMS[name], sources=20 if name == "elasticity" else 10):
         assert len(p.loads) == 3 * p.block_size
         boundary, inside = p.interface & ~p.dirichlet, ~p.interface & ~p.dirichlet
-        basis = HarmonicBasis(12, num_traces=p.num_dofs)
+        basis = HarmonicBasis(12, traces=Every() if given else p.num_dofs)
         functions = basis.modes([p])[0].vectors
         kept = functions[: len(functions) - 4] if p.block_size == 1 else functions[:9]
         A = p.A.toarray()
@@ -302,12 +317,21 @@ def test_default_basis_of_a_space():
         ({"num_modes": 4, "tolerance": 0.1}, "Give num_modes or tolerance"),
         ({"tolerance": 2.0}, "tolerance must be a number between 0 and 1"),
         ({"max_modes": 8}, "needs a tolerance"),
-        ({"num_traces": -1}, "num_traces"),
+        ({"traces": 0}, "traces must be a positive integer or a local basis, got 0"),
+        ({"traces": SpectralBasis}, "traces must be a positive integer or a local basis"),
     ],
 )
 def test_bad_arguments(options, match):
     with pytest.raises(ValueError, match=match):
         HarmonicBasis(**options)
+
+
+def test_what_it_needs_is_its_own_but_for_the_coefficient():
+    """Whatever the basis that boundary values come from does without."""
+    basis = HarmonicBasis(9, traces=Every())
+    assert BasisNeeds.of(basis) == BasisNeeds(
+        coefficient=2.0, sources=9, oversampling=0.4, num_modes=9, matrices=True
+    )
 
 
 def test_guard_is_for_modes():

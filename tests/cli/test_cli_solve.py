@@ -210,6 +210,11 @@ def test_a_learned_basis():
     assert learned["errors"]["energy"] < 1.1 * computed["errors"]["energy"]
     named = solve(*options, "--basis", "learned:diffusion-2d")
     assert named["solution"] == pytest.approx(learned["solution"])
+    traces = solve(*options, "--basis", "harmonic:solutions-2d")
+    assert traces["errors"]["energy"] < 0.5 * computed["errors"]["energy"]
+    # Inclusions are too rough for functions as they are.
+    raw = solve(*options, "--basis", "learned:solutions-2d", "--modes", 8)
+    assert raw["basis"]["source"] == {"fallback": 9}
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def test_raw_functions_are_the_networks_and_no_matrix_is_looked_at(tmp_path, ste
         input_convention=CONVENTIONS[1],
     )
     save_model(tmp_path / "a.safetensors", network(card, 0.1), card)
-    basis = LearnedBasis(tmp_path / "a.safetensors", 1.0)
+    basis = LearnedBasis(tmp_path / "a.safetensors", 1.0, max_jump=1e3)
     assert (basis.refine, basis.num_modes, basis.matrices) == (None, 6, False)
     chosen = [p for p in square(1e3, 2, 32) if len(p.x) == 33**2 or p.chi.argmax() == 0]
     assert len(chosen) >= 2
@@ -220,15 +220,21 @@ def test_raw_functions_are_the_networks_and_no_matrix_is_looked_at(tmp_path, ste
         np.testing.assert_allclose(grid, out.transpose(0, *order).swapaxes(1, 2), atol=1e-5)
     for arguments, told in (
         ({"num_modes": 5}, "num_modes must be 6, the functions that the model predicts, got 5"),
+        ({"max_jump": 0.5}, "max_jump must be a number, at least 1, got 0.5"),
         ({"refine": "polish"}, "refine must be 'filter' or None, got 'polish'"),
     ):
         with expect_error(ValueError, told):
             LearnedBasis(tmp_path / "a.safetensors", 1.0, **arguments)
     refined = LearnedBasis(tmp_path / "a.safetensors", 1.0, 5, refine="filter")
     assert refined.modes(chosen[:1])[0].vectors.shape[0] == 5
+    careful = LearnedBasis(tmp_path / "a.safetensors", 1.0)
+    with expect_error(ValueError, r"kappa jumps by 1e\+03, more than max_jump=20; expected a fall"):
+        careful.modes(bare)
+    careful.modes(chosen)
+    assert careful.num_fallbacks == len(chosen)
     known = replace(card, classes=("half", "corner"))
     save_model(tmp_path / "b.safetensors", network(known, 0.1), known)
-    fewer = LearnedBasis(tmp_path / "b.safetensors", 1.0)
+    fewer = LearnedBasis(tmp_path / "b.safetensors", 1.0, max_jump=1e3)
     full = chosen.index(next(p for p in chosen if Pose.of(p).name == "full"))
     with expect_error(ValueError, "the model knows no class full; expected a fallback="):
         fewer.modes(bare)

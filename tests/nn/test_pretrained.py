@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 pytest.importorskip("torch")
@@ -122,13 +124,29 @@ def test_better_than_computed_without_a_filter(dim):
     msh, ratios = square() if dim == 2 else mesh.create_unit_cube(COMM, 20, 20, 20), []
     grid = (3, 3) if dim == 2 else (2, 2, 2)
     for seed in (1001, 1002, 1003):
-        kappa = fields.log_normal(msh, seed=seed)
+        kappa = fields.log_normal(msh, seed=seed, correlation_length=0.06 if dim == 2 else 0.15)
         basis = both(kappa, f"solutions-{dim}d")
         assert basis[1].refine is None
         computed, predicted = errors(msh, 1, grid, kappa, basis)
         ratios.append(predicted / computed)
         assert COMM.allreduce(basis[1].num_fallbacks) == 0
     assert np.all(np.mean(ratios, axis=0) <= 0.9), ratios
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", [fields.log_normal, partial(fields.two_phase, contrast=1e3)])
+def test_predicted_boundary_values(field):
+    """Their harmonic extensions are as good as those of computed boundary values."""
+    msh, ratios = square(), []
+    for seed in (1001, 1002, 1003):
+        kappa = field(msh, seed=seed)
+        traces = LearnedBasis.pretrained("solutions-2d", kappa, max_jump=np.inf)
+        bases = [msnn.SpectralBasis(8), msnn.HarmonicBasis(8), msnn.HarmonicBasis(8, traces=traces)]
+        computed, harmonic, predicted = errors(msh, 1, (3, 3), kappa, bases)
+        ratios.append([predicted / computed, predicted / harmonic])
+        assert COMM.allreduce(traces.num_fallbacks) == 0
+    over_modes, over_harmonic = np.mean(ratios, axis=0)
+    assert np.all(over_modes <= 0.3) and np.all(over_harmonic <= 1.2), ratios
 
 
 @pytest.mark.slow
