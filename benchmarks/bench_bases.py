@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Accuracy and time of local bases: computed, filtered, predicted, and polynomials.
+"""Accuracy and time of local bases: computed, filtered, predicted, harmonic, and polynomials.
 
 Each case is a mesh and a coarse grid, each family a set of coefficient fields that no model has
 seen (seeds from 10^6 on). Errors are those of the multiscale solution against the fine one, for
@@ -9,9 +9,10 @@ core for the basis stage, all rows on the same core, one after the other on each
 
     python benchmarks/bench_bases.py [--quick] [--resume] [--show] [--cases CASE ...] [--fields N]
 
-Models: ``--model-2d``, ``--model-3d`` (default: the pretrained ones), and ``--raw-2d``,
-``--raw-3d`` for models trained the way of Rudikov et al. (as many outputs as modes, subspace
-alignment loss, used without filter). SPE10=path adds layers of SPE10 Model 2.
+"learned + filter" are modes by the models ``diffusion-2d`` and ``diffusion-3d``, "learned, raw" the
+functions of ``solutions-2d`` and ``solutions-3d`` as they are, also where they would give way to
+others (``max_jump``), and "harmonic, predicted" harmonic functions with their boundary values.
+SPE10=path adds layers of SPE10 Model 2.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, UNFILTERED, Polynomials, make, usable
+from harness.bases import (
+    FILTERED,
+    HARMONIC,
+    LEARNED,
+    PREDICTED,
+    RAW,
+    SLEPC,
+    Polynomials,
+    make,
+    usable,
+)
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, Diffusion, box
 from harness.results import Parser, Record, Records, Results, Shown, tabulate
 from harness.trials import compare
@@ -31,7 +42,6 @@ from mpi4py import MPI
 
 import numpy as np
 
-import dolfinx_msnn as msnn
 from dolfinx_msnn import fields
 
 #: name: dimension, fine cells, coarse boxes, fields of each family
@@ -39,23 +49,12 @@ CASES = {"2d-100": (2, 100, 5, 20), "2d-250": (2, 250, 3, 20), "3d-50": (3, 50, 
 QUICK = {"2d-quick": (2, 40, 2, 2), "3d-quick": (3, 12, 2, 1)}
 #: Layers of SPE10 Model 2, from both formations.
 LAYERS = tuple(range(1, 51, 2))
-NAMES = {
-    SLEPC: SLEPC,
-    "filtered cosines": FILTERED,
-    LEARNED: LEARNED,
-    "learned + filter + guard": GUARDED,
-}
+BASES = (SLEPC, FILTERED, LEARNED, RAW, HARMONIC, PREDICTED)
 
 
-def rows(dim: int, options: Namespace) -> dict[str, Callable[[Any], Any]]:
+def rows() -> dict[str, Callable[[Any], Any]]:
     """The bases to compare, as functions of a coefficient."""
-    kinds = usable(list(NAMES.values()))
-    model = getattr(options, f"model_{dim}d")
-    made: dict[str, Callable[[Any], Any]] = {
-        name: partial(make, kind, model=model) for name, kind in NAMES.items() if kind in kinds
-    }
-    if raw := getattr(options, f"raw_{dim}d"):
-        made["learned raw"] = lambda kappa: msnn.LearnedBasis(raw, kappa, NUM_MODES, **UNFILTERED)
+    made: dict[str, Callable[[Any], Any]] = {name: partial(make, name) for name in usable(BASES)}
     return made | {"polynomials": lambda kappa: Polynomials()}
 
 
@@ -77,14 +76,14 @@ def run(results: Results, options: Namespace) -> None:
         if case == "spe10":
             for number in LAYERS[: options.fields]:
                 key = {"case": case, "family": "layers", "field": number}
-                compare(results, key, rows(2, options), partial(layer, options.spe10, number))
+                compare(results, key, rows(), partial(layer, options.spe10, number))
             continue
         dim, cells, boxes, count = {**CASES, **QUICK}[case]
         msh = box(dim, cells)
         for family in options.families:
             for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
                 key = {"case": case, "family": family, "field": seed}
-                compare(results, key, rows(dim, options), partial(pose, msh, family, seed, boxes))
+                compare(results, key, rows(), partial(pose, msh, family, seed, boxes))
 
 
 def shown(case: str, family: str, records: Records) -> Shown:
@@ -116,8 +115,6 @@ def main() -> None:
     parser = Parser(__doc__, [*CASES, *["spe10"] * bool(spe10)], QUICK)
     parser.add_argument("--fields", type=int, help="fields of each family")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    for option in ("model-2d", "model-3d", "raw-2d", "raw-3d"):
-        parser.add_argument(f"--{option}", help="model file")
     options = parser.parse_args()
     options.spe10 = spe10
     results = Results("bases", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})

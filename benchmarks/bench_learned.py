@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: MIT
 """Predicted functions as they are, beside computed ones: errors for several loads, and set-up time.
 
-"raw" are the functions of the model that was trained on solutions, all of them and nothing else;
-"raw + filter" the same, filtered and compressed. Fields have seeds that no training saw. Loads that
-the model was trained on, with other numbers: "f = 1" (and a drop), "drop x", "drop y", "smooth" (a
-product of slow waves). Others: "waves" (sin 5πx sin 5πy), "source" (of width 0.02), "wells" (a
-source and a sink), "noise" (another number in each cell). With drops u is given on two opposite
-sides, else all around; f = 0 but where the name says something else. Errors are relative to the
-fine solution; ratios are over those of SLEPc's 8 modes of the same field. "cosines" know nothing of
-the coefficient; "filtered once" is one round of the filter, whatever its tolerance. Times are
-processor seconds: of the basis alone, and of the whole set-up of a space (mesh to prolongation).
+"raw" are the functions of the model that was trained on solutions, all of them and nothing else,
+also where they would give way to others (``max_jump``); "raw + filter" the same, filtered and
+compressed; "harmonic, predicted" harmonic functions with their boundary values in place of those of
+modes; "0" stands for neighbourhoods that are not oversampled. Fields have seeds that no training
+saw. Loads that the model was trained on, with other numbers: "f = 1" (and a drop), "drop x", "drop
+y", "smooth" (a product of slow waves). Others: "waves" (sin 5πx sin 5πy), "source" (of width 0.02),
+"wells" (a source and a sink), "noise" (another number in each cell). With drops u is given on two
+opposite sides, else all around; f = 0 but where the name says something else. Errors are relative
+to the fine solution; ratios are over those of SLEPc's 8 modes of the same field. "cosines" know
+nothing of the coefficient; "filtered once" is one round of the filter, whatever its tolerance.
+Times are processor seconds: of the basis alone, and of the whole set-up of a space (mesh to
+prolongation).
 
 The model is that of "msnn sample configs/solutions-2d.toml" and "msnn train" of the same, unless
 another is given or one comes with the package.
@@ -50,6 +53,7 @@ CASES = {
 QUICK = {"2d-quick": (2, 40, 2, 1, "log-normal")}
 LIKE, OTHERS = ("f = 1", "drop x", "drop y", "smooth"), ("waves", "source", "wells", "noise")
 METHODS = ("SLEPc", "filtered", "filtered once", "harmonic", "raw", "raw + filter", "cosines")
+METHODS += ("harmonic, predicted", "harmonic 0", "harmonic, predicted 0")
 SECOND = "raw, second seed 8"
 #: Fields on which all numbers of functions are run, by dimension; on others 8 functions are.
 FEW = {2: 4, 3: 1}
@@ -59,20 +63,32 @@ def bases(kappa: Any, model: Any, second: Any = None) -> dict[str, Callable[[], 
     """Bases by name, which ends with the number of functions."""
     from dolfinx_msnn.nn.learned import LearnedBasis
 
+    def raw(model: Any = model) -> Any:
+        return LearnedBasis(model, kappa, refine=None, max_jump=np.inf)
+
+    def harmonic(number: int, traces: Any = None, oversampling: float = 0.4) -> Any:
+        basis = msnn.HarmonicBasis(number, traces=traces)
+        basis.oversampling = oversampling
+        return basis
+
     found: dict[str, Callable[[], Any]] = {
         "SLEPc 8": lambda: msnn.SpectralBasis(8),
         "cosines 8": Polynomials,
         "filtered once 8": lambda: msnn.FilteredBasis(8, max_rounds=1),
         "filtered 8": lambda: msnn.FilteredBasis(8),
-        "harmonic 8": lambda: msnn.HarmonicBasis(8),
-        "raw 8": lambda: LearnedBasis(model, kappa, refine=None),
+        "harmonic 8": lambda: harmonic(8),
+        "harmonic 0 8": lambda: harmonic(8, oversampling=0.0),
+        "harmonic, predicted 8": lambda: harmonic(8, raw()),
+        "harmonic, predicted 0 8": lambda: harmonic(8, raw(), 0.0),
+        "raw 8": raw,
         "raw + filter 8": lambda: LearnedBasis(model, kappa, 8, refine="filter"),
         "SLEPc 4": lambda: msnn.SpectralBasis(4),
         "SLEPc 16": lambda: msnn.SpectralBasis(16),
-        "harmonic 4": lambda: msnn.HarmonicBasis(4),
+        "harmonic 4": lambda: harmonic(4),
+        "harmonic, predicted 4": lambda: harmonic(4, raw()),
     }
     if second is not None:
-        found[SECOND] = lambda: LearnedBasis(second, kappa, refine=None)
+        found[SECOND] = partial(raw, second)
     return found
 
 
@@ -219,7 +235,7 @@ def draw(figure: Figure, records: Records) -> None:
             lines.setdefault(method, []).append((seconds, 100 * mean(part, name), number))
         for method, points in lines.items():
             points.sort(key=lambda p: int(p[2]))
-            colour = f"C{METHODS.index(method)}"
+            colour = f"C{METHODS.index(method) % 10}"
             ax.loglog(*zip(*[p[:2] for p in points], strict=True), "o-", color=colour, label=method)
             for seconds, error, number in points:
                 ax.annotate(number, (seconds, error), (4, 4), textcoords="offset points")

@@ -94,7 +94,7 @@ def median_ms(action: Callable[[], Any], count: int) -> float:
 
 def measure(dim: int, width: int, contrast: float, count: int) -> Record:
     """Sweeps and time at equal defect."""
-    model = pretrained(dim)
+    model = pretrained(f"diffusion-{dim}d")
     problems = neighbourhoods(dim, width, contrast, count)
     truth: list[Any] = []
     (seconds,) = runs(lambda: truth.extend(msnn.SpectralBasis(NUM_MODES).modes(problems)), 1)

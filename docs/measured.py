@@ -50,7 +50,7 @@ def groups(records: list[Any], *names: str) -> dict[tuple[Any, ...], list[Any]]:
 
 def bases_table() -> Iterator[list[str]]:
     """Energy error, and time a neighbourhood, of each basis for each kind of field."""
-    columns = ("SLEPc", "filtered cosines", "learned + filter", "learned raw")
+    columns = ("SLEPc", "filtered", "learned, raw", "harmonic, predicted", "harmonic")
     meshes = {"2d-100": "100²", "2d-250": "250²", "3d-50": "50³", "spe10": "60 x 220"}
     yield ["mesh", "coefficient", *columns]
     for (case, family), records in groups(load("bases")["records"], "case", "family").items():

@@ -95,9 +95,9 @@ class HarmonicBasis:
         ...     max(len(values) for values in W.eigenvalues.values())
         8
 
-        Predicted boundary values:
+        Predicted boundary values, which are good for jumps of any height:
 
-        >>> traces = msnn.LearnedBasis.pretrained("solutions-2d", kappa)
+        >>> traces = msnn.LearnedBasis.pretrained("solutions-2d", kappa, max_jump=np.inf)
         >>> basis = msnn.HarmonicBasis(8, traces=traces)
     """
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -74,12 +75,12 @@ def create_basis(
     kind, _, model = text.partition(":")
     basis: msnn.LocalBasis
 
-    def learned(model: str, num_modes: int | None) -> msnn.LocalBasis:
+    def learned(model: str, num_modes: int | None, **options: Any) -> msnn.LocalBasis:
         from dolfinx_msnn.nn.learned import LearnedBasis
 
         # Also for functions that are used as they are.
-        fallback = msnn.FilteredBasis(modes)
-        return LearnedBasis(model_path(model), kappa, num_modes, fallback=fallback, trust=trust)
+        options |= {"fallback": msnn.FilteredBasis(modes), "trust": trust}
+        return LearnedBasis(model_path(model), kappa, num_modes, **options)
 
     if kind in ("computed", "filtered"):
         make = msnn.SpectralBasis if kind == "computed" else msnn.FilteredBasis
@@ -88,7 +89,8 @@ def create_basis(
         else:
             basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
-        basis = msnn.HarmonicBasis(modes, traces=learned(model, None) if model else None)
+        traces = learned(model, None, max_jump=math.inf) if model else None
+        basis = msnn.HarmonicBasis(modes, traces=traces)
     else:
         basis = learned(model or f"diffusion-{dim}d", modes)
     return msnn.GuardedBasis(basis) if guard else basis

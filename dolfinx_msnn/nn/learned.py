@@ -108,7 +108,8 @@ class LearnedBasis:
             ``refine=None``, for which no local matrices are assembled, none.
         max_jump: With ``refine=None`` there is no prediction where κ jumps by a larger factor from
             one sample to the next. Default 20: from there on the functions of the networks that
-            come with the package are worse than modes.
+            come with the package are worse than modes. As ``traces`` of a
+            :class:`~dolfinx_msnn.bases.harmonic.HarmonicBasis` they are not: give infinity there.
         device: Where the network runs, e.g. ``"cuda"``. The filter runs on the host.
         num_threads: Threads of torch, and neighbourhoods filtered at a time; default
             ``OMP_NUM_THREADS``, or 1, so that the ranks of an MPI run do not get in each other's
