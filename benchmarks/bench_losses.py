@@ -9,7 +9,8 @@ fields. Each row is one way of training: the subspace alignment loss with and wi
 regularisation, as Rudikov et al. have them, the energy of the modes, and fine solutions. All have
 eight functions, the constant among them, and are used raw, without filter or compression. Network,
 samples, start, steps and optimiser are the same, but for "sal, plain": the network without its
-constant and its last steps, by AdamW. Samples are of other seeds than the tests, and of the
+constant and its last steps, by AdamW; and "not turned": trained without the turns and reflections
+that samples otherwise undergo. Samples are of other seeds than the tests, and of the
 family, domain and mesh width of the problem; those of 3D lie in a smaller cube. Both problems on
 100 x 100 cells share their networks, as spaces see kappa alone. Training seeds share the samples.
 
@@ -40,7 +41,8 @@ from dolfinx import fem
 
 FAMILY = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
 PLAIN = "sal, plain"
-LOSSES = (PLAIN, "sal", "sal_pr", "energy", "solutions")
+UNTURNED = "solutions, not turned"
+LOSSES = (PLAIN, "sal", "sal_pr", "energy", "solutions", UNTURNED)
 SLEPC = "SLEPc"
 #: Rudikov et al., ICLR 2026: errors in L2 in per cent, their problems, fields and network.
 PAPER = {
@@ -111,7 +113,7 @@ def configuration(trained: str, loss: str, seed: int, options: Namespace) -> dic
             "steps": 0 if plain else 3,
         },
         training={
-            "loss": PLAIN.split(",")[0] if plain else loss,
+            "loss": loss.split(",")[0],
             "batch_size": 8 if dim == 2 else 4,
             "optimiser": "adamw" if plain else "muon",
             "learning_rate": 3e-3,
@@ -120,7 +122,8 @@ def configuration(trained: str, loss: str, seed: int, options: Namespace) -> dic
             # Once, at the end: which weights are kept must not depend on another loss.
             "validate_every": steps,
             "validation_samples": 60,
-        },
+        }
+        | ({"augment": False} if loss == UNTURNED else {}),
     )
 
 
