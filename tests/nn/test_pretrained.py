@@ -70,7 +70,7 @@ HASHES = {
     "diffusion-2d": "d378beaa2b017e2d6931e25920947277382abd82114a87d17abb1ac2994da518",
     "diffusion-3d": "519c97542f8e4d6080f92b9628fe0aefe781a6cd769a990d9bf15bd6b4031f4a",
     "solutions-2d": "6c8513c0df0ac75f8b4dd2710b2761ecfee3f48d58bbdb6d994fe313cebf86b6",
-    "solutions-3d": "a1ae53237a0c046fc548fe6ae02a720773c41890231b1553f1c06ac1dfeb4669",
+    "solutions-3d": "2232cb620e64e90e6c0f7b0f86dd44a164c8d21828b388764286b41ed9e1a8bb",
 }
 
 
