@@ -95,9 +95,9 @@ class HarmonicBasis:
         ...     max(len(values) for values in W.eigenvalues.values())
         8
 
-        Predicted boundary values, which are good for jumps of any height:
+        Predicted boundary values, for the jumps by up to 1000 that the network was trained on:
 
-        >>> traces = msnn.LearnedBasis.pretrained("solutions-2d", kappa, max_jump=np.inf)
+        >>> traces = msnn.LearnedBasis.pretrained("solutions-2d", kappa, max_jump=2000)
         >>> basis = msnn.HarmonicBasis(8, traces=traces)
     """
 

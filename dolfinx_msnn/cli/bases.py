@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Neighbourhoods that a basis is given at a time if there is a progress bar.
 CHUNK = 16
+#: Largest jump of the coefficient for predicted boundary values; training has jumps by up to 1000.
+TRACES_JUMP = 2000.0
 
 
 def model_path(name: str) -> str:
@@ -89,7 +90,7 @@ def create_basis(
         else:
             basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
-        traces = learned(model, None, max_jump=math.inf) if model else None
+        traces = learned(model, None, max_jump=TRACES_JUMP) if model else None
         basis = msnn.HarmonicBasis(modes, traces=traces)
     else:
         basis = learned(model or f"diffusion-{dim}d", modes)

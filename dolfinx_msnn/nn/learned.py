@@ -109,7 +109,8 @@ class LearnedBasis:
         max_jump: With ``refine=None`` there is no prediction where κ jumps by a larger factor from
             one sample to the next. Default 20: from there on the functions of the networks that
             come with the package are worse than modes. As ``traces`` of a
-            :class:`~dolfinx_msnn.bases.harmonic.HarmonicBasis` they are not: give infinity there.
+            :class:`~dolfinx_msnn.bases.harmonic.HarmonicBasis` they are good for all jumps of the
+            training, by up to 1000: give 2000 there.
         device: Where the network runs, e.g. ``"cuda"``. The filter runs on the host.
         num_threads: Threads of torch, and neighbourhoods filtered at a time; default
             ``OMP_NUM_THREADS``, or 1, so that the ranks of an MPI run do not get in each other's
