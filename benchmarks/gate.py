@@ -18,10 +18,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.bases import LEARNED, make, usable
+from harness.bases import LEARNED, PREDICTED, RAW, make, usable
 from harness.problems import FAMILIES, NUM_MODES, Diffusion, box
 from harness.spaces import SPACES, Space, at_zero, fine_solutions, loads, measure
 
@@ -45,12 +46,13 @@ COEFFICIENTS: dict[str, Callable[[Any, int], Any]] = FAMILIES | {
     ),
 }
 LOADS = ("f = 1", "smooth", "drop", "well")
+NETWORKS = (LEARNED, RAW, PREDICTED)
 MARGIN, NOISE = 1.05, 1e-8
 
 
 def errors(num_modes: int) -> Iterator[tuple[str, float]]:
     """Energy errors by coefficient, cells, space and load."""
-    learned = usable([LEARNED])
+    learned = usable(NETWORKS)
     for kind, (dim, cells, boxes, simplices) in CELLS.items():
         msh = box(dim, cells, simplices=simplices)
         for number, (name, coefficient) in enumerate(COEFFICIENTS.items()):
@@ -59,7 +61,7 @@ def errors(num_modes: int) -> Iterator[tuple[str, float]]:
             zero = at_zero(drop)
             forms = {k: v for k, v in loads(drop.V, SEED + number).items() if k in LOADS}
             exact = fine_solutions(zero, drop, forms)
-            spaces = SPACES | {LEARNED: Space(lambda n, k=kappa: make(LEARNED, k, num_modes=n))}
+            spaces = SPACES | {name: Space(partial(make, name, kappa, None)) for name in learned}
             for title in [*SPACES, *learned]:
                 space = spaces[title]
                 found = measure(zero, drop, forms, exact, space, space.make(num_modes))
@@ -82,8 +84,9 @@ def main() -> None:
         )
         return
     recorded = json.loads(FILE.read_text())
-    if not usable([LEARNED]):
-        recorded = {k: v for k, v in recorded.items() if f", {LEARNED}, " not in k}
+    if not usable(NETWORKS):
+        ours = tuple(f", {name}, {load}" for name in NETWORKS for load in LOADS)
+        recorded = {k: v for k, v in recorded.items() if not k.endswith(ours)}
     if other := recorded.keys() ^ found.keys():
         raise SystemExit(f"{FILE.name} is of other cases, see --record: {sorted(other)}")
     ratios = {k: v / (recorded[k] + NOISE) for k, v in found.items()}
