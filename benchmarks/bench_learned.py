@@ -222,6 +222,7 @@ def percent(records: Records, load: str, basis: str) -> str:
 
 def draw(figure: Figure, records: Records) -> None:
     """Energy error of the loads of training over the time of the basis, one line a method."""
+    figure.set_size_inches(3.2 * len(records.by("case")), 4.4)
     axes = figure.subplots(1, len(records.by("case")), squeeze=False)[0]
     for ax, (case, part) in zip(axes, records.by("case").items(), strict=True):
         some = set(sorted(part.by("seed"))[: FEW[int(case[0])]])
@@ -238,12 +239,13 @@ def draw(figure: Figure, records: Records) -> None:
             colour = f"C{METHODS.index(method) % 10}"
             ax.loglog(*zip(*[p[:2] for p in points], strict=True), "o-", color=colour, label=method)
             for seconds, error, number in points:
-                ax.annotate(number, (seconds, error), (4, 4), textcoords="offset points")
+                if number != "8":
+                    ax.annotate(number, (seconds, error), (4, 4), textcoords="offset points")
         ax.set(title=case, xlabel="basis, processor seconds")
         ax.title.set_fontsize(9)
         plain_ticks(ax)
     axes[0].set_ylabel("energy error, per cent")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ def source_hash(name: str) -> str:
     """Hash of what computes the records of a name: the package and the program.
 
     Comments, docstrings and formatting are left out, and so are the rooms that compute nothing, the
-    version, and the networks where the program does not speak of them.
+    version, what draws a program's figures, and the networks where it does not speak of them.
     """
     program = ROOT / "benchmarks" / f"bench_{name.replace('-', '_')}.py"
     code = bare(program) if program.exists() else ""
@@ -40,6 +40,7 @@ def bare(path: Path) -> str:
     if path.suffix != ".py":
         return text
     tree = ast.parse(text)
+    tree.body = [node for node in tree.body if getattr(node, "name", "") != "draw"]
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value.value = None
