@@ -35,8 +35,6 @@ from harness.results import Parser, Record, Records, Results, Shown, spread
 import numpy as np
 from matplotlib.figure import Figure
 
-import dolfinx_msnn as msnn
-
 #: Fields to learn from.
 CASES, QUICK_CASES = (800, 400, 200, 100), (8, 4)
 ALONE = "F-FNO alone"
@@ -113,7 +111,7 @@ def run_learned(
         model = load_model(trained.path)
 
         def maker(model: Any = model) -> Any:
-            return msnn.LearnedBasis(model, problem.kappa, refine=None, max_jump=np.inf)
+            return make(RAW, problem.kappa, model)
 
         for number, test in todo:
             found = measure(problem, test, maker)

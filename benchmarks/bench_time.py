@@ -43,8 +43,6 @@ from harness.results import Parser, Record, Records, Results, Shown, spread
 import numpy as np
 from matplotlib.figure import Figure
 
-import dolfinx_msnn as msnn
-
 FAMILY = "log-normal"
 SCIPY = "scipy loop"
 BASES = (FILTERED, RAW, LEARNED, HARMONIC, PREDICTED, SLEPC)
@@ -73,10 +71,11 @@ def basis(kappa: Any, name: str) -> Any:
     """One of :data:`BASES` for a coefficient; the file of a model is read each time."""
     if name not in MODELS:
         return make(name, kappa)
-    options = {"max_jump": math.inf} if MODELS[name] == "solutions" else {}
+    from dolfinx_msnn.nn.model import load_model
+    from dolfinx_msnn.pretrained import pretrained_models
+
     dim = kappa.function_space.mesh.topology.dim
-    learned = msnn.LearnedBasis.pretrained(f"{MODELS[name]}-{dim}d", kappa, NUM_MODES, **options)
-    return msnn.HarmonicBasis(NUM_MODES, traces=learned) if name == PREDICTED else learned
+    return make(name, kappa, load_model(pretrained_models()[f"{MODELS[name]}-{dim}d"]))
 
 
 def construct(case: str, seed: int, name: str) -> Record | None:
@@ -146,7 +145,7 @@ def model_cost(name: str, num_fields: int) -> Record:
     some = replace(config, data=replace(data, num_fields=num_fields))
     with tempfile.TemporaryDirectory() as folder:
         start = process_time()
-        learning.generate(Path(folder) / "set.h5", some, data.num_modes)
+        learning.generate(Path(folder) / "set.h5", some)
         sampling = (process_time() - start) * data.num_fields / num_fields
     card = read_card(pretrained_models()[name])
     return {

@@ -42,9 +42,8 @@ def make(name: str, kappa: Any, model: Any = None, num_modes: int = NUM_MODES) -
         return msnn.HarmonicBasis(num_modes)
     dim = kappa.function_space.mesh.topology.dim
     if name in (RAW, PREDICTED):
-        raw = msnn.LearnedBasis(
-            pretrained(f"solutions-{dim}d"), kappa, refine=None, max_jump=np.inf
-        )
+        model = model or pretrained(f"solutions-{dim}d")
+        raw = msnn.LearnedBasis(model, kappa, refine=None, max_jump=np.inf)
         return raw if name == RAW else msnn.HarmonicBasis(num_modes, traces=raw)
     learned = msnn.LearnedBasis(model or pretrained(f"diffusion-{dim}d"), kappa, num_modes)
     return msnn.GuardedBasis(learned) if name == GUARDED else learned

@@ -96,7 +96,6 @@ def configuration(
 def train(
     table: Mapping[str, Any],
     *,
-    labels: int | None = None,
     sample_seed: int | None = None,
     sample_fields: int | None = None,
 ) -> Trained:
@@ -104,8 +103,6 @@ def train(
 
     Args:
         table: From :func:`configuration`: as in a file of ``configs/``, but for ``data.path``.
-        labels: Modes that the samples are made with, if more than ``data.num_modes``; models that
-            differ in that number alone then share one set of samples.
         sample_seed: Seed of the samples, if not that of the configuration, which then is that of
             the split, the weights and the order of the samples only.
         sample_fields: Fields in the set of samples, if more than ``data.num_fields``, which are
@@ -118,7 +115,7 @@ def train(
     from dolfinx_msnn.nn import train as training
 
     table = deepcopy(dict(table))
-    known: dict[str, Any] = {**table, "labels": labels}
+    known: dict[str, Any] = dict(table)
     if sample_seed not in (None, table["seed"]):
         known["sample_seed"] = sample_seed
     if sample_fields not in (None, table["data"]["num_fields"]):
@@ -133,9 +130,8 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     seed = config.seed if sample_seed is None else sample_seed
     data = replace(config.data, num_fields=sample_fields or config.data.num_fields)
-    samples, seconds = _sample(replace(config, data=data), seed, labels or config.data.num_modes)
-    entries = {"num_modes": config.data.num_modes, "seed": config.seed}
-    count = _copy(samples, config.data.path, entries, config.data.num_fields)
+    samples, seconds = _sample(replace(config, data=data), seed)
+    count = _copy(samples, config.data.path, config.seed, config.data.num_fields)
     _load_optimiser()
     clock = output / "seconds.json"
     spent = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -161,12 +157,12 @@ def train(
     return made
 
 
-def _sample(config: Config, seed: int, labels: int) -> tuple[Path, float]:
-    """The set of samples with so many modes, and the processor time it took."""
+def _sample(config: Config, seed: int) -> tuple[Path, float]:
+    """The set of samples, and the processor time it took."""
     families = [family.describe() for family in config.families]
     plain = config.as_dict()
-    kept = {k: v for k, v in plain["data"].items() if k not in ("path", "num_modes")}
-    key = _hash([seed, plain["problem"], kept, labels, families])
+    kept = {k: v for k, v in plain["data"].items() if k != "path"}
+    key = _hash([seed, plain["problem"], kept, families])
     path = WORK / "samples" / f"{key}.h5"
     clock = path.with_suffix(".json")
     if path.exists():
@@ -178,15 +174,13 @@ def _sample(config: Config, seed: int, labels: int) -> tuple[Path, float]:
     def keep_time(*_: int) -> None:
         clock.write_text(json.dumps(before + time.process_time() - begin))
 
-    generate(path, replace(config, seed=seed), labels, keep_time)
+    generate(path, replace(config, seed=seed), keep_time)
     keep_time()
     return path, json.loads(clock.read_text())
 
 
-def generate(
-    path: Path, config: Config, labels: int, progress: Callable[..., None] | None = None
-) -> None:
-    """Compute the samples of a configuration, with so many modes."""
+def generate(path: Path, config: Config, progress: Callable[..., None] | None = None) -> None:
+    """Compute the samples of a configuration."""
     problem, data = config.problem, config.data
     corners = [[0.0] * problem.dim, list(problem.upper or (1.0,) * problem.dim)]
     create, cell = (
@@ -201,7 +195,7 @@ def generate(
         config.families,
         num_fields=data.num_fields,
         per_field=data.per_field,
-        num_modes=labels,
+        num_modes=data.num_modes,
         lattice=data.lattice,
         samples=data.samples,
         solutions=data.solutions,
@@ -212,33 +206,22 @@ def generate(
     )
 
 
-def _copy(source: Path, target: str, entries: dict[str, int], num_fields: int) -> int:
-    """Copy the first fields of a set with the lowest modes and another seed; samples there."""
+def _copy(source: Path, target: str, seed: int, num_fields: int) -> int:
+    """Copy the first fields of a set with another seed; samples there."""
     import h5py
-
-    from dolfinx_msnn.nn.sample_file import put
 
     draft, count = target + ".part", 0
     with h5py.File(source) as whole, h5py.File(draft, "w", libver=("v110", "v110")) as file:
         for name, value in whole.attrs.items():
             file.attrs[name] = value
-        provenance = json.loads(whole.attrs["provenance"]) | entries
+        provenance = json.loads(whole.attrs["provenance"]) | {"seed": seed}
         file.attrs["provenance"] = np.bytes_(json.dumps(provenance))
-        # Group by group, as the labels are tables inside of them.
         whole.copy("geometry", file)
         for number, field in whole["fields"].items():
             if int(number) >= num_fields:
                 continue
-            fresh = file.create_group(f"fields/{number}")
-            fresh.attrs["description"] = field.attrs["description"]
-            for key, tables in field.items():
-                group = fresh.create_group(key)
-                for name, values in tables.items():
-                    if name in ("modes", "eigenvalues"):
-                        put(group, name, np.asarray(values)[:, : entries["num_modes"]])
-                    else:
-                        tables.copy(name, group)
-                count += len(tables["vertex"])
+            whole.copy(field, file.require_group("fields"), number)
+            count += sum(len(tables["vertex"]) for tables in field.values())
     os.replace(draft, target)
     return count
 
