@@ -33,7 +33,7 @@ from dolfinx_msnn.nn.model import Model, load_model
 from dolfinx_msnn.pretrained import pretrained_models
 
 #: name: dimension, fine cells, coarse boxes, fields
-CASES = {"2d-100": (2, 100, 5, 20), "3d-40": (3, 40, 4, 3)}
+CASES = {"2d-100": (2, 100, 5, 12), "3d-40": (3, 40, 4, 5)}
 QUICK = {"2d-quick": (2, 40, 2, 1), "3d-quick": (3, 12, 2, 1)}
 #: A prediction as it is, but for the compression from all outputs to the modes.
 UNFILTERED: dict[str, Any] = {"sweeps": 0, "max_rounds": 1}

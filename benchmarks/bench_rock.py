@@ -28,7 +28,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from harness.bases import FILTERED, GUARDED, LEARNED, SLEPC, line, make, usable
+from harness.bases import FILTERED, GUARDED, HARMONIC, LEARNED, SLEPC, line, make, usable
 from harness.fine_solvers import RTOL
 from harness.problems import FIRST_SEED, NUM_MODES, Diffusion, norms
 from harness.results import Parser, Record, Records, Results, Shown, mean, spread, tabulate
@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 from dolfinx_msnn import fields
 from dolfinx_msnn.fields import LatticeField
 
-BASES = (SLEPC, FILTERED, LEARNED, GUARDED)
+BASES = (SLEPC, FILTERED, LEARNED, GUARDED, HARMONIC)
 LAYERS = tuple(range(1, 51, 2))
 #: Layers whose bounds are computed.
 BOUNDED = (1, 13, 25, 37, 49)

@@ -40,7 +40,7 @@ from typing import Any
 
 from harness import bases, fine_solvers
 from harness.coarse_solvers import assemble, solve_coarse, solve_two_level
-from harness.fine_solvers import BLOCK, BOOMER, RTOL, System
+from harness.fine_solvers import BLOCK, BOOMER, RTOL, THRESHOLD, System, boomer
 from harness.launch import WorkerError, launch, other_python, serve
 from harness.machine import installed, peak_gib
 from harness.problems import FAMILIES, FIRST_SEED, GAMG, MUMPS, NUM_MODES, Diffusion, box
@@ -71,8 +71,6 @@ KINDS |= {SLEPC: bases.SLEPC, LEARNED: bases.LEARNED}
 #: The first alone in the largest case.
 CHOSEN = ("two-phase 1e3", "log-normal")
 NUMBERS = (1, 10, 100, 1000)
-LEAN = {f"pc_hypre_boomeramg_{k}": v for k, v in {"coarsen_type": "HMIS", "P_max": 4}.items()}
-LEAN |= {"pc_hypre_boomeramg_interp_type": "ext+i"}
 #: What is tried of each solver; of the largest case only what was the best in the case before.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "MUMPS": {
@@ -88,11 +86,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "BoomerAMG": {
         "strong threshold 0.25": BOOMER,
-        "0.5": BOOMER | {"pc_hypre_boomeramg_strong_threshold": 0.5},
-        "0.5, HMIS, ext+i": BOOMER | LEAN | {"pc_hypre_boomeramg_strong_threshold": 0.5},
-        "0.5, HMIS, ext+i, aggressive": BOOMER
-        | LEAN
-        | {"pc_hypre_boomeramg_strong_threshold": 0.5, "pc_hypre_boomeramg_agg_nl": 1},
+        "0.5": BOOMER | THRESHOLD,
+        "0.5, HMIS, ext+i": boomer(3),
+        "0.5, HMIS, ext+i, aggressive": boomer(3) | {"pc_hypre_boomeramg_agg_nl": 1},
     },
     "PyAMG": {
         f"{name}, {theta}": {"solver": solver, "strength": strength, "theta": theta}

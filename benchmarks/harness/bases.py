@@ -22,13 +22,14 @@ SLEPC, FILTERED, HARMONIC = "SLEPc", "filtered", "harmonic"
 LEARNED, RAW, GUARDED = "learned + filter", "learned, raw", "guarded learned"
 #: Harmonic functions with boundary values of the raw ones.
 PREDICTED = "harmonic, predicted"
-BASES = (SLEPC, FILTERED, LEARNED, RAW, GUARDED)
-COLOURS = dict(zip(BASES, ("black", "tab:blue", "tab:orange", "tab:red", "tab:green"), strict=True))
+BASES = (SLEPC, FILTERED, LEARNED, RAW, GUARDED, HARMONIC)
+_COLOURS = ("black", "tab:blue", "tab:orange", "tab:red", "tab:green", "tab:purple")
+COLOURS = dict(zip(BASES, _COLOURS, strict=True))
 
 
 def line(name: str) -> dict[str, Any]:
     """How a basis is drawn: open marks, as several lines lie on each other."""
-    marker = dict(zip(BASES, "os^xv", strict=True))[name]
+    marker = dict(zip(BASES, "os^xvD", strict=True))[name]
     return {"color": COLOURS[name], "marker": marker, "label": name, "markerfacecolor": "none"}
 
 
