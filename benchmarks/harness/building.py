@@ -26,7 +26,7 @@ from dolfinx.fem.petsc import assemble_matrix
 #: name: dimension, fine cells in each direction, coarse boxes in each direction
 CASES = {"2d-100": (2, 100, 5), "2d-250": (2, 250, 10), "3d-50": (3, 50, 5), "3d-100": (3, 100, 8)}
 #: What this machine has memory for, on all ranks that are asked for.
-LARGEST = {"3d-160": (3, 160, 16)}
+LARGEST = {"3d-180": (3, 180, 18)}
 QUICK = {"2d-quick": (2, 60, 4), "3d-quick": (3, 16, 2)}
 #: Cells from which on nothing is built twice.
 LARGE = 10**5
