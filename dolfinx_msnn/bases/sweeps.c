@@ -36,6 +36,19 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
     }
 }
 
+/* Bytes of a vector, and whether there are wider ones. Vectors wider than the processor's registers are kept in
+ * memory by compilers, which takes up to twenty times as long. */
+#ifdef __AVX__
+#define PACK 32
+#else
+#define PACK 16
+#endif
+#ifdef __AVX512F__
+#define WIDE 1
+#else
+#define WIDE 0
+#endif
+
 /* out = c1 scale (A y - rhs) + c2 y + c3 old on WIDTH vectors of columns that begin at column `at`; rhs may be NULL. */
 #define ROWS(T, V, NAME, WIDTH)                                                                        \
     static void NAME##_##WIDTH(int64_t n, int64_t m, int64_t at, const int32_t *indptr,                \
@@ -66,10 +79,11 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
     }
 
 #define SWEEPS(T, SUFFIX)                                                                              \
-    typedef T pack_##SUFFIX __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));           \
+    typedef T pack_##SUFFIX __attribute__((vector_size(PACK), aligned(sizeof(T)), may_alias));         \
     typedef T wide_##SUFFIX __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));           \
     typedef T one_##SUFFIX __attribute__((vector_size(sizeof(T)), aligned(sizeof(T)), may_alias));     \
     ROWS(T, wide_##SUFFIX, wide_step_##SUFFIX, 2)                                                      \
+    ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 4)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 3)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 2)                                                      \
     ROWS(T, pack_##SUFFIX, pack_step_##SUFFIX, 1)                                                      \
@@ -78,11 +92,14 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
                               const T *data, const T *scale, T c1, T c2, T c3, const T *y,             \
                               const T *old, const T *rhs, T *out)                                      \
     {                                                                                                  \
-        const int64_t lanes = 32 / sizeof(T);                                                          \
+        const int64_t lanes = PACK / sizeof(T);                                                        \
         for (int64_t at = 0; at < m;) {                                                                \
             const int64_t packs = (m - at) / lanes;                                                    \
-            if (packs >= 6 || packs == 4) {                                                            \
+            if (WIDE && (packs >= 6 || packs == 4)) {                                                  \
                 wide_step_##SUFFIX##_2(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
+                at += 4 * lanes;                                                                       \
+            } else if (packs == 4) {                                                                   \
+                pack_step_##SUFFIX##_4(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
                 at += 4 * lanes;                                                                       \
             } else if (packs >= 3) {                                                                   \
                 pack_step_##SUFFIX##_3(n, m, at, indptr, indices, data, scale, c1, c2, c3, y, old, rhs, out); \
@@ -99,14 +116,14 @@ void measure(int64_t n, const int32_t *indptr, const int32_t *indices, const dou
             }                                                                                          \
         }                                                                                              \
     }                                                                                                  \
-    /* out = A y, A of n rows. */                                                                                   \
+    /* out = A y, A of n rows. */                                                                      \
     void multiply_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,        \
                            const T *data, const T *y, T *out)                                          \
     {                                                                                                  \
         step_##SUFFIX(n, m, indptr, indices, data, NULL, 1, 0, 0, y, y, NULL, out);                    \
     }                                                                                                  \
-    /* p(diag(scale) A) y with y in `a`, p damping [lower, upper], degree >= 1; with a right-hand side,\
-     * not NULL, the errors of y as a solution of A y = rhs are multiplied by p(diag(scale) A) instead.\
+    /* p(diag(scale) A) y with y in `a`, p damping [lower, upper], degree >= 1; with a right-hand side, \
+     * not NULL, the errors of y as a solution of A y = rhs are multiplied by p(diag(scale) A) instead. \
      * Both blocks are overwritten; returns 0 if the result is in `a`, 1 if it is in `b`. */           \
     int chebyshev_##SUFFIX(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices,        \
                            const T *data, const T *scale, int degree, double lower, double upper,      \
@@ -138,21 +155,24 @@ SWEEPS(double, d)
  * rows of A y and S y stays in the cache until its share of the Gram matrices is added: neither product is stored. */
 #define TILE 16
 
-typedef double quad __attribute__((vector_size(32), aligned(8), may_alias));
-typedef float quad_f __attribute__((vector_size(16), aligned(4), may_alias));
-typedef double quad_d __attribute__((vector_size(32), aligned(8), may_alias));
+/* Doubles in a vector. */
+#define LANES (PACK / 8)
+
+typedef double vector __attribute__((vector_size(PACK), aligned(8), may_alias));
+typedef float vector_f __attribute__((vector_size(PACK / 2), aligned(4), may_alias));
+typedef double vector_d __attribute__((vector_size(PACK), aligned(8), may_alias));
 
 /* gram += yᵀ z for a tile of rows, both of `width` columns, a multiple of 8; the blocks on and above the diagonal. */
 static void add_gram(int64_t rows, int64_t width, const double *y, const double *z, double *gram)
 {
     for (int64_t p = 0; p < width; p += 4)
-        for (int64_t q = p & ~(int64_t)7; q < width; q += 8) {
-            quad sum[4][2];
+        for (int64_t q = p / (2 * LANES) * (2 * LANES); q < width; q += 2 * LANES) {
+            vector sum[4][2];
             for (int i = 0; i < 4; ++i)
                 for (int j = 0; j < 2; ++j)
-                    sum[i][j] = *(const quad *)(gram + (p + i) * width + q + 4 * j);
+                    sum[i][j] = *(const vector *)(gram + (p + i) * width + q + LANES * j);
             for (int64_t r = 0; r < rows; ++r) {
-                const quad left = *(const quad *)(z + r * width + q), right = *(const quad *)(z + r * width + q + 4);
+                const vector left = *(const vector *)(z + r * width + q), right = *(const vector *)(z + r * width + q + LANES);
                 for (int i = 0; i < 4; ++i) {
                     sum[i][0] += y[r * width + p + i] * left;
                     sum[i][1] += y[r * width + p + i] * right;
@@ -160,23 +180,23 @@ static void add_gram(int64_t rows, int64_t width, const double *y, const double 
             }
             for (int i = 0; i < 4; ++i)
                 for (int j = 0; j < 2; ++j)
-                    *(quad *)(gram + (p + i) * width + q + 4 * j) = sum[i][j];
+                    *(vector *)(gram + (p + i) * width + q + LANES * j) = sum[i][j];
         }
 }
 
 #define RITZ(T, SUFFIX)                                                                                \
-    /* Rows of A y and S y in `count` groups of 4 columns from column `at`. */                         \
-    static inline __attribute__((always_inline)) void both_##SUFFIX(int64_t i, int64_t m, int64_t at, int count,                      \
+    /* Rows of A y and S y in `count` vectors of columns from column `at`. */                          \
+    static inline __attribute__((always_inline)) void both_##SUFFIX(int64_t i, int64_t m, int64_t at, int count, \
                                      const int32_t *indptr, const int32_t *indices, const double *A,   \
-                                     const double *S, const T *y, quad *to_a, quad *to_s)              \
+                                     const double *S, const T *y, vector *to_a, vector *to_s)          \
     {                                                                                                  \
-        quad a[6], s[6];                                                                               \
+        vector a[6], s[6];                                                                             \
         for (int j = 0; j < count; ++j)                                                                \
-            a[j] = s[j] = (quad){0};                                                                   \
+            a[j] = s[j] = (vector){0};                                                                 \
         for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k) {                                          \
-            const quad_##SUFFIX *x = (const quad_##SUFFIX *)(y + (int64_t)indices[k] * m + at);        \
+            const vector_##SUFFIX *x = (const vector_##SUFFIX *)(y + (int64_t)indices[k] * m + at);    \
             for (int j = 0; j < count; ++j) {                                                          \
-                const quad value = __builtin_convertvector(x[j], quad);                                \
+                const vector value = __builtin_convertvector(x[j], vector);                            \
                 a[j] += A[k] * value;                                                                  \
                 s[j] += S[k] * value;                                                                  \
             }                                                                                          \
@@ -199,10 +219,10 @@ static void add_gram(int64_t rows, int64_t width, const double *y, const double 
             for (int64_t k = 0; k < rows * m; ++k)                                                     \
                 z[k] = y[first * m + k];                                                               \
             for (int64_t at = 0; at < m;) {                                                            \
-                const int64_t quads = (m - at) / 4;                                                    \
-                const int count = quads >= 6 && quads != 8 ? 6 : quads >= 4 ? 4 : 2;                   \
+                const int64_t vectors = (m - at) / LANES;                                              \
+                const int count = vectors >= 6 && vectors != 8 ? 6 : vectors >= 4 ? 4 : 2;             \
                 for (int64_t r = 0; r < rows; ++r) {                                                   \
-                    quad *to_a = (quad *)(Az + r * m + at), *to_s = (quad *)(Sz + r * m + at);         \
+                    vector *to_a = (vector *)(Az + r * m + at), *to_s = (vector *)(Sz + r * m + at);   \
                     if (count == 6)                                                                    \
                         both_##SUFFIX(first + r, m, at, 6, indptr, indices, A, S, y, to_a, to_s);      \
                     else if (count == 4)                                                               \
@@ -210,7 +230,7 @@ static void add_gram(int64_t rows, int64_t width, const double *y, const double 
                     else                                                                               \
                         both_##SUFFIX(first + r, m, at, 2, indptr, indices, A, S, y, to_a, to_s);      \
                 }                                                                                      \
-                at += 4 * count;                                                                       \
+                at += LANES * count;                                                                   \
             }                                                                                          \
             add_gram(rows, m, z, Az, a);                                                               \
             add_gram(rows, m, z, Sz, s);                                                               \
@@ -226,15 +246,15 @@ static void add_gram(int64_t rows, int64_t width, const double *y, const double 
                           double *out)                                                                 \
     {                                                                                                  \
         for (int64_t i = 0; i < n; ++i)                                                                \
-            for (int64_t at = 0; at < width; at += 8) {                                                \
-                quad left = {0}, right = {0};                                                          \
+            for (int64_t at = 0; at < width; at += 2 * LANES) {                                        \
+                vector left = {0}, right = {0};                                                        \
                 for (int64_t k = 0; k < m; ++k) {                                                      \
                     const double value = y[i * m + k];                                                 \
-                    left += value * *(const quad *)(c + k * width + at);                               \
-                    right += value * *(const quad *)(c + k * width + at + 4);                          \
+                    left += value * *(const vector *)(c + k * width + at);                             \
+                    right += value * *(const vector *)(c + k * width + at + LANES);                    \
                 }                                                                                      \
-                *(quad *)(out + i * width + at) = left;                                                \
-                *(quad *)(out + i * width + at + 4) = right;                                           \
+                *(vector *)(out + i * width + at) = left;                                              \
+                *(vector *)(out + i * width + at + LANES) = right;                                     \
             }                                                                                          \
     }
 
@@ -245,19 +265,19 @@ RITZ(double, d)
 void residuals(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices, const double *A,
                const double *S, const double *y, const double *values, const double *diagonal, double *errors)
 {
-    for (int64_t at = 0; at < m; at += 8) {
-        const quad *value = (const quad *)(values + at);
-        quad sum[2] = {{0}, {0}};
+    for (int64_t at = 0; at < m; at += 2 * LANES) {
+        const vector *value = (const vector *)(values + at);
+        vector sum[2] = {{0}, {0}};
         for (int64_t i = 0; i < n; ++i) {
-            quad a[2], s[2];
+            vector a[2], s[2];
             both_d(i, m, at, 2, indptr, indices, A, S, y, a, s);
             for (int j = 0; j < 2; ++j) {
-                const quad rest = a[j] - value[j] * s[j];
+                const vector rest = a[j] - value[j] * s[j];
                 sum[j] += rest * rest / diagonal[i];
             }
         }
         for (int j = 0; j < 2; ++j)
-            *(quad *)(errors + at + 4 * j) = sum[j];
+            *(vector *)(errors + at + LANES * j) = sum[j];
     }
 }
 
@@ -265,14 +285,14 @@ void residuals(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indic
 void energies(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indices, const double *A, const double *S,
               const double *z, double *energy, double *size, double *mass)
 {
-    for (int64_t at = 0; at < m; at += 4) {
-        quad sums[3] = {{0}, {0}, {0}};
+    for (int64_t at = 0; at < m; at += LANES) {
+        vector sums[3] = {{0}, {0}, {0}};
         for (int64_t i = 0; i < n; ++i) {
-            const quad x = *(const quad *)(z + i * m + at);
-            quad product = {0};
+            const vector x = *(const vector *)(z + i * m + at);
+            vector product = {0};
             double d = 0, w = 0;
             for (int32_t k = indptr[i]; k < indptr[i + 1]; ++k) {
-                product += A[k] * *(const quad *)(z + (int64_t)indices[k] * m + at);
+                product += A[k] * *(const vector *)(z + (int64_t)indices[k] * m + at);
                 if (indices[k] == i) {
                     d = A[k];
                     w = S[k];
@@ -282,8 +302,8 @@ void energies(int64_t n, int64_t m, const int32_t *indptr, const int32_t *indice
             sums[1] += d * (x * x);
             sums[2] += w * (x * x);
         }
-        *(quad *)(energy + at) = sums[0];
-        *(quad *)(size + at) = sums[1];
-        *(quad *)(mass + at) = sums[2];
+        *(vector *)(energy + at) = sums[0];
+        *(vector *)(size + at) = sums[1];
+        *(vector *)(mass + at) = sums[2];
     }
 }
