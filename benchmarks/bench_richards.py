@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The dolfinx_msnn developers
 # SPDX-License-Identifier: MIT
-"""Steady Richards' equation in coarse spaces of computed, filtered and learned bases.
+"""Steady Richards' equation in coarse spaces of computed, filtered, learned and harmonic bases.
 
 -div(kappa k_r(p) grad p) = f on the unit square or cube with k_r = 1/(1 + |p|), by Newton and by
 Picard, on the fine mesh and in the coarse space; 8 modes for each vertex, from kappa alone. Two
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from harness.bases import FILTERED, LEARNED, SLEPC, make, usable
+from harness.bases import FILTERED, HARMONIC, LEARNED, SLEPC, make, usable
 from harness.machine import peak_gib
 from harness.problems import FAMILIES, FIRST_SEED, NUM_MODES, box, relative_errors
 from harness.results import Parser, Record, Records, Results, Shown, tabulate
@@ -44,7 +44,7 @@ CASES = {
 }
 QUICK = {"2d-quick": (2, 30, 2, 1, ("drop", "source")), "3d-quick": (3, 12, 2, 1, ("drop",))}
 FAMILY = "log-normal"
-NAMES = {"computed": SLEPC, "filtered": FILTERED, "learned": LEARNED}
+NAMES = {"computed": SLEPC, "filtered": FILTERED, "learned": LEARNED, "harmonic": HARMONIC}
 #: Of a step of Newton's method.
 PARTS = ("F", "J", "PtAP", "linear solve")
 
@@ -177,7 +177,7 @@ def run(results: Results, options: Namespace) -> None:
         for data in (d for d in sets if d in options.data):
             for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
                 key = {"case": case, "family": FAMILY, "data": data, "seed": seed}
-                if results.missing(**key, basis="learned"):
+                if results.missing(**key, basis="harmonic"):
                     run_field(results, key, Richards(FAMILIES[FAMILY](msh, seed), boxes, data))
 
 
