@@ -12,8 +12,9 @@ natural norm of the residual has fallen by 1e-8, with each space as coarse level
     python benchmarks/bench_contrast.py [--quick] [--resume] [--show] [--fields N]
         [--cases 2d 3d] [--contrasts 1 1e3 ...]
 
-Bases: computed (SLEPc), filtered cosines, the pretrained network with and without filter, that
-network under guard, and harmonic functions, eight each. About half an hour on one core.
+Bases: computed (SLEPc), filtered cosines, a pretrained network behind the filter and under guard,
+raw functions of the one that was trained on solutions, and harmonic functions, eight each. About
+half an hour on one core.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ def findings(records: Records) -> Shown:
         "Over all fields and contrasts",
         head,
         rows,
-        "The network was trained to be filtered, with an energy loss after the filter; networks "
-        "that are trained to be used as they are may do better without. Where iterations grow "
+        "Raw functions are those of the network that was trained on solutions, also where they "
+        "would give way to others (max_jump). Where iterations grow "
         "with the contrast for SLEPc's eight modes as well, the space of eight modes is what "
         "fails, wherever they come from; whether more modes help, the column of 16 tells. At "
         "contrast 1 all fields are equal. Energy errors may come near 100 % and exceed it: the "
