@@ -4,14 +4,12 @@
 
 Each model is used twice: alone, and inside ``GuardedBasis``. The broken ones are the pretrained
 model with its answer replaced by noise, zeros or NaN, with the answers of another class of
-neighbourhood (half for full, ...), trained on log-normal fields of small variance only (``--mild``,
-a model file), and with kappa outside of its card's range (contrast 1e8). "raw" takes the prediction
-as it is; the others are filtered as LearnedBasis does by default. Errors are those of the
-multiscale solution relative to those with SLEPc's modes (mean and worst field); the guard's time is
-processor time of one core, relative to SLEPc's in the same run.
+neighbourhood (half for full, ...), and with kappa outside of its card's range (contrast 1e8). "raw"
+takes the prediction as it is; the others are filtered as LearnedBasis does by default. Errors are
+those of the multiscale solution relative to those with SLEPc's modes (mean and worst field); the
+guard's time is processor time of one core, relative to SLEPc's in the same run.
 
     python benchmarks/bench_guard.py [--quick] [--resume] [--show] [--cases CASE ...] [--fields N]
-        [--mild model.safetensors]
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ class Replaced(torch.nn.Module):
         return {"zeros": torch.zeros_like(y), "NaN": y * torch.nan}.get(self.what, y)
 
 
-def models(dim: int, mild: Model | None) -> dict[str, Callable[[Any], Any]]:
+def models(dim: int) -> dict[str, Callable[[Any], Any]]:
     """Bases by name, as functions of kappa."""
     good = load_model(pretrained_models()[f"diffusion-{dim}d"])
 
@@ -74,20 +72,17 @@ def models(dim: int, mild: Model | None) -> dict[str, Callable[[Any], Any]]:
         model = Model(Replaced(good.network, what), good.card, good.device)
         found[what] = learned(model)
         found[f"{what}, raw"] = learned(model, **UNFILTERED)
-    if mild is not None and mild.card.dim == dim:
-        found["trained on mild fields"] = learned(mild)
-        found["trained on mild fields, raw"] = learned(mild, **UNFILTERED)
     return found
 
 
-def run(results: Results, options: Namespace, mild: Model | None) -> None:
+def run(results: Results, options: Namespace) -> None:
     """All models on all families of all cases."""
     for case in options.cases:
         dim, cells, boxes, count = {**CASES, **QUICK}[case]
         msh = box(dim, cells)
         for family in options.families:
             for seed in range(FIRST_SEED, FIRST_SEED + (options.fields or count)):
-                key, bases = {"case": case, "family": family, "seed": seed}, models(dim, mild)
+                key, bases = {"case": case, "family": family, "seed": seed}, models(dim)
                 left = [m for m in bases if results.missing(**key, model=m)]
                 if not left:
                     continue
@@ -146,11 +141,10 @@ def main() -> None:
     parser = Parser(__doc__, CASES, QUICK)
     parser.add_argument("--fields", type=int, help="fields of each family")
     parser.add_argument("--families", nargs="+", default=list(CHOSEN), choices=list(CHOSEN))
-    parser.add_argument("--mild", help="a model trained on mild fields")
     options = parser.parse_args()
     results = Results("guard", options, {"num_modes": NUM_MODES, "first_seed": FIRST_SEED})
     if not options.show:
-        run(results, options, None if options.mild is None else load_model(options.mild))
+        run(results, options)
     groups = results.records.by("case", "family")
     results.finish([shown(*key, group) for key, group in groups.items()])
 

@@ -9,6 +9,7 @@ where it is, with the name of the test among the frames, and the run ends.
 import gc
 import signal
 import sys
+from functools import singledispatchmethod
 from pathlib import Path
 from types import FunctionType
 
@@ -28,6 +29,11 @@ collect_ignore = [] if (CHECKOUT / "README.md").exists() else ["repository"]
 def pytest_collection_finish() -> None:
     """Leave what was imported out of later searches for garbage, which take no time so."""
     gc.collect()
+    # Python 3.13.0 and 3.13.1 keep, with what UFL calls these for, each mesh of a form that is new
+    # to the cache of compiled ones; each has some of the 2048 communicators that MPICH has.
+    for thing in gc.get_objects():
+        if isinstance(thing, singledispatchmethod):
+            thing._method_cache = None
     gc.freeze()
 
 

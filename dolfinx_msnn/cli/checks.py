@@ -12,6 +12,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import singledispatchmethod
 from typing import NamedTuple
 
 from mpi4py import MPI
@@ -62,7 +63,12 @@ def check_versions() -> Iterator[Finding]:
     """Versions, without importing anything."""
     here = os.path.dirname(dolfinx_msnn.__file__)
     yield Finding("dolfinx_msnn", f"{dolfinx_msnn.__version__} in {here}")
-    yield Finding("python", f"{platform.python_version()}, {platform.platform()}")
+    python = f"{platform.python_version()}, {platform.platform()}"
+    if hasattr(singledispatchmethod(print), "_method_cache"):
+        python += "; it never frees the mesh of a form that UFL has looked at"
+        yield Finding("python", python, "warning", "Update to Python 3.13.2 or newer.")
+    else:
+        yield Finding("python", python)
     found = [f"{name} {version}" for name in NEEDED if (version := version_of(name))]
     yield Finding("packages", ", ".join(found))
     yield Finding("MPI", " ".join(MPI.Get_library_version().split("\n")[0].split()))
