@@ -173,7 +173,7 @@ def draw(figure: Figure, records: Records) -> None:
     name = "SPE10" if source == {"SPE10"} else "Generated, not SPE10"
     axes[0].set_title(f"{name}: left Tarbert, right Upper Ness", fontsize="medium")
     axes[-1].set_xlabel("layer")
-    axes[0].legend(fontsize="small", ncols=2)
+    axes[0].legend(fontsize="small", ncols=5, loc="center", bbox_to_anchor=(0.5, 0.4))
 
 
 def main() -> None:
