@@ -63,15 +63,13 @@ def check_versions() -> Iterator[Finding]:
     """Versions, without importing anything."""
     here = os.path.dirname(dolfinx_msnn.__file__)
     yield Finding("dolfinx_msnn", f"{dolfinx_msnn.__version__} in {here}")
-    python = f"{platform.python_version()}, {platform.platform()}"
-    if hasattr(singledispatchmethod(print), "_method_cache"):
-        python += "; it never frees the mesh of a form that UFL has looked at"
-        yield Finding("python", python, "warning", "Update to Python 3.13.2 or newer.")
-    else:
-        yield Finding("python", python)
+    yield Finding("python", f"{platform.python_version()}, {platform.platform()}")
     found = [f"{name} {version}" for name in NEEDED if (version := version_of(name))]
     yield Finding("packages", ", ".join(found))
     yield Finding("MPI", " ".join(MPI.Get_library_version().split("\n")[0].split()))
+    if hasattr(singledispatchmethod(print), "_method_cache"):
+        text = "this Python never frees the mesh of a form that UFL has looked at"
+        yield Finding("meshes", text, "warning", "Update to Python 3.13.2 or newer.")
 
 
 def check_dolfinx() -> Iterator[Finding]:

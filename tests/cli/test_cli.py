@@ -307,9 +307,9 @@ def test_doctor_warns_of_a_python_that_keeps_meshes(monkeypatch, keeps):
                 self._method_cache = {}
 
     monkeypatch.setattr(checks, "singledispatchmethod", Method)
-    found = {f.name: f for f in checks.check_versions()}["python"]
-    assert found.status == ("warning" if keeps else "ok")
-    assert ("3.13.2" in found.advice) == keeps
+    wrong = [f for f in checks.check_versions() if f.status != "ok"]
+    assert [f.status for f in wrong] == ["warning"] * keeps
+    assert all("3.13.2" in f.advice for f in wrong)
 
 
 def test_doctor_finds_what_is_wrong(monkeypatch, tmp_path):
@@ -384,9 +384,12 @@ main()
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    names = [line.split()[1] for line in lines if not line.lstrip().startswith("->")]
-    assert names[:3] == ["dolfinx_msnn", "python", "packages"]
-    assert any(line.startswith("ok       packages") and "numpy" in line for line in lines)
+    assert [line.split()[:2] for line in lines[:3]] == [
+        ["ok", "dolfinx_msnn"],
+        ["ok", "python"],
+        ["ok", "packages"],
+    ]
+    assert "numpy" in lines[2]
     wrong = [line for line in lines if line.startswith("problem")]
     assert len(wrong) == 1
     assert "and dolfinx is not installed: pip install" in wrong[0]
