@@ -123,7 +123,8 @@ def spaces_table() -> Iterator[list[str]]:
         yield [meshes[case], "", *dofs]
         for name in loads:
             errors = (statistics.geometric_mean(run[name] for run in part) for part in mine)
-            yield ["", name, *(f"{100 * error:.2g} %" for error in errors)]
+            # Two digits, and not as a power of ten: 100 %.
+            yield ["", name, *(f"{float(f'{100 * error:.2g}'):g} %" for error in errors)]
         times = (statistics.median(run["time"] for run in part) for part in mine)
         yield ["", "time of the basis", *(f"{time:.2g}" for time in times)]
 
