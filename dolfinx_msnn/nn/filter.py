@@ -27,7 +27,7 @@ class Pencils:
     Args:
         indptr: Row pointers of all matrices, shape ``(n + 1,)``, int32.
         indices: Columns, shape ``(nnz,)``, int32.
-        A: Entries of A of each sample, shape ``(B, nnz)``, float32.
+        A: Entries of A of each sample, shape ``(B, nnz)``, float32 or float64 as the functions.
         S: Entries of S.
         device: Where products are done.
 
@@ -39,8 +39,8 @@ class Pencils:
         self,
         indptr: npt.NDArray[np.int32],
         indices: npt.NDArray[np.int32],
-        A: npt.NDArray[np.float32],
-        S: npt.NDArray[np.float32],
+        A: npt.NDArray[np.floating],
+        S: npt.NDArray[np.floating],
         device: torch.device | str = "cpu",
     ) -> None:
         if A.shape != S.shape or A.shape[1:] != indices.shape:
@@ -53,7 +53,7 @@ class Pencils:
         rows = np.append((indptr[:-1] + shift * indptr[-1]).reshape(-1), count * indptr[-1])
         pattern = [torch.from_numpy(t) for t in (rows, (indices + shift * n).reshape(-1))]
 
-        def blocks(entries: npt.NDArray[np.float32]) -> Tensor:
+        def blocks(entries: npt.NDArray[np.floating]) -> Tensor:
             with warnings.catch_warnings():
                 # "Sparse CSR tensor support is in beta state": products are all that it does.
                 warnings.simplefilter("ignore", UserWarning)

@@ -78,13 +78,15 @@ class Shape:
         missed: list[npt.NDArray[np.float32]] = []
         for first in range(0, len(group), size):
             rows = np.arange(first, min(first + size, len(group)))
-            pencils = self.pencils(rows)
-            u, chi = (torch.from_numpy(t[rows]) for t in (group.solutions, group.weight))
+            inner = self.double_pencils(rows).apply_a
+            u, chi, modes = (
+                torch.from_numpy(t[rows]).to(self.device, torch.float64)
+                for t in (group.solutions, group.weight, group.modes)
+            )
             for out, v in ((own, u), (cut, u * chi.unsqueeze(1))):
-                out[rows] = (v * pencils.apply_a(v)).sum(dim=2)
+                out[rows] = (v * inner(v)).sum(dim=2).cpu()
             if len(missed) * size < 256:
-                modes = torch.from_numpy(group.modes[rows])
-                missed.append(losses.solutions(modes, u, chi, inner=pencils.apply_a).numpy())
+                missed.append(losses.solutions(modes, u, chi, inner=inner).float().cpu().numpy())
         kind = np.arange(shape[1]) % num_kinds
         scale = cut / (own + own.mean())
         left = np.concatenate(missed)
@@ -118,6 +120,18 @@ class Shape:
         """The local matrices of some samples."""
         group = self.group
         return Pencils(group.indptr, group.indices, group.A[rows], group.S[rows], self.device)
+
+    def double_pencils(self, rows: LongArray) -> Pencils:
+        """The same in double precision, with rows of A whose sum is zero.
+
+        What is missed of a solution is a small difference of energies where kappa jumps much; and
+        entries in single precision give energy to a constant.
+        """
+        group = self.group
+        A, S = group.A[rows].astype(np.float64), group.S[rows].astype(np.float64)
+        row = np.repeat(np.arange(len(group.indptr) - 1), np.diff(group.indptr))
+        A[:, row == group.indices] -= np.add.reduceat(A, group.indptr[:-1], axis=1)
+        return Pencils(group.indptr, group.indices, A, S, self.device)
 
 
 def move(fields: Tensor, index: Tensor) -> Tensor:
@@ -222,11 +236,11 @@ def loss(
 def missed(shape: Shape, rows: LongArray, functions: Tensor) -> Tensor:
     """What predictions miss of solutions, squared, shape ``(B, num_solutions)``; modes miss 1."""
     u, chi, scale = (
-        torch.as_tensor(t[rows]).to(shape.device)
+        torch.as_tensor(t[rows]).to(shape.device, torch.float64)
         for t in (shape.group.solutions, shape.group.weight, shape.scale)
     )
-    inner = shape.pencils(rows).apply_a
-    return scale * losses.solutions(functions, u, chi, inner=inner)
+    inner = shape.double_pencils(rows).apply_a
+    return scale * losses.solutions(functions.double(), u, chi, inner=inner)
 
 
 def learning_rate(training: Training, step: int, total: int) -> float:
