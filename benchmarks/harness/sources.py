@@ -9,23 +9,29 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Modules that only training needs.
+_TRAINING = ("train", "steps", "losses", "filter", "checkpoint", "record")
 
 
 def source_hash(name: str) -> str:
     """Hash of what computes the records of a name: the package and the program.
 
     Comments, docstrings and formatting are left out, and so are the rooms that compute nothing, the
-    version, what draws a program's figures, and the networks where it does not speak of them.
+    version, what draws a program's figures, the networks where it does not speak of them, and their
+    training where it trains none.
     """
     program = ROOT / "benchmarks" / f"bench_{name.replace('-', '_')}.py"
     code = bare(program) if program.exists() else ""
     networks = not code or re.search(r"\b(learned|nn)\b", code, re.IGNORECASE) is not None
-    return hashlib.sha256((_package(networks) + code).encode()).hexdigest()[:16]
+    training = not code or re.search(r"\blearning\.train\b", code) is not None
+    return hashlib.sha256((_package(networks, training) + code).encode()).hexdigest()[:16]
 
 
 @cache
-def _package(networks: bool) -> str:
+def _package(networks: bool, training: bool) -> str:
     outside = {"cli", "plot", "_version.py"} | ({"nn"} if not networks else set())
+    if not training:
+        outside |= {f"{name}.py" for name in _TRAINING}
     paths = sorted(
         path.relative_to(ROOT)
         for path in (ROOT / "dolfinx_msnn").rglob("*")
