@@ -12,7 +12,7 @@ export MPIR_CVAR_ENABLE_HEAVY_YIELD ?= 1
 
 RANKS ?= 2 3 4
 TABLES ?= accuracy time losses operators data resolution contrast solvers growth rock spaces
-DETAILS ?= learned space bases map guard two_level trust richards transient parametric
+DETAILS ?= learned classes space bases map guard two_level trust richards transient parametric
 PY := .venv/bin/python
 ROOMS ?= $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 # Should a rank hang outside of a test, the run ends too (macOS has no timeout of its own).

@@ -175,7 +175,7 @@ class Result(SphinxDirective):
         where = found["machine"]
         text = f"{where['date']}, {where['processor']}, {where['cores']} cores."
         if "resumed" in where:
-            text += f" Resumed, {len(where['resumed'])} times."
+            text += f" Some rows are of runs before: {'; '.join(where['resumed'])}."
         text = f"{text} {earlier(name)}".rstrip()
         return [*shown, nodes.paragraph("", "", nodes.emphasis(text=text))]
 

@@ -98,6 +98,7 @@ def train(
     *,
     sample_seed: int | None = None,
     sample_fields: int | None = None,
+    sample_class: str = "",
 ) -> Trained:
     """Train the model of a configuration, unless it is there already.
 
@@ -107,6 +108,7 @@ def train(
             the split, the weights and the order of the samples only.
         sample_fields: Fields in the set of samples, if more than ``data.num_fields``, which are
             the first of them.
+        sample_class: Class of neighbourhoods, if not all in the set are to be seen.
 
     Raises:
         KeyboardInterrupt: If a signal ended the training; started again, it goes on.
@@ -120,6 +122,8 @@ def train(
         known["sample_seed"] = sample_seed
     if sample_fields not in (None, table["data"]["num_fields"]):
         known["sample_fields"] = sample_fields
+    if sample_class:
+        known["sample_class"] = sample_class
     output = WORK / "models" / _hash(known)
     table["data"]["path"] = str(output / "samples.h5")
     name = table.get("name", "model")
@@ -131,7 +135,7 @@ def train(
     seed = config.seed if sample_seed is None else sample_seed
     data = replace(config.data, num_fields=sample_fields or config.data.num_fields)
     samples, seconds = _sample(replace(config, data=data), seed)
-    count = _copy(samples, config.data.path, config.seed, config.data.num_fields)
+    count = _copy(samples, config.data.path, config.seed, config.data.num_fields, sample_class)
     _load_optimiser()
     clock = output / "seconds.json"
     spent = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -206,9 +210,11 @@ def generate(path: Path, config: Config, progress: Callable[..., None] | None = 
     )
 
 
-def _copy(source: Path, target: str, seed: int, num_fields: int) -> int:
-    """Copy the first fields of a set with another seed; samples there."""
+def _copy(source: Path, target: str, seed: int, num_fields: int, sample_class: str) -> int:
+    """Copy the first fields of a set with another seed, or one class of them; samples there."""
     import h5py
+
+    from dolfinx_msnn.nn.sample_file import read_text
 
     draft, count = target + ".part", 0
     with h5py.File(source) as whole, h5py.File(draft, "w", libver=("v110", "v110")) as file:
@@ -221,6 +227,10 @@ def _copy(source: Path, target: str, seed: int, num_fields: int) -> int:
             if int(number) >= num_fields:
                 continue
             whole.copy(field, file.require_group("fields"), number)
+            field = file["fields"][number]
+            for key in list(field):
+                if sample_class not in ("", read_text(whole["geometry"][key], "class")):
+                    del field[key]
             count += sum(len(tables["vertex"]) for tables in field.values())
     os.replace(draft, target)
     return count

@@ -195,7 +195,7 @@ class Results:
             # Who reads them should see that they are from several runs.
             self.head["machine"]["resumed"] = [
                 *found["machine"].get("resumed", []),
-                found["machine"].get("date", "?"),
+                f"{found['machine'].get('date', '?')}, {found['machine'].get('processor', '?')}",
             ]
             if found["machine"].get("sources") != self.head["machine"]["sources"]:
                 self.head["machine"]["sources"] = "several"
