@@ -32,7 +32,7 @@ def pytest_collection_finish() -> None:
     # Python 3.13.0 and 3.13.1 keep, with what UFL calls these for, each mesh of a form that is new
     # to the cache of compiled ones; each has some of the 2048 communicators that MPICH has.
     for thing in gc.get_objects():
-        if isinstance(thing, singledispatchmethod):
+        if type(thing) is singledispatchmethod:
             thing._method_cache = None
     gc.freeze()
 
