@@ -32,7 +32,7 @@ def configuration(seed: int, steps: int, quick: bool) -> dict[str, Any]:
     return learning.configuration(
         f"classes-{seed}",
         seed,
-        {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06},
+        learning.LOG_NORMAL,
         quick,
         problem={"cells": [cells] * 2, "coarse": [boxes] * 2},
         data={
@@ -43,16 +43,8 @@ def configuration(seed: int, steps: int, quick: bool) -> dict[str, Any]:
             "kinds": ["drop", "values", "one", "smooth"],
         },
         network={"fine": True, "constant": True, "steps": 3},
-        training={
-            "loss": "solutions",
-            "batch_size": 8,
-            "optimiser": "muon",
-            "learning_rate": 3e-3,
-            "schedule": "cosine",
-            "steps": steps,
-            # Once, at the end, in all samples.
-            "validate_every": steps,
-        },
+        # Validated once, at the end, in all samples.
+        training=learning.RAW | {"loss": "solutions", "steps": steps, "validate_every": steps},
     )
 
 
@@ -77,10 +69,7 @@ def shown(records: Records) -> Shown:
     """By class."""
 
     def error(name: str) -> Callable[[str], str]:
-        return lambda row: records.spread(f"class {name}", row=row, **part(row, name))
-
-    def part(row: str, name: str) -> Record:
-        return {} if row == ALL else {"trained on": name}
+        return lambda row: records.spread(f"class {name}", row=row)
 
     def total(entry: str) -> Callable[[str], str]:
         return lambda row: f"{sum(records.values(entry, row=row)) / seeds:.0f}"

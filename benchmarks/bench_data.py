@@ -54,12 +54,9 @@ def basis_table(count: int, seed: int, options: Namespace) -> dict[str, Any]:
         problem={"cells": [cells] * 2, "coarse": [boxes] * 2},
         data={"num_fields": count, "per_field": options.per_field, "lattice": 11, "solutions": 8},
         network={"modes": 8, "fine": True, "constant": True, "steps": 3},
-        training={
+        training=learning.RAW
+        | {
             "loss": "solutions",
-            "batch_size": 8,
-            "optimiser": "muon",
-            "learning_rate": 3e-3,
-            "schedule": "cosine",
             "steps": options.steps,
             "validate_every": max(1, options.steps // 4),
             "validation_samples": 60,

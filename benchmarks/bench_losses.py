@@ -39,7 +39,6 @@ from matplotlib.figure import Figure
 import dolfinx_msnn as msnn
 from dolfinx import fem
 
-FAMILY = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
 PLAIN = "sal, plain"
 UNTURNED = "solutions, not turned"
 LOSSES = (PLAIN, "sal", "sal_pr", "energy", "solutions", UNTURNED)
@@ -95,7 +94,7 @@ def configuration(trained: str, loss: str, seed: int, options: Namespace) -> dic
     return learning.configuration(
         f"{trained}-{loss.replace(', ', '-')}-{seed}",
         seed,
-        FAMILY,
+        learning.LOG_NORMAL,
         options.quick,
         problem={"cells": [cells] * dim, "coarse": [boxes] * dim, "upper": [side] * dim},
         data={
@@ -112,12 +111,11 @@ def configuration(trained: str, loss: str, seed: int, options: Namespace) -> dic
             "constant": not plain,
             "steps": 0 if plain else 3,
         },
-        training={
+        training=learning.RAW
+        | {
             "loss": loss.split(",")[0],
             "batch_size": 8 if dim == 2 else 4,
             "optimiser": "adamw" if plain else "muon",
-            "learning_rate": 3e-3,
-            "schedule": "cosine",
             "steps": steps,
             # Once, at the end: which weights are kept must not depend on another loss.
             "validate_every": steps,

@@ -79,13 +79,14 @@ class Shape:
         for first in range(0, len(group), size):
             rows = np.arange(first, min(first + size, len(group)))
             inner = self.double_pencils(rows).apply_a
-            u, chi, modes = (
+            u, chi = (
                 torch.from_numpy(t[rows]).to(self.device, torch.float64)
-                for t in (group.solutions, group.weight, group.modes)
+                for t in (group.solutions, group.weight)
             )
             for out, v in ((own, u), (cut, u * chi.unsqueeze(1))):
                 out[rows] = (v * inner(v)).sum(dim=2).cpu()
             if len(missed) * size < 256:
+                modes = torch.from_numpy(group.modes[rows]).to(self.device, torch.float64)
                 missed.append(losses.solutions(modes, u, chi, inner=inner).float().cpu().numpy())
         kind = np.arange(shape[1]) % num_kinds
         scale = cut / (own + own.mean())
@@ -122,16 +123,16 @@ class Shape:
         return Pencils(group.indptr, group.indices, group.A[rows], group.S[rows], self.device)
 
     def double_pencils(self, rows: LongArray) -> Pencils:
-        """The same in double precision, with rows of A whose sum is zero.
+        """The same with A in double precision, and rows of it whose sum is zero.
 
         What is missed of a solution is a small difference of energies where kappa jumps much; and
         entries in single precision give energy to a constant.
         """
         group = self.group
-        A, S = group.A[rows].astype(np.float64), group.S[rows].astype(np.float64)
+        A = group.A[rows].astype(np.float64)
         row = np.repeat(np.arange(len(group.indptr) - 1), np.diff(group.indptr))
         A[:, row == group.indices] -= np.add.reduceat(A, group.indptr[:-1], axis=1)
-        return Pencils(group.indptr, group.indices, A, S, self.device)
+        return Pencils(group.indptr, group.indices, A, group.S[rows], self.device)
 
 
 def move(fields: Tensor, index: Tensor) -> Tensor:
