@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,21 +52,38 @@ class Pencils:
         count, n = len(A), len(indptr) - 1
         shift = np.arange(count, dtype=np.int32)[:, None]
         rows = np.append((indptr[:-1] + shift * indptr[-1]).reshape(-1), count * indptr[-1])
-        pattern = [torch.from_numpy(t) for t in (rows, (indices + shift * n).reshape(-1))]
+        self._pattern = [torch.from_numpy(t) for t in (rows, (indices + shift * n).reshape(-1))]
+        self._size, self._device = count * n, device
+        self._indptr, self._indices, self._entries = indptr, indices, (A, S)
 
-        def blocks(entries: npt.NDArray[np.floating]) -> Tensor:
-            with warnings.catch_warnings():
-                # "Sparse CSR tensor support is in beta state": products are all that it does.
-                warnings.simplefilter("ignore", UserWarning)
-                parts = (*pattern, torch.from_numpy(entries.reshape(-1)))
-                return torch.sparse_csr_tensor(*parts, (count * n,) * 2).to(device)
+    def _blocks(self, entries: npt.NDArray[np.floating]) -> Tensor:
+        with warnings.catch_warnings():
+            # "Sparse CSR tensor support is in beta state": products are all that it does.
+            warnings.simplefilter("ignore", UserWarning)
+            parts = (*self._pattern, torch.from_numpy(entries.reshape(-1)))
+            return torch.sparse_csr_tensor(*parts, (self._size,) * 2).to(self._device)
 
-        self._A, self._S = blocks(A), blocks(S)
-        row = np.repeat(np.arange(n), np.diff(indptr))
-        diagonal = A[:, row == indices].astype(np.float64)
-        sums = np.add.reduceat(np.abs(A), indptr[:-1], axis=1, dtype=np.float64)
-        self._upper = (sums / diagonal).max(axis=1)
-        self._diagonal = torch.from_numpy(diagonal[:, None]).float().to(device)
+    # What a loss does not need is not built.
+    @cached_property
+    def _A(self) -> Tensor:
+        return self._blocks(self._entries[0])
+
+    @cached_property
+    def _S(self) -> Tensor:
+        return self._blocks(self._entries[1])
+
+    @cached_property
+    def _diagonal(self) -> Tensor:
+        row = np.repeat(np.arange(len(self._indptr) - 1), np.diff(self._indptr))
+        return torch.from_numpy(self._entries[0][:, row == self._indices]).to(self._device)
+
+    @cached_property
+    def _bounds(self) -> npt.NDArray[np.float64]:
+        """Of the eigenvalues of D⁻¹A."""
+        sums = np.add.reduceat(
+            np.abs(self._entries[0]), self._indptr[:-1], axis=1, dtype=np.float64
+        )
+        return np.asarray((sums / self._diagonal.cpu().double().numpy()).max(axis=1))
 
     def apply_a(self, y: Tensor) -> Tensor:
         """A y of each sample, shape ``(B, m, n)``."""
@@ -82,26 +100,27 @@ class Pencils:
         """
         if degree == 0:
             return y
-        ends = np.array([(smoothing_end(degree, upper), upper) for upper in self._upper])
+        diagonal, bounds = self._diagonal[:, None].to(y), self._bounds
+        ends = np.array([(smoothing_end(degree, bound), bound) for bound in bounds])
         centre, half = (
             torch.from_numpy(t).to(y)[:, None, None]
             for t in (0.5 * ends.sum(axis=1), 0.5 * np.diff(ends)[:, 0])
         )
 
+        def scaled(block: Tensor) -> Tensor:
+            return _product(self._A, block) / diagonal
+
         def sweep(block: Tensor) -> Tensor:
             first = sigma = -half / centre
-            before, now = block, (self._scaled(block) - centre * block) * (sigma / half)
+            before, now = block, (scaled(block) - centre * block) * (sigma / half)
             for _ in range(degree - 1):
                 following = 1.0 / (2.0 / first - sigma)
-                after = (2.0 * following / half) * (self._scaled(now) - centre * now)
+                after = (2.0 * following / half) * (scaled(now) - centre * now)
                 before, now, sigma = now, after - sigma * following * before, following
-            return now * self._diagonal
+            return now * diagonal
 
         # p(D⁻¹A) = D⁻¹ (D p(D⁻¹A)), and D p(D⁻¹A) is symmetric.
-        return torch.as_tensor(_Symmetric.apply(y, sweep)) / self._diagonal
-
-    def _scaled(self, y: Tensor) -> Tensor:
-        return _product(self._A, y) / self._diagonal
+        return torch.as_tensor(_Symmetric.apply(y, sweep)) / diagonal
 
 
 def _product(matrix: Tensor, y: Tensor) -> Tensor:
