@@ -14,7 +14,6 @@ RANKS ?= 2 3 4
 TABLES ?= accuracy time losses operators data resolution contrast solvers growth rock spaces
 DETAILS ?= learned classes space bases map guard two_level trust richards transient parametric
 PY := .venv/bin/python
-ROOMS ?= $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 # Should a rank hang outside of a test, the run ends too (macOS has no timeout of its own).
 LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 1800)
 
@@ -46,13 +45,11 @@ demo: venv
 test: venv
 	$(PY) -m pytest $(ARGS)
 
-# Room by room, in one process a rank; a test that hangs is named and ended (tests/conftest.py). 5: all tests are serial.
+# One process a rank; a test that hangs is named and ended (tests/conftest.py).
 test-parallel: venv
-	set -e; for n in $(RANKS); do for room in $(ROOMS); do \
-	  echo "$$n ranks: $$room"; \
-	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest tests/$$room -x -q -m "not serial" $(ARGS) </dev/null \
-	    || [ $$? -eq 5 ]; \
-	done; done
+	set -e; for n in $(RANKS); do echo "$$n ranks"; \
+	  $(LIMIT) .venv/bin/mpiexec -n $$n $(PY) -m pytest $(ROOMS:%=tests/%) -x -q -m "not serial" $(ARGS) </dev/null; \
+	done
 
 lint: venv
 	$(PY) -m ruff check

@@ -7,9 +7,10 @@ where it is, with the name of the test among the frames, and the run ends.
 """
 
 import gc
+import importlib.metadata
 import signal
 import sys
-from functools import singledispatchmethod
+from functools import cache, singledispatchmethod
 from pathlib import Path
 from types import FunctionType
 
@@ -20,6 +21,9 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 COMM = MPI.COMM_WORLD
+
+# Setuptools reads those of all packages six times for each form that is compiled, half of its time.
+importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
 
 #: Tests of what is in a checkout and not in the wheel are left out where only the wheel is.
 CHECKOUT = Path(__file__).parent.parent

@@ -200,6 +200,7 @@ def energy_errors(V, a, L, bcs, s, coarse, bases):
     return errors
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("name", CASES)

@@ -97,6 +97,7 @@ def test_no_such_model():
         LearnedBasis.pretrained("diffusion-4d", 1.0)
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "field,bound",
@@ -117,6 +118,7 @@ def test_as_good_as_computed_2d(field, bound):
     assert np.all(np.mean(ratios, axis=0) <= bound), ratios
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3])
 def test_better_than_computed_without_a_filter(dim):
@@ -133,6 +135,7 @@ def test_better_than_computed_without_a_filter(dim):
     assert np.all(np.mean(ratios, axis=0) <= 0.9), ratios
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("field", [fields.log_normal, partial(fields.two_phase, contrast=1e3)])
 def test_predicted_boundary_values(field):
@@ -165,6 +168,7 @@ def test_other_meshes_2d(case):
     assert np.all(predicted <= 1.1 * computed)
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("contrast", [1e2, 1e4])
 def test_as_good_as_computed_3d(contrast):

@@ -66,6 +66,7 @@ def decay(order, sizes):
     return COMM.allreduce(np.abs(u.x.array - exact).max(initial=0.0), MPI.MAX)
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "changing"])
 @pytest.mark.parametrize("order", [1, 2])
