@@ -68,8 +68,8 @@ def assert_same(one, two):
     assert set(one) == set(two)
     for name, value in one.items():
         if value.dtype.kind == "f":
-            # The last digit of LAPACK and BLAS depends on where arrays lie in memory; and with it the
-            # sign of a mode that has two entries of largest magnitude, as where kappa is constant.
+            # The last digit of LAPACK and BLAS depends on where arrays lie in memory, and with it
+            # the sign of a mode with two entries of largest magnitude, as where kappa is constant.
             other = two[name]
             if name.endswith("/modes"):
                 other = other * np.sign((value * other).sum(axis=-1, keepdims=True))
