@@ -15,7 +15,7 @@ TABLES ?= accuracy time losses operators data resolution contrast solvers growth
 DETAILS ?= learned classes space bases map guard two_level trust richards transient parametric
 PY := .venv/bin/python
 # Should a rank hang outside of a test, the run ends too (macOS has no timeout of its own).
-LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 1800)
+LIMIT := $(shell command -v timeout >/dev/null 2>&1 && echo timeout 3600)
 
 .PHONY: help venv demo test test-parallel lint types docs docs-check bench bench-details gate lock release clean
 

@@ -22,7 +22,7 @@ from _pytest.runner import runtestprotocol
 
 COMM = MPI.COMM_WORLD
 
-# Setuptools reads those of all packages six times for each form that is compiled, half of its time.
+# Setuptools reads those of all packages six times a form that is compiled, a third of its time.
 importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
 
 #: Tests of what is in a checkout and not in the wheel are left out where only the wheel is.

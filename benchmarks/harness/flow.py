@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from harness.bases import FILTERED, HARMONIC, LEARNED, SLEPC, make
+from harness.learning import LOG_NORMAL
 from harness.problems import FAMILIES, FIRST_SEED, box
 from harness.results import WORK, Record
 from harness.richards import DX, LAW, TOLERANCES, fine_options
@@ -31,8 +32,7 @@ from dolfinx_msnn.nn.config import Family
 from dolfinx_msnn.nn.sampling import draw_field
 from dolfinx_msnn.petsc import NonlinearProblem
 
-#: The log-normal family of ``problems.py`` as a configuration has it.
-FAMILY: dict[str, Any] = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
+FAMILY = LOG_NORMAL
 #: Fine cells, coarse boxes, fields to learn from, fields to test, training seeds, minutes each.
 FULL, QUICK = (60, 6, 800, 20, 5, 0.7), (16, 2, 8, 1, 2, 0.005)
 #: Of the fields that all learn from; seeds of training are others.

@@ -32,8 +32,8 @@ from dolfinx import mesh
 from dolfinx_msnn.nn import dataset
 from dolfinx_msnn.nn.config import Config
 
-#: The family of fields of several programs, that of ``problems.FAMILIES["log-normal"]``.
-LOG_NORMAL = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
+#: ``problems.FAMILIES["log-normal"]`` as a configuration has it.
+LOG_NORMAL: dict[str, Any] = {"name": "log_normal", "variance": 4.0, "correlation_length": 0.06}
 #: How networks whose functions are used raw are trained: keys of a ``training`` table.
 RAW = {"batch_size": 8, "optimiser": "muon", "learning_rate": 3e-3, "schedule": "cosine"}
 
