@@ -30,15 +30,20 @@ CHECKOUT = Path(__file__).parent.parent
 collect_ignore = [] if (CHECKOUT / "README.md").exists() else ["repository"]
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of later searches for garbage, which take no time so."""
+def leave_out_of_garbage() -> None:
+    """Later searches pass over what there is now, modules and caches, and take no time so."""
     gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later searches for garbage."""
     # Python 3.13.0 and 3.13.1 keep, with what UFL calls these for, each mesh of a form that is new
     # to the cache of compiled ones; each has some of the 2048 communicators that MPICH has.
     for thing in gc.get_objects():
         if type(thing) is singledispatchmethod:
             thing._method_cache = None
-    gc.freeze()
+    leave_out_of_garbage()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,6 +63,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     code = frame.__code__.replace(co_name=item.nodeid)
     FunctionType(code, globals(), closure=frame.__closure__)()
     signal.alarm(0)
+    if nextitem and nextitem.path != item.path:
+        leave_out_of_garbage()
     return True
 
 

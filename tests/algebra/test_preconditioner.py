@@ -227,6 +227,7 @@ class Bad:
         return found
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_random", [0, 6])

@@ -218,6 +218,7 @@ def test_errors_are_far_below_those_of_eigenmodes(name, drop):
     assert 0.05 / 50 < chosen < 0.05
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("name", CASES)

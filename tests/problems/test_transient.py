@@ -165,6 +165,7 @@ def test_same_on_any_number_of_ranks():
     np.testing.assert_allclose(found[0][1], found[1][1][index], atol=1e-8)
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal", "changing"])
 @pytest.mark.parametrize("order", [1, 2])
