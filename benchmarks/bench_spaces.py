@@ -180,46 +180,59 @@ def shown(case: str, records: Records) -> Iterator[Shown]:
     yield tabulate(title, [r for r in rows if r[0]["space"][:5] != "SLEPc"], head | gains)
 
 
-def draw_dofs(figure: Figure, records: Records) -> None:
+#: Title of axes: kind of space: points of a line.
+type Panels = dict[str, dict[str, list[tuple[float, float]]]]
+
+
+def over_dofs(records: Records) -> Panels:
     """Errors over coarse dofs, for three loads."""
-    figure.set_size_inches(9.5, 3.6)
-    for axes, load in zip(figure.subplots(1, 3, sharey=True), LOADS[:3], strict=True):
+    panels: Panels = {load: {} for load in LOADS[:3]}
+    for load, lines in panels.items():
         for kind in SPACES:
             mine = [r for r in records if r["space"].rpartition(" ")[0] == kind]
-            points = {
-                part.values("dofs").mean(): 100 * np.exp(np.log(part.values(load)).mean())
+            points = [
+                (
+                    float(part.values("dofs").mean()),
+                    float(100 * np.exp(np.log(part.values(load)).mean())),
+                )
                 for part in Records(mine).by("number").values()
-            }
+            ]
             if len(points) > 1:
-                axes.semilogy(*zip(*points.items(), strict=True), "o-", markersize=3, label=kind)
-        axes.set(title=load, xlabel="coarse dofs")
-        axes.grid(visible=True, color="0.9")
-    figure.axes[0].set_ylabel("energy error, %")
-    figure.axes[0].legend(fontsize="x-small")
+                lines[kind] = points
+    return panels
 
 
-def draw_contrast(figure: Figure, records: Records) -> None:
+def over_contrast(records: Records) -> Panels:
     """Errors over the contrast, of spaces as large as that of eight modes."""
-    figure.set_size_inches(9.5, 3.6)
     names = list(dict.fromkeys(r["family"].partition(",")[0] for r in records))
-    panels = [(name, load) for name in names for load in ("f = 1", "drop")]
-    for axes, (name, load) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-    ):
-        for kind in SPACES:
-            mine = [
+    return {
+        f"{name}, {load}": {
+            kind: [
                 (float(r["family"].rpartition(" ")[2]), 100 * r[load])
                 for r in records.select(number=8)
                 if r["space"].rpartition(" ")[0] == kind
                 and r["family"].startswith(name)
                 and not (load == "drop" and r["family"].endswith("1e+00"))
             ]
-            axes.loglog(*zip(*mine, strict=True), "o-", markersize=3, label=kind)
-        axes.set_title(f"{name}, {load}", fontsize="medium")
-        axes.set_xlabel("contrast")
+            for kind in SPACES
+        }
+        for name in names
+        for load in ("f = 1", "drop")
+    }
+
+
+def draw(figure: Figure, panels: Panels, label: str, scale: str) -> None:
+    """Axes side by side, with the names of their lines below."""
+    figure.set_size_inches(9.5, 3.6)
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+        for kind, points in lines.items():
+            axes.semilogy(*zip(*points, strict=True), "o-", markersize=3, label=kind)
+        axes.set(xlabel=label, xscale=scale)
+        axes.set_title(title, fontsize="medium")
         axes.grid(visible=True, color="0.9")
-    figure.axes[0].set_ylabel("energy error, %")
-    figure.axes[-1].legend(fontsize="x-small")
+    all_axes[0].set_ylabel("energy error, %")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
 def main() -> None:
@@ -235,9 +248,13 @@ def main() -> None:
     groups = results.records.by("case")
     figures = {}
     if "2d-100" in groups:
-        figures["dofs"] = partial(draw_dofs, records=groups["2d-100"])
+        figures["dofs"] = partial(
+            draw, panels=over_dofs(groups["2d-100"]), label="coarse dofs", scale="linear"
+        )
     if "contrast" in groups:
-        figures["contrast"] = partial(draw_contrast, records=groups["contrast"])
+        figures["contrast"] = partial(
+            draw, panels=over_contrast(groups["contrast"]), label="contrast", scale="log"
+        )
     tables = [table for case, group in groups.items() for table in shown(case, group)]
     results.finish(tables, figures)
 
