@@ -64,9 +64,9 @@ SWEEP: dict[str, Callable[[Any, int], Any]] = {
 #: Two layers of each formation.
 LAYERS = (5, 25, 40, 50)
 CASES = {
-    "2d-100": Case(2, 100, 5, 3, (4, 8, 12, 16)),
+    "2d-100": Case(2, 100, 5, 12, (4, 8, 12, 16)),
     "2d-250": Case(2, 250, 10, 1, (8,), ("log-normal", "two-phase 1e6", "channels 1e3")),
-    "3d-40": Case(3, 40, 4, 1, (8,), ("two-phase 1e3",)),
+    "3d-40": Case(3, 40, 4, 5, (8,), ("two-phase 1e3",)),
     "contrast": Case(2, 60, 4, 1, (8, 12), tuple(SWEEP)),
     "rock": Case(2, 0, 0, 1, (8, 12), tuple(f"layer {k}" for k in LAYERS)),
 }
