@@ -35,7 +35,7 @@ from dolfinx_msnn.nn.model import load_model
 from dolfinx_msnn.nn.train import load_samples, train
 
 #: Minutes of training and largest batches, in full and with ``--quick``.
-MINUTES, BATCHES, SMALL = (5.0, 0.05), 4096, 4
+MINUTES, BATCHES, SMALL = (5.0, 0.5), 4096, 4
 FUNCTIONS, DEGREE = 24, 10
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("config", help="configuration whose samples are there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="half a minute, to see that it works")
     options = parser.parse_args()
     device, quick = options.device, options.quick
     config = Config.read(options.config)
