@@ -64,6 +64,9 @@ class HarmonicBasis:
     of the boundary values of modes of low energy on ω*. Dirichlet conditions hold in the local
     problems, Neumann and Robin conditions are natural. No form ``s`` is needed.
 
+    Where the coefficient has a contrast of 10^6 and more, the energy hardly sees the soft phase. A
+    fixed number of functions can be far off there in L2, above all in 3D: give a ``tolerance``.
+
     Boundary values may come from any other basis instead, as a network that was trained on
     solutions: only its errors on the boundary of ω* count then.
 
