@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Neighbourhoods that a basis is given at a time if there is a progress bar.
 CHUNK = 16
+#: Left-out functions of a harmonic basis have at most this width, or there are too few functions.
+FEW_WIDTH = 0.2
 #: Largest jump of the coefficient for predicted boundary values; training has jumps by up to 1000.
 TRACES_JUMP = 2000.0
 
@@ -40,7 +42,7 @@ def model_path(name: str) -> str:
     return str(known[name])
 
 
-def check_basis(text: str, threshold: float | None, guard: bool) -> None:
+def check_basis(text: str, threshold: float | None, tolerance: float | None, guard: bool) -> None:
     """Refuse a basis that :func:`create_basis` does not know."""
     kind, _, model = text.partition(":")
     known = ("computed", "filtered", "harmonic", "learned")
@@ -56,6 +58,10 @@ def check_basis(text: str, threshold: float | None, guard: bool) -> None:
             "--threshold is for --basis computed or filtered without --guard; expected --modes "
             "otherwise."
         )
+    if tolerance is not None and kind != "harmonic":
+        raise WrongCommandLine(
+            f"--tolerance is for --basis harmonic; expected --modes with {kind}."
+        )
     if kind == "learned" or model:
         need("torch", "A learned basis", "nn")
         if model:
@@ -69,6 +75,7 @@ def create_basis(
     modes: int,
     *,
     threshold: float | None,
+    tolerance: float | None,
     guard: bool,
     trust: bool = False,
 ) -> msnn.LocalBasis:
@@ -91,7 +98,10 @@ def create_basis(
             basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
         traces = learned(model, None, max_jump=TRACES_JUMP) if model else None
-        basis = msnn.HarmonicBasis(modes, traces=traces)
+        if tolerance is None:
+            basis = msnn.HarmonicBasis(modes, traces=traces)
+        else:
+            basis = msnn.HarmonicBasis(tolerance=tolerance, max_modes=max(modes, 40), traces=traces)
     else:
         basis = learned(model or f"diffusion-{dim}d", modes)
     return msnn.GuardedBasis(basis) if guard else basis
@@ -126,7 +136,13 @@ def reports(comm: MPI.Intracomm, basis: msnn.LocalBasis) -> dict[str, Any]:
     found = getattr(basis, "reports", [])
     if isinstance(basis, msnn.FilteredBasis):
         said["filter"] = _filtered(comm, found)
-    elif not isinstance(basis, msnn.SpectralBasis | msnn.HarmonicBasis):
+    elif isinstance(basis, msnn.HarmonicBasis):
+        widths = [r.width for part in comm.allgather(found) for r in part]
+        said["harmonic"] = {
+            "largest_width": max(widths, default=0.0),
+            "neighbourhoods_with_too_few": sum(width > FEW_WIDTH for width in widths),
+        }
+    elif not isinstance(basis, msnn.SpectralBasis):
         said["source"] = _count(comm, [report.source for report in found])
         outside = comm.allreduce(sum(not report.in_range for report in found))
         said["contrast_outside_training"] = outside

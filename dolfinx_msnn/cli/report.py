@@ -55,9 +55,24 @@ def warnings(problem: Problem, low: float, high: float) -> list[str]:
     ]
 
 
+def few_functions(found: dict[str, Any]) -> list[str]:
+    """What a harmonic basis left out, where that is much."""
+    said = found["basis"].get("harmonic", {})
+    few = said.get("neighbourhoods_with_too_few", 0)
+    if not few:
+        return []
+    return [
+        f"too few functions in {few} of {found['coarse']['neighbourhoods']} neighbourhoods, with "
+        f"widths up to {said['largest_width']:.2g} left out: --tolerance 0.01, more --modes or "
+        "--boxes help"
+    ]
+
+
 def text(found: dict[str, Any]) -> str:
     """The results as lines of text."""
     field, mesh, coarse, basis = (found[k] for k in ("field", "mesh", "coarse", "basis"))
+    criteria = (f"{k} {basis[k]:g}" for k in ("threshold", "tolerance") if basis[k] is not None)
+    number = next(criteria, f"{basis['modes']} modes")
     lines = [
         ("coefficient", f"{field['name']}, contrast {field['contrast']:.3g}"),
         (
@@ -71,9 +86,14 @@ def text(found: dict[str, Any]) -> str:
             f"neighbourhoods, {coarse['dofs']} dofs"
             + (f", {coarse['dropped']} functions dropped" if coarse["dropped"] else ""),
         ),
-        ("basis", f"{basis['name']}, {basis['modes']} modes" + ", guarded" * basis["guarded"]),
+        ("basis", f"{basis['name']}, {number}" + ", guarded" * basis["guarded"]),
     ]
-    for key, name in (("source", "  from"), ("filter", "  filter"), ("guard", "  guard")):
+    for key, name in (
+        ("source", "  from"),
+        ("filter", "  filter"),
+        ("harmonic", "  harmonic"),
+        ("guard", "  guard"),
+    ):
         if basis.get(key):
             lines.append((name, plain({k.replace("_", " "): v for k, v in basis[key].items()})))
     if basis.get("contrast_outside_training"):

@@ -122,6 +122,13 @@ def solve(
     threshold: Annotated[
         float | None, typer.Option(help="All modes below this eigenvalue instead.")
     ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Harmonic: instead as many functions as leave out none of more than this width; "
+            "as 0.01."
+        ),
+    ] = None,
     guard: Annotated[
         bool, typer.Option("--guard", help="Check the modes, repair bad ones.")
     ] = False,
@@ -163,7 +170,7 @@ def solve(
             family_name(generator)
         if basis is None:
             basis = "harmonic" if threshold is None and not guard else "computed"
-        check_basis(basis, threshold, guard)
+        check_basis(basis, threshold, tolerance, guard)
         outputs = list(output or [])
         check_outputs(outputs)
         # DOLFINx is imported when the command line is right.
@@ -215,7 +222,14 @@ def solve(
                 )
             tdim = msh.topology.dim
             chosen = create_basis(
-                basis, kappa, tdim, modes, threshold=threshold, guard=guard, trust=trust
+                basis,
+                kappa,
+                tdim,
+                modes,
+                threshold=threshold,
+                tolerance=tolerance,
+                guard=guard,
+                trust=trust,
             )
             count = (
                 problems.default_boxes(msh)
@@ -229,8 +243,15 @@ def solve(
                 with progress.timed("coarse problem"):
                     u = solved.solve()
                 found = report.figures(name, problem, count, W, u)
-                found["basis"] = {"name": basis, "modes": modes, "guarded": guard}
+                found["basis"] = {
+                    "name": basis,
+                    "modes": modes,
+                    "threshold": threshold,
+                    "tolerance": tolerance,
+                    "guarded": guard,
+                }
                 found["basis"] |= reports(comm, chosen)
+                found["warnings"] += report.few_functions(found)
                 reference = None
                 if compare:
                     with progress.timed("fine problem"):

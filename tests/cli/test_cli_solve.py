@@ -225,6 +225,19 @@ def test_a_threshold_instead_of_a_number():
     assert many > 9
 
 
+@pytest.mark.slow
+def test_too_few_harmonic_functions_are_told_and_a_tolerance_helps():
+    """At this contrast the energy hardly sees u between the channels."""
+    options = ("--generator", "channels", "--contrast", 1e6, "--seed", 2, "--dim", 3)
+    options += ("--cells", 12, "--boxes", 2, "--source", 1, "--compare")
+    few, enough = solve(*options), solve(*options, "--tolerance", 0.01)
+    assert "too few functions in 1 of 27 neighbourhoods" in few["warnings"][0]
+    assert enough["warnings"] == []
+    assert few["errors"]["L2"] > 0.03
+    assert enough["errors"]["L2"] < 0.005
+    assert enough["errors"]["energy"] < 0.01
+
+
 # ---- fields from files ----
 
 
@@ -466,6 +479,8 @@ def test_text_says_what_json_says():
             "--threshold is for --basis computed or filtered",
             "--generator channels --threshold 1 --guard",
         ),
+        (2, "--tolerance is for --basis harmonic", "--generator channels --tolerance 1 --guard"),
+        (1, "tolerance must be a number between", "--generator channels --cells 4 --tolerance 2"),
         (2, "--output must end in", "--generator channels -o flow.vtk"),
         (1, "There is no folder nowhere", "--generator channels -o nowhere/flow.png"),
         (1, "finer than the mesh", "--generator channels --cells 4 --boxes 5"),
