@@ -98,10 +98,10 @@ def create_basis(
             basis = make(threshold=threshold, max_modes=max(modes, 32))
     elif kind == "harmonic":
         traces = learned(model, None, max_jump=TRACES_JUMP) if model else None
-        if tolerance is None:
-            basis = msnn.HarmonicBasis(modes, traces=traces)
-        else:
-            basis = msnn.HarmonicBasis(tolerance=tolerance, max_modes=max(modes, 40), traces=traces)
+        number: dict[str, Any] = {"num_modes": modes}
+        if tolerance is not None:
+            number = {"tolerance": tolerance, "max_modes": max(modes, 40)}
+        basis = msnn.HarmonicBasis(**number, traces=traces)
     else:
         basis = learned(model or f"diffusion-{dim}d", modes)
     return msnn.GuardedBasis(basis) if guard else basis
@@ -137,7 +137,7 @@ def reports(comm: MPI.Intracomm, basis: msnn.LocalBasis) -> dict[str, Any]:
     if isinstance(basis, msnn.FilteredBasis):
         said["filter"] = _filtered(comm, found)
     elif isinstance(basis, msnn.HarmonicBasis):
-        widths = [r.width for part in comm.allgather(found) for r in part]
+        widths = [w for part in comm.allgather([r.width for r in found]) for w in part]
         said["harmonic"] = {
             "largest_width": max(widths, default=0.0),
             "neighbourhoods_with_too_few": sum(width > FEW_WIDTH for width in widths),
